@@ -1,0 +1,1 @@
+"""What at least two stages of the ECG-FM Lead-I pipeline need."""

@@ -1,0 +1,97 @@
+"""The one table of every file and folder of the pipeline.
+
+Scripts take their default paths from it, tests check it, and FILE_LOCATIONS.md is printed from it
+(`python -m ecg_finetune.documents`), so the three cannot disagree.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ecg_finetune.leads import lead_number
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One file or folder: where it is below the base folder, who makes it and what it holds.
+
+    `{n}` in `location` is the lead number (see `leads.lead_number`), `{set}` and `{time}` name one evaluation run.
+    """
+
+    location: str
+    made_by: str
+    content: str
+
+
+CONFIG = "labels/ecg_fm_labeler_config"
+COMPUTED = "labels/computed_labels"
+LEAD = "preprocess/data/lead_{n}_duplicated"
+TEST = "build/data/test_lead{n}_duplicated"
+SEGMENTED = "build/data/finetune_lead{n}_duplicated/segmented_5s"
+MANIFESTS = "build/data/finetune_lead{n}_duplicated/manifests"
+
+# fmt: off
+ARTEFACTS: dict[str, Artefact] = {
+    # What the user brings.
+    "machine_measurements": Artefact("labels/label_inputs/machine_measurements.csv", "MIMIC-IV-ECG", "`study_id`, `report_0`..`report_17` and more; 800,035 rows, 183 MB"),
+    "record_list": Artefact("split/data/record_list.csv", "MIMIC-IV-ECG", "`subject_id,study_id,file_name,ecg_time,path`; 800,035 rows, 83 MB"),
+    "raw_root": Artefact("preprocess/data/mimic-iv-ecg", "MIMIC-IV-ECG", "the folder that holds `files/` (a link will do); 96 GB of WFDB records"),
+    "pretrained": Artefact("finetune/data/mimic_iv_ecg_physionet_pretrained.pt", "ECG-FM", "the pretrained checkpoint of ECG-FM (1.1 GB)"),
+    # labels
+    "labeler_config": Artefact(CONFIG, "this repository", "the labeler's knowledge base: JSON pattern files, text normalisation tables, `label_def.csv`"),
+    "computed_labels": Artefact(COMPUTED, "labels", "the folder of everything the labels stage writes"),
+    "labels": Artefact(f"{COMPUTED}/labels.csv", "labels", "`idx` + 17 columns 0/1; row = row of machine_measurements.csv after the split filter"),
+    "y": Artefact(f"{COMPUTED}/y.npy", "labels", "float32 (rows, 17): hard labels"),
+    "y_soft": Artefact(f"{COMPUTED}/y_soft.npy", "labels", "float32 (rows, 17): probabilities"),
+    "label_def_recomputed": Artefact(f"{COMPUTED}/label_def_recomputed.csv", "labels", "`name,count,pos_percent,pos_weight`: count, fraction p, (1-p)/p; 0.0 where a label never occurs"),
+    "label_def_official": Artefact(f"{COMPUTED}/label_def_official_17.csv", "labels", "copy of the configuration's label_def.csv: `name` and ECG-FM's published counts"),
+    "pos_weight": Artefact(f"{COMPUTED}/pos_weight.txt", "labels", "17 numbers, 8 decimals, space separated, one line; over all labelled rows"),
+    "study_id_mapping": Artefact(f"{COMPUTED}/study_id_mapping.csv", "labels", "`idx,study_id,split`"),
+    "unmatched": Artefact(f"{COMPUTED}/unmatched.csv", "labels", "`words,count`: the words of the reports that no pattern took, most frequent first"),
+    # split
+    "meta_split": Artefact("split/data/meta_split.csv", "split", "`save_file,split`: `mimic_iv_ecg_<study_id>.mat`; train, valid or test"),
+    # preprocess
+    "lead": Artefact(LEAD, "preprocess", "`<save_file>` per record: MATLAB 5, compressed, `feats` float32 (12, 5000) and its rates, sizes and `idx` (study_id)"),
+    "report": Artefact(f"{LEAD}.report.csv", "preprocess", "one row per record of meta_split.csv: `save_file,study_id,status,detail` and signal figures"),
+    "quality": Artefact(f"{LEAD}.quality.html", "preprocess", "counts per status, and Lead-I strips of each kind on ECG paper"),
+    # build
+    "test": Artefact(TEST, "build", "the folder of the test set"),
+    "test_mats": Artefact(f"{TEST}/mats", "build", "links to the 10 s files of the test records"),
+    "test_file_list": Artefact(f"{TEST}/test_file_list.csv", "build", "`idx,study_id,save_file`"),
+    "test_labels": Artefact(f"{TEST}/test_labels.csv", "build", "`idx` (= study_id) + 17 columns 0/1"),
+    "test_label_def": Artefact(f"{TEST}/label_def.csv", "build", "`name,count,pos_percent,pos_weight` over the test records"),
+    "test_study_id_mapping": Artefact(f"{TEST}/study_id_mapping.csv", "build", "`idx,study_id,split` of the test records"),
+    "segments": Artefact(SEGMENTED, "build", "`<base>_<0 or 1>.mat`: `feats` float32 (12, 2500), `curr_sample_rate`, `idx` (row in y.npy), `original_idx` (study_id)"),
+    "manifests": Artefact(MANIFESTS, "build", "the folder fairseq-signals reads"),
+    "manifest": Artefact(f"{MANIFESTS}/{{split}}.tsv", "build", "`train.tsv`, `valid.tsv`, `test.tsv`: a line with the root folder, then `path<TAB>2500`"),
+    "manifest_y": Artefact(f"{MANIFESTS}/y.npy", "build", "float32 (segments, 17)"),
+    "manifest_label_def": Artefact(f"{MANIFESTS}/label_def.csv", "build", "`name,count,pos_percent,pos_weight` over the train records"),
+    "manifest_pos_weight": Artefact(f"{MANIFESTS}/pos_weight.txt", "build", "17 numbers, 8 decimals, one line; from the train records"),
+    "original_idx_order": Artefact(f"{MANIFESTS}/original_idx_order.npy", "build", "int64 (segments,): study_id of each row of y.npy"),
+    # fine-tuning
+    "finetune": Artefact("finetune/data", "finetune", "checkpoints, training log and curves, the exact command or settings used"),
+    "checkpoint_best": Artefact("finetune/data/checkpoint_best.pt", "finetune", "the checkpoint with the lowest valid loss"),
+    # eval
+    "eval": Artefact("eval/data", "eval", "the folder of every evaluation"),
+    "predictions": Artefact("eval/data/predictions_{set}_{time}.csv", "eval", "`study_id`, then 17 probability columns named by label"),
+    "metrics": Artefact("eval/data/metrics_{set}_{time}.csv", "eval", "`label,n_pos,n_neg,auroc,auprc,accuracy,recall,precision,f1,specificity,npv` and more; 17 labels, `__macro__`, `__micro__`"),
+    "html_report": Artefact("eval/data/report_{set}_{time}.html", "eval", "the report: self-contained HTML"),
+}
+# fmt: on
+
+
+def locate(base_dir: Path, name: str, lead: str = "I", **fields: str) -> Path:
+    """Return where the artefact `name` is below `base_dir` for a lead.
+
+    `fields` fill the remaining placeholders of the table (`split`, `set`, `time`).
+
+    Raises
+    ------
+    KeyError
+        The table has no such artefact, or a placeholder is not given.
+    """
+    return Path(base_dir) / ARTEFACTS[name].location.format(n=lead_number(lead), **fields)
+
+
+def save_file_name(study_id: int) -> str:
+    """Return the name under which a record's 10 s file is saved."""
+    return f"mimic_iv_ecg_{study_id}.mat"

@@ -1,0 +1,46 @@
+"""Fixtures every test file may use."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Return the folder of genuine data, or skip: it is not part of the repository."""
+    folder = os.environ.get("ECG_FINETUNE_TEST_DATA")
+    if not folder:
+        pytest.skip("ECG_FINETUNE_TEST_DATA is not set: the genuine data is not on this machine")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def run_script():
+    """Return a function that runs a script of the repository as a user would: `run_script("split/scripts/x.py", ...)`.
+
+    It returns the finished process (text output captured) and asserts the exit code, 0 unless `exit_code` is given;
+    for exit code 1 it also asserts the manners: one line on stderr that starts with "error: ", no traceback.
+    """
+
+    def run(script: str, *arguments, exit_code: int = 0, timeout: float = 240, env: dict | None = None):
+        process = subprocess.run(
+            [sys.executable, str(REPOSITORY / script), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **(env or {})},
+            check=False,
+        )
+        assert process.returncode == exit_code, f"exit {process.returncode}\n{process.stdout}\n{process.stderr}"
+        if exit_code == 1:
+            errors = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+            assert len(errors) == 1 and process.stderr.rstrip().splitlines()[-1] == errors[0], process.stderr
+            assert "Traceback" not in process.stderr
+        return process
+
+    return run
