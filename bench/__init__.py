@@ -1,1 +1,4 @@
-"""Benchmarks: baseline and ours in one run, as ratios. `make bench` runs all; `python -m bench.bench_<what>` runs one."""
+"""Benchmarks: baseline and ours in one run, as ratios.
+
+`make bench` runs all of them, `python -m bench.bench_<what>` one.
+"""

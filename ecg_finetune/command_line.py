@@ -22,6 +22,28 @@ class UserError(Exception):
     """Something the user can mend: the message names the file, row or value, and what to do."""
 
 
+# Every input file read so far and what it was then: see `watch_input`.
+_inputs: dict[Path, tuple[int, int, int]] = {}
+
+
+def watch_input(path: Path) -> None:
+    """Note that `path` is about to be read; `execute` refuses to report success if it changes during the run."""
+    _inputs[Path(path)] = _identity(path)
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    status = Path(path).stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _refuse_changed_inputs() -> None:
+    for path, identity in _inputs.items():
+        if not path.exists() or _identity(path) != identity:
+            raise UserError(
+                f"{path}: the file changed during this run, what was written belongs to its earlier content; run again"
+            )
+
+
 def stage_parser(docstring: str) -> argparse.ArgumentParser:
     """Return a parser with the script's docstring as its description and the common `--base-dir`."""
     parser = argparse.ArgumentParser(
@@ -110,6 +132,7 @@ def execute(
             print(f"  --{name.replace('_', '-')} {value}")
         sys.stdout.flush()
         summary = run(args)
+        _refuse_changed_inputs()
         print(f"done in {time.monotonic() - started:.1f} s: {summary}", flush=True)
     except UserError as error:
         return _fail(str(error))
@@ -154,5 +177,6 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
+        _inputs.pop(path, None)  # our own doing
     finally:
         temporary.unlink(missing_ok=True)

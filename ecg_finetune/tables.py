@@ -6,10 +6,29 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ecg_finetune.command_line import UserError, replacing
+from ecg_finetune.command_line import UserError, replacing, watch_input
 from ecg_finetune.diagnoses import LABELS
 
 SPLITS = ("train", "valid", "test")
+
+
+def read_header(path: Path) -> list[str]:
+    """Return the column names of a CSV file.
+
+    Raises
+    ------
+    UserError
+        The file is missing, empty or no CSV.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give its path or run the stage that makes it (FILE_LOCATIONS.md)")
+    try:
+        return list(pd.read_csv(path, nrows=0).columns)
+    except pd.errors.EmptyDataError:
+        raise UserError(f"{path}: the file is empty; make it again") from None
+    except (pd.errors.ParserError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{path}: not a readable CSV ({error}); make it again") from None
 
 
 def read_table(path: Path, columns: Iterable[str], dtypes: dict | None = None, **options) -> pd.DataFrame:
@@ -32,16 +51,12 @@ def read_table(path: Path, columns: Iterable[str], dtypes: dict | None = None, *
         The file is missing, empty, no CSV, has no data row, lacks a column, or a value does not fit its dtype.
     """
     path, columns = Path(path), list(columns)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give its path or run the stage that makes it (FILE_LOCATIONS.md)")
+    header = read_header(path)
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise UserError(f"{path}: column {missing[0]!r} is missing; it has {', '.join(map(str, header))}")
     try:
-        header = pd.read_csv(path, nrows=0).columns
-        missing = [name for name in columns if name not in header]
-        if missing:
-            raise UserError(f"{path}: column {missing[0]!r} is missing; it has {', '.join(map(str, header))}")
         table = pd.read_csv(path, usecols=columns, dtype=dtypes, **options)[columns]
-    except pd.errors.EmptyDataError:
-        raise UserError(f"{path}: the file is empty; make it again") from None
     except (pd.errors.ParserError, UnicodeDecodeError, ValueError) as error:
         raise UserError(f"{path}: not a readable CSV ({error}); make it again") from None
     if table.empty:
@@ -57,6 +72,26 @@ def refuse_duplicates(path: Path, table: pd.DataFrame, column: str) -> None:
         raise UserError(
             f"{path}: {column} {table[column].iloc[row]} stands twice (again in line {row + 2}); remove one of the rows"
         )
+
+
+def read_record_list(path: Path, columns: Iterable[str] = ("subject_id", "study_id", "path")) -> pd.DataFrame:
+    """Read columns of record_list.csv; `study_id` must be among them.
+
+    Returns
+    -------
+    DataFrame
+        The columns in the given order: `subject_id` and `study_id` int64, all others str; rows in file order.
+
+    Raises
+    ------
+    UserError
+        As `read_table`; also a duplicate study_id.
+    """
+    columns = list(columns)
+    dtypes = {name: "int64" if name in ("subject_id", "study_id") else "str" for name in columns}
+    table = read_table(path, columns, dtypes)
+    refuse_duplicates(path, table, "study_id")
+    return table
 
 
 def read_meta_split(path: Path) -> pd.DataFrame:
