@@ -1,0 +1,197 @@
+"""Metrics of multi-label predictions, for the records as they are and for any resample of them.
+
+A resample is a vector of integer weights, one per unit (a patient, or a record): how often the unit was drawn. Every
+metric is a function of such weights, so the point estimate (all weights 1) and a bootstrap replicate share their code.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ecg_finetune.diagnoses import LABELS
+
+MACRO, MICRO = "__macro__", "__micro__"
+ROWS = (*LABELS, MACRO, MICRO)
+METRICS = (
+    "auroc",
+    "auprc",
+    "accuracy",
+    "recall",
+    "precision",
+    "f1",
+    "specificity",
+    "npv",
+    "brier",
+    "brier_calibrated",
+)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Scores sorted once, so that the areas under the curves of any resample cost one pass and no sorting.
+
+    Scores of equal value form one group and are passed together, as every threshold passes them. Only the groups that
+    hold a positive contribute to either area.
+    """
+
+    unit: np.ndarray  # int32 (n,): the unit of each score, best score first
+    first: np.ndarray  # int (groups,): place of each group's first score
+    last: np.ndarray  # int (groups,): place of each group's last score
+    positive_unit: np.ndarray  # int32 (positives,): the unit of each positive, best score first
+    positive_first: np.ndarray  # int (groups,): place of each group's first positive among the positives
+
+    @classmethod
+    def of(cls, truth: np.ndarray, scores: np.ndarray, unit: np.ndarray) -> "Ranking":
+        """Sort `scores` (n,) with their 0/1 `truth` (n,) and `unit` (n,)."""
+        order = np.argsort(-scores, kind="stable")
+        truth, scores, unit = truth[order].astype(bool), scores[order], unit[order].astype(np.int32)
+        starts = np.concatenate(([True], scores[1:] != scores[:-1]))[: len(scores)]
+        first = np.flatnonzero(starts)
+        last = np.append(first[1:], len(scores)) - 1
+        positives = np.flatnonzero(truth)
+        group, positive_first = np.unique((np.cumsum(starts) - 1)[positives], return_index=True)
+        return cls(unit, first[group], last[group], unit[positives], positive_first)
+
+    def areas(self, weights: np.ndarray) -> tuple[float, float]:
+        """Return AUROC and AUPRC (average precision) of a resample.
+
+        Parameters
+        ----------
+        weights : ndarray (units,), int32
+            How often each unit was drawn.
+
+        Returns
+        -------
+        tuple of float
+            NaN where undefined: AUROC without a positive or without a negative, AUPRC without a positive.
+        """
+        if len(self.first) == 0:
+            return np.nan, np.nan
+        drawn = np.take(weights, self.unit)
+        passed = np.cumsum(drawn, dtype=np.int32)
+        upto = passed[self.last].astype(float)
+        before = (passed[self.first] - drawn[self.first]).astype(float)
+        hits = np.add.reduceat(np.take(weights, self.positive_unit), self.positive_first).astype(float)
+        true_positives = np.cumsum(hits)
+        positives = true_positives[-1]
+        negatives = passed[-1] - positives
+        if positives == 0:
+            return np.nan, np.nan
+        auprc = hits @ (true_positives / np.maximum(upto, 1)) / positives
+        if negatives == 0:
+            return np.nan, auprc
+        # A positive beats the negatives not yet passed, and half of those in its own group.
+        false_positives = (upto - true_positives + before - (true_positives - hits)) / 2
+        return hits @ (negatives - false_positives) / (positives * negatives), auprc
+
+
+def rates(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the metrics of binary decisions from counts (any equal shape); NaN where a denominator is 0."""
+
+    def ratio(numerator, denominator):
+        return np.divide(numerator, denominator, out=np.full(np.shape(tp), np.nan), where=denominator > 0)
+
+    return {
+        "accuracy": ratio(tp + tn, tp + fp + fn + tn),
+        "recall": ratio(tp, tp + fn),
+        "precision": ratio(tp, tp + fp),
+        "f1": ratio(2 * tp, 2 * tp + fp + fn),
+        "specificity": ratio(tn, tn + fp),
+        "npv": ratio(tn, tn + fn),
+    }
+
+
+class Scored:
+    """The predictions of one model, arranged so that the metrics of many resamples are cheap.
+
+    Parameters
+    ----------
+    truth : ndarray (records, 17)
+        0/1.
+    probabilities : ndarray (records, 17)
+        Predicted probabilities.
+    thresholds : ndarray (17,)
+        A label is predicted where its probability is at least this.
+    unit : ndarray (records,), int
+        The unit (patient) of each record, 0 to `units` - 1.
+    calibrated : ndarray (records, 17), optional
+        Calibrated probabilities for the second Brier score (default: undefined).
+    """
+
+    def __init__(self, truth, probabilities, thresholds, unit, calibrated=None):
+        truth, unit = np.asarray(truth).astype(bool), np.asarray(unit)
+        self.units = int(unit.max()) + 1
+        labels = truth.shape[1]
+        self.rankings = [Ranking.of(truth[:, i], probabilities[:, i], unit) for i in range(labels)]
+        self.rankings.append(Ranking.of(truth.ravel(), probabilities.ravel(), np.repeat(unit, labels)))
+        if calibrated is None:
+            calibrated = np.full(truth.shape, np.nan)
+        decided = probabilities >= thresholds
+        # What each record adds to the six sums that all other metrics are ratios of, added up per unit.
+        parts = (
+            truth & decided,
+            ~truth & decided,
+            truth & ~decided,
+            ~truth & ~decided,
+            (probabilities - truth) ** 2,
+            (calibrated - truth) ** 2,
+        )
+        self.sums = np.zeros((self.units, len(parts), labels))
+        np.add.at(self.sums, unit, np.stack(parts, axis=1).astype(float))
+
+    def measure(self, weights: np.ndarray | None = None) -> np.ndarray:
+        """Return every metric of every resample.
+
+        Parameters
+        ----------
+        weights : ndarray (resamples, units), int32, optional
+            How often each unit was drawn (default: one resample, each unit once).
+
+        Returns
+        -------
+        ndarray (resamples, 19, 10), float64
+            In the order of `ROWS` and `METRICS`; NaN where a metric is undefined. A macro average is the mean over the
+            labels for which the metric is defined; a micro average pools all decisions.
+        """
+        if weights is None:
+            weights = np.ones((1, self.units), np.int32)
+        labels = len(self.rankings) - 1
+        result = np.empty((len(weights), labels + 2, len(METRICS)))
+        rows = [*range(labels), labels + 1]
+        for resample, values in zip(result, weights):
+            resample[rows, :2] = [ranking.areas(values) for ranking in self.rankings]
+        sums = np.tensordot(weights.astype(float), self.sums, axes=1)  # (resamples, 6, labels)
+        sums = np.concatenate((sums, sums.sum(axis=2, keepdims=True)), axis=2)
+        result[:, rows, 2:8] = np.stack(list(rates(*np.moveaxis(sums[:, :4], 1, 0)).values()), axis=-1)
+        decisions = sums[:, :4].sum(axis=1)
+        result[:, rows, 8:] = np.moveaxis(sums[:, 4:] / decisions[:, None], 1, 2)
+        result[:, labels] = mean_of_defined(result[:, :labels])
+        return result
+
+
+def mean_of_defined(values: np.ndarray) -> np.ndarray:
+    """Return the mean over axis 1 of the values that are not NaN; NaN where there is none."""
+    defined = np.isfinite(values)
+    count = defined.sum(axis=1)
+    total = np.where(defined, values, 0).sum(axis=1)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def threshold_curve(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what each possible threshold lets pass.
+
+    Parameters
+    ----------
+    truth, scores : ndarray (n,)
+        0/1, and the score of each.
+
+    Returns
+    -------
+    tuple of ndarray (distinct scores,)
+        Thresholds (the distinct scores, falling), and the true and false positives at "score >= threshold".
+    """
+    order = np.argsort(-scores, kind="stable")
+    scores, truth = scores[order], truth[order].astype(bool)
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
+    true_positives = np.cumsum(truth)[last]
+    return scores[last], true_positives, last + 1 - true_positives

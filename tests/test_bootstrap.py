@@ -1,0 +1,73 @@
+"""The patient bootstrap against a plain loop, and its intervals against theory."""
+
+import numpy as np
+import pytest
+from ecg_evaluation.bootstrap import draw, interval, replicates
+from ecg_evaluation.metrics import METRICS, Scored
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+
+@pytest.fixture
+def sample():
+    rng = np.random.default_rng(3)
+    patient = np.sort(rng.integers(0, 60, 300))
+    patient = np.unique(patient, return_inverse=True)[1]
+    truth = rng.random((300, 17)) < np.linspace(0.1, 0.8, 17)
+    scores = np.round(1 / (1 + np.exp(-(rng.normal(size=truth.shape) + truth))), 2)
+    return truth, scores, patient
+
+
+def test_replicates_equal_a_plain_loop_over_repeated_rows(sample):
+    truth, scores, patient = sample
+    ours = replicates(Scored(truth, scores, np.full(17, 0.5), patient), 30)
+    records_of = [np.flatnonzero(patient == p) for p in range(patient.max() + 1)]
+    for number in range(30):
+        weights = draw(len(records_of), number)
+        rows = np.concatenate([np.tile(records_of[p], times) for p, times in enumerate(weights)]).astype(int)
+        again = truth[rows], scores[rows]
+        for row, average in ((17, "macro"), (18, "micro")):
+            assert abs(ours[number, row, 0] - roc_auc_score(*again, average=average)) < 1e-9
+            assert abs(ours[number, row, 1] - average_precision_score(*again, average=average)) < 1e-9
+        for label in range(17):
+            assert abs(ours[number, label, 0] - roc_auc_score(again[0][:, label], again[1][:, label])) < 1e-9
+            f1 = f1_score(again[0][:, label], again[1][:, label] >= 0.5)
+            assert abs(ours[number, label, METRICS.index("f1")] - f1) < 1e-9
+
+
+def test_draws_are_of_patients_reproducible_and_all_different():
+    first = draw(1000, 0)
+    assert first.sum() == 1000 and first.dtype == np.int32
+    np.testing.assert_array_equal(first, draw(1000, 0))
+    assert (first != draw(1000, 1)).any()
+    assert (first == 0).mean() == pytest.approx(np.exp(-1), abs=0.05)
+
+
+def test_repeated_records_do_not_narrow_the_interval(sample):
+    """Copying every record of a patient adds no information; a bootstrap of records would think it does."""
+    truth, scores, patient = sample
+    once = replicates(Scored(truth, scores, np.full(17, 0.5), patient), 50)
+    five = np.repeat(np.arange(300), 5)
+    copied = replicates(Scored(truth[five], scores[five], np.full(17, 0.5), patient[five]), 50)
+    np.testing.assert_allclose(once[:, :, 0], copied[:, :, 0], atol=1e-12)
+    by_record = replicates(Scored(truth[five], scores[five], np.full(17, 0.5), np.arange(1500)), 50)
+    width = [np.subtract(*interval(values[:, 18, 0])[::-1]) for values in (copied, by_record)]
+    assert width[1] < 0.7 * width[0]
+
+
+def test_interval_of_a_mean_is_the_known_one():
+    """With one record per patient, accuracy is a mean of independent 0/1: its interval is p +- 1.96 sqrt(p(1-p)/n)."""
+    rng = np.random.default_rng(1)
+    truth = rng.random((2000, 17)) < 0.5
+    scores = np.where(rng.random(truth.shape) < 0.8, truth, ~truth).astype(float)
+    scored = Scored(truth, scores, np.full(17, 0.5), np.arange(2000))
+    low, high = interval(replicates(scored, 400)[:, :17, METRICS.index("accuracy")])
+    expected = 2 * 1.96 * np.sqrt(0.8 * 0.2 / 2000)
+    assert (high - low).mean() == pytest.approx(expected, rel=0.07)
+
+
+def test_interval_sets_undefined_replicates_aside():
+    values = np.array([[1.0, np.nan], [np.nan, np.nan], [3.0, np.nan]])
+    low, high = interval(values)
+    assert low[0] == pytest.approx(1.05) and high[0] == pytest.approx(2.95)
+    assert np.isnan(low[1]) and np.isnan(high[1])
+    assert np.isnan(interval(np.empty((0, 2)))[0]).all()
