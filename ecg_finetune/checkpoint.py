@@ -1,0 +1,204 @@
+"""Checkpoints of ECG-FM and fairseq-signals: read safely, written, shown, and stripped of validation data.
+
+A checkpoint is a pickle, and unpickling can run any code. These files come from the internet, so only the few globals
+that genuine ones hold are allowed; `trust=True` unpickles everything, for a file whose origin you know.
+
+    python -m ecg_finetune.checkpoint show FILE          what the file holds
+    python -m ecg_finetune.checkpoint strip IN OUT       copy without validation labels and scores, fit to be shared
+"""
+
+import argparse
+import collections
+import contextlib
+import pickle
+import re
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ecg_finetune.command_line import UserError, execute, replacing
+
+_multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray  # numpy 2, numpy 1
+
+# PyTorch itself allows tensors, OrderedDict and _codecs.encode. On top of these a genuine file holds numpy arrays and
+# scalars (the validation scores and meters), under the module name of numpy 1 or 2. The dtype classes never stand in
+# a file: PyTorch asks for the class behind a stored dtype before it lets numpy fill in the byte order.
+ALLOWED_GLOBALS = [
+    np.ndarray,
+    np.dtype,
+    (_multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+    (_multiarray._reconstruct, "numpy._core.multiarray._reconstruct"),
+    (_multiarray.scalar, "numpy.core.multiarray.scalar"),
+    (_multiarray.scalar, "numpy._core.multiarray.scalar"),
+    *(type(np.dtype(kind)) for kind in ("float32", "float64", "int64")),
+]
+
+
+def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
+    """Read a checkpoint to the CPU.
+
+    Parameters
+    ----------
+    path : Path
+        A `torch.save` file whose content is a dict.
+    trust : bool
+        Unpickle whatever the file holds, which can run any code in it. The safe way is always tried first: a file
+        that needs no trust gets none.
+
+    Raises
+    ------
+    UserError
+        The file is missing, unreadable or no checkpoint, or asks for a global outside the allow-list.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give the path of a checkpoint (.pt)")
+    refused = None
+    try:
+        # The allow-list holds for this call alone, and nothing allowed elsewhere in the process counts here.
+        with _only_allowed_globals():
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = _refused_global(str(error))
+        if refused is None:
+            raise _unreadable(path, error) from None
+        if not trust:
+            raise UserError(
+                f"{path}: refused, because it asks for the Python object {refused}, which loading would let run code; "
+                "if you trust where the file comes from, repeat with --trust-checkpoint"
+            ) from None
+    except Exception as error:  # a damaged zip or pickle raises anything from EOFError to KeyError
+        raise _unreadable(path, error) from None
+    if refused is not None:
+        warnings.warn(f"{path}: trusted; loading it may run code from the file ({refused})", stacklevel=2)
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=False)
+        except Exception as error:  # the objects may belong to a package that is not installed
+            raise _unreadable(path, error) from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a checkpoint (it holds a {type(content).__name__}); give a .pt of ECG-FM")
+    return content
+
+
+@contextlib.contextmanager
+def _only_allowed_globals():
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals(ALLOWED_GLOBALS):
+            yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def _refused_global(message: str) -> str | None:
+    """Find the refused global in PyTorch's error message; None when the error is another one."""
+    for pattern in (r"GLOBAL (\S+) was not an allowed", r"GLOBAL (\S+) whose module", r"class `?([\w.]+)`?"):
+        found = re.search(pattern, message)
+        if found:
+            return found.group(1)
+    return None
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(f"{path}: not a readable checkpoint, or cut off ({reason}); download or copy it again")
+
+
+def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint, under a temporary name first."""
+    with replacing(path) as temporary:
+        torch.save(dict(content), temporary)
+
+
+def strip_validation(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return a copy without the per-record labels and scores that fairseq-signals keeps, and what was taken out.
+
+    With `report_auc`, `extra_state` holds the meters of every validation so far, among them the arrays of all labels
+    and scores. The meters are plain numbers besides, and only that run's log needs them: any meter that holds an
+    array is emptied, so weights, configuration and the numbers of the run stay as they were.
+    """
+    removed: list[str] = []
+
+    def cleaned(value: Any, where: str) -> Any:
+        if isinstance(value, np.ndarray) or (isinstance(value, torch.Tensor) and value.numel() > 1):
+            removed.append(f"{where} {tuple(value.shape)}")
+            return None
+        if isinstance(value, Mapping):
+            return type(value)((key, cleaned(item, f"{where}.{key}")) for key, item in value.items())
+        if isinstance(value, (list, tuple)):
+            kept = [cleaned(item, f"{where}[{number}]") for number, item in enumerate(value)]
+            return type(value)(item for item, before in zip(kept, value) if item is not None or before is None)
+        return value
+
+    stripped = dict(checkpoint)
+    if "extra_state" in stripped:
+        stripped["extra_state"] = cleaned(stripped["extra_state"], "extra_state")
+    return stripped, removed
+
+
+def describe(checkpoint: Mapping[str, Any]) -> list[str]:
+    """Describe a checkpoint in a few lines: its parts, architecture, weights, and the validation data it carries."""
+    lines = [f"parts: {', '.join(map(str, checkpoint))}"]
+    config = checkpoint.get("cfg")
+    model = config.get("model") if isinstance(config, Mapping) else None
+    if isinstance(model, Mapping):
+        lines += [f"model.{key}: {value}" for key, value in model.items() if "mask" not in str(key)]
+    weights = checkpoint.get("model")
+    if isinstance(weights, Mapping):
+        sizes = collections.Counter(str(name).split(".")[0] for name in weights for _ in range(weights[name].numel()))
+        lines += [f"weights {part}: {count:,} numbers" for part, count in sizes.items()]
+    _, removed = strip_validation(checkpoint)
+    lines.append(f"validation labels and scores: {len(removed)} arrays" + ("; `strip` removes them" if removed else ""))
+    return lines
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser of `python -m ecg_finetune.checkpoint`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ecg_finetune.checkpoint",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(artefact_of={}, base_dir=None)
+    commands = parser.add_subparsers(dest="command", required=True)
+    show = commands.add_parser("show", help="print what a checkpoint holds")
+    strip = commands.add_parser("strip", help="copy a checkpoint without validation labels and scores")
+    for command in (show, strip):
+        command.add_argument("checkpoint", type=Path, metavar="FILE", help="the checkpoint to read")
+        command.add_argument(
+            "--trust-checkpoint",
+            action="store_true",
+            help="unpickle whatever the file holds, which can run code in it (default: refuse unusual files)",
+        )
+    strip.add_argument("output", type=Path, metavar="OUT", help="the file to write; it must not exist")
+    return parser
+
+
+def run(args: argparse.Namespace) -> str:
+    """Show or strip."""
+    checkpoint = load_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
+    if args.command == "show":
+        print("\n".join(describe(checkpoint)))
+        return f"{args.checkpoint} shown"
+    if args.output.exists():
+        raise UserError(f"{args.output}: exists already; give another name for the stripped copy")
+    stripped, removed = strip_validation(checkpoint)
+    save_checkpoint(args.output, stripped)
+    return f"{len(removed)} arrays of validation labels and scores left out, {args.output} written"
+
+
+def main() -> int:
+    """Run the command line."""
+    return execute(get_parser(), run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

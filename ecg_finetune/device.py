@@ -1,0 +1,38 @@
+"""Where the network runs, and in which precision."""
+
+import torch
+
+from ecg_finetune.command_line import UserError
+
+PRECISIONS = ("auto", "float32", "bf16")
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of `--device`: `auto` is a CUDA GPU where there is one, else the CPU.
+
+    Raises
+    ------
+    UserError
+        PyTorch knows no such device, or this machine has none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: no such device; use auto, cpu, cuda or cuda:<number>") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: only cpu and cuda are supported")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"--device {name}: PyTorch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices here; "
+            "use --device cpu, or install a CUDA build of PyTorch and the driver"
+        )
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of `--precision`: `auto` is bf16 on a CUDA GPU that has it, else float32."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return {"float32": torch.float32, "bf16": torch.bfloat16}[name]

@@ -1,0 +1,210 @@
+"""The 5 s segments that the build stage writes: manifests, their labels, and a data set for training and inference."""
+
+import dataclasses
+from pathlib import Path
+
+import joblib
+import numpy as np
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from ecg_finetune.batch import chunked
+from ecg_finetune.command_line import UserError
+from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.matfile import read_mat
+
+SAMPLE_RATE = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """One `{split}.tsv`: the segment files in its order, and how many samples each has (the same for all)."""
+
+    path: Path
+    files: list[Path]
+    samples: int
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest: a line with the root folder, then `relative/path.mat<TAB>samples` per segment.
+
+    Raises
+    ------
+    UserError
+        The file is missing, lists nothing, a line has another form, or segments differ in length or stand twice.
+    """
+    path = Path(path)
+    try:
+        root, *lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such manifest; run build/scripts/build_test_and_finetune_data.py first") from None
+    except (UnicodeDecodeError, ValueError):
+        raise UserError(f"{path}: empty or no text; run the build stage again") from None
+    if not lines:
+        raise UserError(f"{path}: lists no segment; check the split in meta_split.csv and run the build stage again")
+    names, lengths = [], set()
+    for number, line in enumerate(lines, start=2):
+        name, tab, samples = line.partition("\t")
+        if not (name and tab and samples.isascii() and samples.isdigit() and int(samples) > 0):
+            raise UserError(f"{path}: line {number} is {line[:80]!r}, not path<TAB>samples; run the build stage again")
+        names.append(name)
+        lengths.add(int(samples))
+    if len(lengths) > 1:
+        raise UserError(f"{path}: segments of {min(lengths)} and of {max(lengths)} samples; they must be equally long")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{path}: {twice} stands twice; run the build stage again")
+    if not Path(root).is_dir():
+        raise UserError(f"{path}: its root folder {root!r} (first line) does not exist; mend it or build again")
+    return Manifest(path, [Path(root, name) for name in names], lengths.pop())
+
+
+def read_segment(path: Path, samples: int, rows: int) -> tuple[np.ndarray, int]:
+    """Read one segment.
+
+    Parameters
+    ----------
+    path : Path
+        The `.mat` file.
+    samples : int
+        Its length, as the manifest says.
+    rows : int
+        Rows of the label array; the segment's `idx` must be one of them.
+
+    Returns
+    -------
+    lead : ndarray float32 (samples,)
+        The lead, which stands in all rows of `feats`.
+    idx : int
+        Its row in the label array.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, lacks a variable, or its signal is not that of one lead at 500 Hz without NaN.
+    """
+    content = read_mat(path)
+    try:
+        feats, rate, idx = content["feats"], content["curr_sample_rate"].item(), content["idx"].item()
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: no usable {error}; delete it and run the build stage again") from None
+    if feats.ndim != 2 or feats.shape[1] != samples:
+        raise UserError(f"{path}: feats has shape {feats.shape}, not (leads, {samples}) as its manifest says")
+    if rate != SAMPLE_RATE:
+        raise UserError(f"{path}: sampled at {rate} Hz, not {SAMPLE_RATE} Hz; run preprocess and build again")
+    if not 0 <= idx < rows:
+        raise UserError(f"{path}: its idx {idx} is no row of y.npy, which has {rows}; run the build stage again")
+    lead = np.ascontiguousarray(feats[0], dtype=np.float32)
+    if not np.isfinite(lead).all():
+        raise UserError(f"{path}: feats holds NaN or infinite samples; run preprocess and build again")
+    if not (feats == feats[0]).all():
+        raise UserError(f"{path}: the rows of feats differ, but one lead in all of them is expected")
+    return lead, int(idx)
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """Read the label array of the manifests.
+
+    Returns
+    -------
+    ndarray float32 (segments, 17)
+        0 or 1; other shares between them are allowed (soft labels).
+
+    Raises
+    ------
+    UserError
+        The file is missing, no array, or of another shape, or a value is outside 0 to 1.
+    """
+    path = Path(path)
+    try:
+        labels = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run build/scripts/build_test_and_finetune_data.py first") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{path}: not a readable .npy file ({error}); run the build stage again") from None
+    if labels.ndim != 2 or labels.shape[1] != len(LABELS) or labels.dtype.kind not in "fiub":
+        raise UserError(f"{path}: {labels.dtype} of shape {labels.shape}, not numbers of shape (rows, {len(LABELS)})")
+    wrong = ~((labels >= 0) & (labels <= 1)).all(axis=1)
+    if wrong.any():
+        raise UserError(f"{path}: row {int(np.argmax(wrong))} holds a label outside 0 to 1; run the build stage again")
+    return labels.astype(np.float32)
+
+
+def read_pos_weight(path: Path) -> np.ndarray:
+    """Read `pos_weight.txt`: 17 numbers of at least 0 on one line, as float32 (17,)."""
+    path = Path(path)
+    try:
+        weights = np.array(path.read_text(encoding="utf-8").split(), dtype=np.float32)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run build/scripts/build_test_and_finetune_data.py first") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not a line of numbers ({error}); run the build stage again") from None
+    if weights.shape != (len(LABELS),) or not (np.isfinite(weights) & (weights >= 0)).all():
+        raise UserError(f"{path}: must hold {len(LABELS)} numbers of at least 0; run the build stage again")
+    return weights
+
+
+class SegmentDataset(Dataset):
+    """The segments of a manifest with their labels.
+
+    Item `i` is `(lead, target)`: float32 (samples,) and float32 (17,). All twelve channels of the network's input are
+    this lead, so twelve times the memory is saved until `expand_lead` in front of the network.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        The segments.
+    labels : ndarray (rows, 17)
+        See `read_labels`; a segment's `idx` says which row is its.
+    cache_bytes : int
+        Where the leads take no more memory than this, `load` decodes every file once; else each access reads its file,
+        which worker processes of a `DataLoader` do at some thousands a second and core.
+    """
+
+    def __init__(self, manifest: Manifest, labels: np.ndarray, cache_bytes: int = 4 << 30):
+        self.manifest = manifest
+        self.labels = labels
+        self.cacheable = len(manifest.files) * manifest.samples * 4 <= cache_bytes
+        self.leads: np.ndarray | None = None
+        self.rows: np.ndarray | None = None
+
+    def load(self, workers: int = 1) -> "SegmentDataset":
+        """Decode and check all segments now if they fit the cache; return the data set."""
+        if not self.cacheable or self.leads is not None:
+            return self
+        files, samples = self.manifest.files, self.manifest.samples
+        self.leads = np.empty((len(files), samples), dtype=np.float32)
+        self.rows = np.empty(len(files), dtype=np.int64)
+        # Processes cost more than they save on a few thousand files of 0.3 ms.
+        jobs = workers if len(files) > 20_000 else 1
+        read = joblib.delayed(_read_segments)
+        results = joblib.Parallel(n_jobs=jobs, return_as="generator")(
+            read(chunk, samples, len(self.labels)) for chunk in chunked(files, 500)
+        )
+        done = 0
+        with tqdm(total=len(files), unit=" segments", desc=f"reading {self.manifest.path.stem}", disable=None) as bar:
+            for leads, rows in results:
+                self.leads[done : done + len(rows)] = leads
+                self.rows[done : done + len(rows)] = rows
+                done += len(rows)
+                bar.update(len(rows))
+        return self
+
+    def __len__(self) -> int:
+        return len(self.manifest.files)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        if self.leads is not None:
+            return self.leads[i], self.labels[self.rows[i]]
+        lead, row = read_segment(self.manifest.files[i], self.manifest.samples, len(self.labels))
+        return lead, self.labels[row]
+
+
+def _read_segments(files: list[Path], samples: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    leads, indices = zip(*(read_segment(file, samples, rows) for file in files))
+    return np.stack(leads), np.array(indices)
+
+
+def expand_lead(lead, channels: int = 12):
+    """Give the network its channels: Tensor (batch, samples) to a view (batch, channels, samples), the lead in each."""
+    return lead[:, None, :].expand(-1, channels, -1)
