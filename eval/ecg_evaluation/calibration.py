@@ -1,0 +1,87 @@
+"""Sigmoid (Platt) calibration, fitted on the valid split, and reliability curves.
+
+Training with `pos_weight` shifts probabilities upwards, so they rank well and yet are no frequencies. A sigmoid in the
+logit has two parameters per label, which even a rare label can support; isotonic regression would overfit there.
+"""
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+
+from ecg_evaluation.thresholds import has_both
+
+SMALLEST = 1e-12  # a probability of exactly 0 or 1 has no logit
+
+
+def fit_sigmoid(truth: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
+    """Fit slope and intercept of `expit(slope * logit(p) + intercept)` to one label by maximum likelihood.
+
+    As Platt (1999) proposes, the targets are not 0 and 1 but 1 / (n_neg + 2) and (n_pos + 1) / (n_pos + 2): the prior
+    that keeps the fit finite when a few positives happen to be separable.
+
+    Parameters
+    ----------
+    truth, probabilities : ndarray (n,)
+        0/1 with at least one of each; predicted probabilities.
+    """
+    truth = np.asarray(truth).astype(bool)
+    scores = _logit(probabilities)
+    # Fitted on standardised scores: the optimum is the same, and the search well conditioned.
+    centre, scale = scores.mean(), scores.std() or 1.0
+    scores = (scores - centre) / scale
+    positives = truth.sum()
+    target = np.where(truth, (positives + 1) / (positives + 2), 1 / (len(truth) - positives + 2))
+
+    def loss_and_gradient(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        z = parameters[0] * scores + parameters[1]
+        error = expit(z) - target
+        loss = np.logaddexp(0, z) - target * z
+        return loss.mean(), np.array([(error * scores).mean(), error.mean()])
+
+    start = np.array([1.0, logit(target.mean())])
+    slope, intercept = minimize(loss_and_gradient, start, jac=True, method="BFGS", options={"gtol": 1e-9}).x
+    return float(slope / scale), float(intercept - slope * centre / scale)
+
+
+def fit_calibration(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return slope and intercept of each label, float64 (labels, 2).
+
+    A label that is never or always present in `truth` is left as it is: slope 1, intercept 0.
+    """
+    parameters = np.tile([1.0, 0.0], (truth.shape[1], 1))
+    for label in np.flatnonzero(has_both(truth)):
+        parameters[label] = fit_sigmoid(truth[:, label], probabilities[:, label])
+    return parameters
+
+
+def calibrate(probabilities: np.ndarray, parameters: np.ndarray) -> np.ndarray:
+    """Return the calibrated probabilities, float64 (records, labels), from slope and intercept of each label."""
+    changed = (parameters != [1.0, 0.0]).any(axis=1)
+    return np.where(changed, expit(parameters[:, 0] * _logit(probabilities) + parameters[:, 1]), probabilities)
+
+
+def _logit(probabilities: np.ndarray) -> np.ndarray:
+    return logit(np.clip(np.asarray(probabilities, dtype=float), SMALLEST, 1 - SMALLEST))
+
+
+def reliability_curve(truth: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> np.ndarray:
+    """Return mean prediction, observed frequency and count of each filled bin of equal width.
+
+    Parameters
+    ----------
+    truth, probabilities : ndarray (n,)
+        0/1, and predicted probabilities.
+    bins : int
+        Number of bins between 0 and 1.
+
+    Returns
+    -------
+    ndarray (filled bins, 3), float64
+        In rising order of the prediction.
+    """
+    place = np.minimum((probabilities * bins).astype(int), bins - 1)
+    count = np.bincount(place, minlength=bins)
+    predicted = np.bincount(place, weights=probabilities, minlength=bins)
+    observed = np.bincount(place, weights=truth, minlength=bins)
+    filled = count > 0
+    return np.column_stack((predicted[filled] / count[filled], observed[filled] / count[filled], count[filled]))

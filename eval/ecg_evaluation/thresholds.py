@@ -1,0 +1,66 @@
+"""Operating points: the probability from which on a label is predicted, chosen on the valid split."""
+
+import argparse
+
+import numpy as np
+
+from ecg_evaluation.metrics import threshold_curve
+
+RULES = ("f1", "youden")
+
+
+def threshold_rule(text: str) -> str | float:
+    """Parse `--threshold-rule` for argparse: a rule's name, or one probability for all labels."""
+    if text in RULES:
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither {' nor '.join(RULES)} nor a probability from 0 to 1")
+    return value
+
+
+def best_threshold(truth: np.ndarray, scores: np.ndarray, rule: str) -> float:
+    """Return the score that, taken as threshold ("score >= threshold" is positive), is best by a rule.
+
+    Parameters
+    ----------
+    truth, scores : ndarray (n,)
+        0/1 with at least one of each, and the score of each.
+    rule : {"f1", "youden"}
+        Highest F1, or highest recall + specificity. Of equally good thresholds the highest.
+    """
+    thresholds, tp, fp = threshold_curve(truth, scores)
+    positives = tp[-1]
+    if rule == "f1":
+        return float(thresholds[np.argmax(2 * tp / (tp + fp + positives))])
+    return float(thresholds[np.argmax(tp / positives - fp / fp[-1])])
+
+
+def choose_thresholds(truth: np.ndarray, probabilities: np.ndarray, rule: str | float) -> np.ndarray:
+    """Return the threshold of each label: float64 (labels,).
+
+    Parameters
+    ----------
+    truth, probabilities : ndarray (records, labels)
+        Of the valid split.
+    rule : str or float
+        "f1", "youden", or one number for all labels. A label that is never or always present in the valid split
+        cannot choose: it gets 0.5.
+    """
+    if not isinstance(rule, str):
+        return np.full(truth.shape[1], rule)
+    return np.array(
+        [
+            best_threshold(truth[:, label], probabilities[:, label], rule) if both else 0.5
+            for label, both in enumerate(has_both(truth))
+        ]
+    )
+
+
+def has_both(truth: np.ndarray) -> np.ndarray:
+    """Return, per label, whether it is present in some records and absent from others: bool (labels,)."""
+    present = np.asarray(truth).astype(bool)
+    return present.any(axis=0) & ~present.all(axis=0)
