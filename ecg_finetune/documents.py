@@ -7,6 +7,7 @@ writes both into the repository; a test fails when they differ from what this wo
 
 import argparse
 import importlib.util
+import sys
 from pathlib import Path
 
 from ecg_finetune.command_line import replacing
@@ -30,7 +31,11 @@ def load_parser(script: str) -> argparse.ArgumentParser:
     """Return what the `get_parser()` of a script (path below the repository) returns."""
     spec = importlib.util.spec_from_file_location(Path(script).stem, REPOSITORY / script)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str((REPOSITORY / script).parent))  # as when the script is run
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
     parser = module.get_parser()
     parser.prog = Path(script).name
     return parser
