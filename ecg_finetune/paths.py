@@ -73,7 +73,9 @@ ARTEFACTS: dict[str, Artefact] = {
     # eval
     "eval": Artefact("eval/data", "eval", "the folder of every evaluation"),
     "predictions": Artefact("eval/data/predictions_{set}_{time}.csv", "eval", "`study_id`, then 17 probability columns named by label"),
+    "predictions_origin": Artefact("eval/data/predictions_{set}_{time}.json", "eval", "which checkpoint made the predictions, and how"),
     "metrics": Artefact("eval/data/metrics_{set}_{time}.csv", "eval", "`label,n_pos,n_neg,auroc,auprc,accuracy,recall,precision,f1,specificity,npv` and more; 17 labels, `__macro__`, `__micro__`"),
+    "comparison": Artefact("eval/data/comparison_{set}_{time}.csv", "eval", "with `--compare`: AUROC and AUPRC of both runs and their paired difference with its interval"),
     "html_report": Artefact("eval/data/report_{set}_{time}.html", "eval", "the report: self-contained HTML"),
 }
 # fmt: on
@@ -90,6 +92,11 @@ def locate(base_dir: Path, name: str, lead: str = "I", **fields: str) -> Path:
         The table has no such artefact, or a placeholder is not given.
     """
     return Path(base_dir) / ARTEFACTS[name].location.format(n=lead_number(lead), **fields)
+
+
+def inside(folder: Path, name: str, **fields: str) -> Path:
+    """Return where the artefact `name` is when the user has named the folder that holds it."""
+    return Path(folder) / Path(ARTEFACTS[name].location).name.format(**fields)
 
 
 def save_file_name(study_id: int) -> str:
