@@ -1,15 +1,33 @@
 """Reading and writing the CSV files the stages hand over, with one-line errors that name file, column and row."""
 
-from collections.abc import Iterable
+from __future__ import annotations
+
+import csv
+import re
+from array import array
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from ecg_finetune.command_line import UserError, replacing, watch_input
 from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.paths import save_file_name
+
+# pandas is imported where it is used: the import takes as long as preprocessing a thousand records.
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPLITS = ("train", "valid", "test")
+
+
+def _existing(path: Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give its path or run the stage that makes it (FILE_LOCATIONS.md)")
+    watch_input(path)
+    return path
 
 
 def read_header(path: Path) -> list[str]:
@@ -20,10 +38,9 @@ def read_header(path: Path) -> list[str]:
     UserError
         The file is missing, empty or no CSV.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give its path or run the stage that makes it (FILE_LOCATIONS.md)")
-    watch_input(path)
+    import pandas as pd
+
+    path = _existing(path)
     try:
         return list(pd.read_csv(path, nrows=0).columns)
     except pd.errors.EmptyDataError:
@@ -51,6 +68,8 @@ def read_table(path: Path, columns: Iterable[str], dtypes: dict | None = None, *
     UserError
         The file is missing, empty, no CSV, has no data row, lacks a column, or a value does not fit its dtype.
     """
+    import pandas as pd
+
     path, columns = Path(path), list(columns)
     header = read_header(path)
     missing = [name for name in columns if name not in header]
@@ -95,37 +114,94 @@ def read_record_list(path: Path, columns: Iterable[str] = ("subject_id", "study_
     return table
 
 
-def read_meta_split(path: Path) -> pd.DataFrame:
-    """Read meta_split.csv.
+def iterate_rows(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, values of the given columns) for each row of a CSV file, in file order.
 
-    Returns
-    -------
-    DataFrame
-        `save_file` (str), `split` (categorical over `SPLITS`), `study_id` (int64), in file order.
+    For the tables with a row per record where memory must stay flat or pandas is not needed.
 
     Raises
     ------
     UserError
-        As `read_table`; also a save_file that is not `mimic_iv_ecg_<study_id>.mat`, a duplicate, an unknown split.
+        The file is missing, empty, no UTF-8, lacks a column, or a row is too short.
     """
-    table = read_table(path, ["save_file", "split"], {"save_file": "str", "split": "str"}, keep_default_na=False)
-    unknown = ~table["split"].isin(SPLITS)
-    if unknown.any():
-        row = int(np.argmax(unknown.to_numpy()))
+    path, columns = _existing(path), list(columns)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file)
+            header = next(rows, None)
+            if header is None:
+                raise UserError(f"{path}: the file is empty; make it again")
+            missing = [name for name in columns if name not in header]
+            if missing:
+                raise UserError(f"{path}: column {missing[0]!r} is missing; it has {', '.join(header)}")
+            places = [header.index(name) for name in columns]
+            for row in rows:
+                if row:
+                    yield rows.line_num, [row[place] for place in places]
+    except IndexError:
+        raise UserError(f"{path}: line {rows.line_num} has fewer columns than the header; make it again") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable CSV ({error}); make it again") from None
+
+
+def read_splits(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read meta_split.csv into two small arrays.
+
+    Returns
+    -------
+    study_id : ndarray (records,)
+        int64, in file order; the record's save_file is `save_file_name(study_id)`.
+    split : ndarray (records,)
+        int8, the position of the record's split in `SPLITS`.
+
+    Raises
+    ------
+    UserError
+        As `iterate_rows`; also no row, a save_file that is not `mimic_iv_ecg_<study_id>.mat`, a duplicate, an unknown
+        split.
+    """
+    codes = {name: code for code, name in enumerate(SPLITS)}
+    pattern = re.compile(r"mimic_iv_ecg_(0|[1-9][0-9]{0,17})\.mat")
+    study_ids, splits, lines = array("q"), array("b"), array("q")
+    for line, (save_file, split) in iterate_rows(path, ["save_file", "split"]):
+        match = pattern.fullmatch(save_file)
+        if match is None:
+            raise UserError(f"{path}: line {line} has save_file {save_file!r}; it must be mimic_iv_ecg_<study_id>.mat")
+        if split not in codes:
+            raise UserError(f"{path}: line {line} has split {split!r}; a split is one of {', '.join(SPLITS)}")
+        study_ids.append(int(match[1]))
+        splits.append(codes[split])
+        lines.append(line)
+    if not study_ids:
+        raise UserError(f"{path}: no rows below the header; make it again")
+    study_id, split = np.array(study_ids), np.array(splits)
+    _, first = np.unique(study_id, return_index=True)
+    if len(first) < len(study_id):
+        row = int(np.setdiff1d(np.arange(len(study_id)), first)[0])
         raise UserError(
-            f"{path}: line {row + 2} has split {table['split'].iloc[row]!r}; a split is one of {', '.join(SPLITS)}"
+            f"{path}: study_id {study_id[row]} stands twice (again in line {lines[row]}); remove one of the rows"
         )
-    study_id = table["save_file"].str.extract(r"^mimic_iv_ecg_([0-9]{1,18})\.mat$", expand=False)
-    if study_id.isna().any():
-        row = int(np.argmax(study_id.isna().to_numpy()))
-        raise UserError(
-            f"{path}: line {row + 2} has save_file {table['save_file'].iloc[row]!r}; "
-            "it must be mimic_iv_ecg_<study_id>.mat"
-        )
-    table["study_id"] = study_id.astype("int64")
-    table["split"] = pd.Categorical(table["split"], categories=SPLITS)
-    refuse_duplicates(path, table, "study_id")
-    return table
+    return study_id, split
+
+
+def read_meta_split(path: Path) -> pd.DataFrame:
+    """Read meta_split.csv as a table: `save_file` (str), `split` (categorical over `SPLITS`), `study_id` (int64).
+
+    Raises
+    ------
+    UserError
+        As `read_splits`.
+    """
+    import pandas as pd
+
+    study_id, split = read_splits(path)
+    return pd.DataFrame(
+        {
+            "save_file": [save_file_name(study) for study in study_id.tolist()],
+            "split": pd.Categorical.from_codes(split, categories=SPLITS),
+            "study_id": study_id,
+        }
+    )
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -140,24 +216,35 @@ def write_array(path: Path, array: np.ndarray) -> None:
         np.save(temporary, array)
 
 
-def label_definition(labels: np.ndarray) -> pd.DataFrame:
-    """Count the labels.
-
-    Parameters
-    ----------
-    labels : ndarray (rows, 17)
-        0/1.
+def label_counts(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count the labels of an array (rows, 17) of 0/1.
 
     Returns
     -------
-    DataFrame
-        `name`, `count`, `pos_percent` (the fraction p of rows, as ECG-FM calls it) and `pos_weight` = (1 - p) / p;
-        0.0 where a label never occurs.
+    count, pos_percent, pos_weight : ndarray (17,)
+        How many rows have the label; the fraction p of rows (as ECG-FM calls it); (1 - p) / p. 0.0 where a label
+        never occurs.
     """
     count = np.asarray(labels).astype(bool).sum(axis=0)
     share = count / max(len(labels), 1)
     weight = np.divide(1 - share, share, out=np.zeros_like(share), where=count > 0)
+    return count, share, weight
+
+
+def label_definition(labels: np.ndarray) -> pd.DataFrame:
+    """Return `label_counts` as a table: `name,count,pos_percent,pos_weight`."""
+    import pandas as pd
+
+    count, share, weight = label_counts(labels)
     return pd.DataFrame({"name": LABELS, "count": count, "pos_percent": share, "pos_weight": weight})
+
+
+def write_rows(path: Path, columns: Iterable[str], rows: Iterable[Iterable]) -> None:
+    """Write a CSV file from rows of values, under a temporary name first."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 def write_pos_weight(path: Path, weights: np.ndarray) -> None:
