@@ -21,13 +21,13 @@ RHYTHMS = (
 
 # What a patient tends to: weight, and the share of each rhythm among the patient's ECGs (the rest is sinus rhythm).
 TENDENCIES: dict[str, tuple[float, dict[str, float]]] = {
-    "sinus rhythm": (0.44, {}),
+    "sinus rhythm": (0.40, {}),
     "atrial fibrillation": (0.12, {"atrial fibrillation": 0.75}),
-    "atrial flutter": (0.10, {"atrial flutter": 0.85}),
+    "atrial flutter": (0.11, {"atrial flutter": 0.85}),
     "pacemaker": (0.09, {"paced": 0.92}),
-    "pre-excitation": (0.05, {"supraventricular tachycardia": 0.12}),
+    "pre-excitation": (0.06, {"supraventricular tachycardia": 0.12}),
     "AV block": (0.07, {"2nd degree AV block": 0.42, "3rd degree AV block": 0.48}),
-    "ventricular tachycardia": (0.07, {"ventricular tachycardia": 0.65}),
+    "ventricular tachycardia": (0.09, {"ventricular tachycardia": 0.65}),
     "supraventricular tachycardia": (0.04, {"supraventricular tachycardia": 0.75}),
     "junctional rhythm": (0.02, {"junctional": 0.7}),
 }
@@ -103,9 +103,9 @@ def draw_patient(rng: np.random.Generator, subject_id: int) -> Patient:
         tendency=tendency,
         conduction="normal" if preexcitation else choose(rng, CONDUCTION),
         infarct="none" if preexcitation else choose(rng, INFARCTS),
-        ectopic=choose(rng, {"none": 0.70, "ventricular": 0.20, "atrial": 0.10}),
+        ectopic=choose(rng, {"none": 0.58, "ventricular": 0.32, "atrial": 0.10}),
         pr=float(
-            rng.uniform(0.23, 0.34)
+            rng.uniform(0.215, 0.34)
             if rng.random() < 0.20 and not preexcitation
             else np.clip(rng.normal(0.15, 0.015), 0.12, 0.185)
         ),

@@ -47,6 +47,15 @@ QUALITY_STATEMENTS = {
     "arm leads reversed": ("--- Suspect arm lead reversal",),
     "V2 faulty": ("Possible faulty V2 - omitted from analysis",),
 }
+VENTRICULAR_ECTOPY = ("PVC", "frequent PVCs", "bigeminal PVCs")
+EARLY_BEATS = {
+    "PVC": "PVC(s)",
+    "frequent PVCs": "frequent PVCs",
+    "bigeminal PVCs": "bigeminal PVCs",
+    "PAC": "PAC(s)",
+}
+SLOW, FAST = 58, 100  # beats per minute
+LONG_PR = 0.2  # s
 PREEXCITATION = ("Ventricular preexcitation(WPW)", "Wolff-Parkinson-White pattern type B")
 
 
@@ -79,9 +88,10 @@ def _rhythm_statements(condition: Condition) -> list[str]:
     if rhythm == "sinus":
         return _sinus_statements(condition)
     if rhythm == "atrial fibrillation":
-        response = " with rapid ventricular response" if condition.rate > 105 else ""
-        response = " with slow ventricular response" if condition.rate < 56 else response
-        return [f"Atrial fibrillation{response}{_early_beats(condition)}"]
+        response = " with rapid ventricular response" if condition.rate > FAST else ""
+        response = " with slow ventricular response" if condition.rate < SLOW else response
+        early = {"PVC": " with PVC(s)", "frequent PVCs": " with PVCs" if response else " with frequent PVCs"}
+        return [f"Atrial fibrillation{response}{early.get(condition.ectopy, '')}"]
     if rhythm == "atrial flutter":
         return ["Atrial flutter/fibrillation"]
     if rhythm == "supraventricular tachycardia":
@@ -106,27 +116,25 @@ def _rhythm_statements(condition: Condition) -> list[str]:
 
 
 def _sinus_statements(condition: Condition) -> list[str]:
-    base = "Sinus rhythm"
-    if condition.rate < 58:
-        base = "Sinus bradycardia"
-    elif condition.rate > 100:
-        base = "Sinus tachycardia"
+    rhythm = "Sinus rhythm"
+    if condition.rate < SLOW:
+        rhythm = "Sinus bradycardia"
+    elif condition.rate > FAST:
+        rhythm = "Sinus tachycardia"
     if condition.sinus_arrhythmia:
-        base = "Sinus arrhythmia" if base == "Sinus rhythm" else f"{base} with sinus arrhythmia"
-    long_pr = condition.pr > 0.2 and not condition.preexcited
+        rhythm = "Sinus arrhythmia" if rhythm == "Sinus rhythm" else f"{rhythm} with sinus arrhythmia"
+    statements = [rhythm]
     if condition.ectopy == "ventricular run":
-        statements = [base, "- non-sustained ventricular tachycardia"]
-    else:
-        statements = [f"{base}{_early_beats(condition)}"]
-    if long_pr and len(statements) == 1 and condition.ectopy == "none":
-        return [f"{base} with 1st degree A-V block"]
-    return [*statements, "First degree A-V block"] if long_pr else statements
-
-
-def _early_beats(condition: Condition) -> str:
-    return {
-        "PVC": " with PVC(s)",
-        "frequent PVCs": " with frequent PVCs",
-        "bigeminal PVCs": " with bigeminal PVCs",
-        "PAC": " with PAC(s)",
-    }.get(condition.ectopy, "")
+        statements.append("- non-sustained ventricular tachycardia")
+    elif rhythm == "Sinus bradycardia" and condition.ectopy in VENTRICULAR_ECTOPY:
+        statements.append("Ventricular premature complex")
+    elif condition.ectopy == "bigeminal PVCs" and rhythm != "Sinus rhythm":
+        statements = [f"{rhythm} with frequent PVCs"]
+    elif condition.ectopy != "none":
+        statements = [f"{rhythm} with {EARLY_BEATS[condition.ectopy]}"]
+    if condition.pr <= LONG_PR or condition.preexcited:
+        return statements
+    borderline = condition.pr < 0.235
+    if statements in (["Sinus rhythm"], ["Sinus bradycardia"]):
+        return [f"{rhythm} with {'borderline ' if borderline else ''}1st degree A-V block"]
+    return [*statements, "Borderline first degree A-V block" if borderline else "First degree A-V block"]

@@ -74,9 +74,9 @@ def simulate(condition: Condition, patient: Patient, rng: np.random.Generator) -
         float32, mV, leads in the order of `LEADS`, 500 Hz.
     """
     dipole = np.zeros((3, SAMPLES + 2 * MARGIN), dtype=np.float32)
-    templates = beat_templates(condition, patient, rng)
+    size = patient.voltage * rng.uniform(0.93, 1.07)  # breathing and electrode places change from day to day
     for kind, times in beat_times(condition, patient, rng).items():
-        _lay_down(dipole, templates[kind], times)
+        _lay_down(dipole, beat_template(kind, condition, patient, size), times)
     dipole = dipole[:, MARGIN : MARGIN + SAMPLES]
     dipole += atrial_waves(condition, patient, rng)
     potentials = ELECTRODE_FIELD @ dipole
@@ -105,21 +105,23 @@ def draw_waves(waves: list[Wave], length_ms: float) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------- beats
 
 
-def beat_templates(condition: Condition, patient: Patient, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Return the dipole of each kind of event, from its onset."""
-    size = patient.voltage * rng.uniform(0.93, 1.07)  # breathing and electrode places change from day to day
-    qt_scale = np.sqrt(60 / np.clip(condition.rate, 45, 130))
-    wide = _wide_beat(patient.ventricular_focus, 1.5 * size)
-    return {
-        "P": draw_waves(_p_wave(size), 140),
-        "early P": draw_waves([(45, 16, 16, (0.05, -0.13, -0.05))], 110),
-        "retrograde P": draw_waves([(40, 13, 13, (0.04, -0.16, 0))], 90),
-        "QRS": draw_waves(_qrs(condition, patient, size) + _repolarisation(condition, size, qt_scale), 700),
-        "ventricular beat": draw_waves(wide, 600),
-        "escape beat": draw_waves(_wide_beat(np.array([0.75, 0.35, -0.45]), 1.25 * size), 600),
-        "paced beat": draw_waves(_wide_beat(np.array([0.95, -0.75, 0.45]), 1.3 * size), 600),
-        "spike": _spike(size),
-    }
+def beat_template(kind: str, condition: Condition, patient: Patient, size: float) -> np.ndarray:
+    """Return the dipole of one kind of event from its onset, float32 (3, samples)."""
+    if kind == "P":
+        return draw_waves(_p_wave(size), 140)
+    if kind == "early P":  # from another place in the atria
+        return draw_waves([(45, 16, 16, (0.05, -0.13, -0.05))], 110)
+    if kind == "retrograde P":
+        return draw_waves([(40, 13, 13, (0.04, -0.16, 0))], 90)
+    if kind == "QRS":
+        return draw_waves(_qrs(condition, patient, size) + _repolarisation(condition, size), 700)
+    if kind == "ventricular beat":
+        return draw_waves(_wide_beat(patient.ventricular_focus, 1.5 * size), 600)
+    if kind == "escape beat":
+        return draw_waves(_wide_beat(np.array([0.75, 0.35, -0.45]), 1.25 * size), 600)
+    if kind == "paced beat":
+        return draw_waves(_wide_beat(np.array([0.95, -0.75, 0.45]), 1.3 * size), 600)
+    return _spike(size)
 
 
 def _p_wave(size: float) -> list[Wave]:
@@ -133,8 +135,8 @@ def _qrs(condition: Condition, patient: Patient, size: float) -> list[Wave]:
         # No septal q wave; the left ventricle is reached late and slowly: broad, notched, to the left and back.
         return [
             (28, 11, 11, (0.35 * size, 0.10, 0.10)),
-            (58, 14, 13, (0.95 * size, 0.20, 0.80 * size)),
-            (104, 16, 15, (1.05 * size, -0.10, 0.75 * size)),
+            (60, 15, 15, (0.95 * size, 0.20, 0.80 * size)),
+            (100, 16, 15, (1.05 * size, -0.10, 0.75 * size)),
         ]
     axis = np.deg2rad(patient.axis)
     septal, base = (-0.16, -0.05, -0.28), (-0.22, -0.12, 0.32)
@@ -146,8 +148,8 @@ def _qrs(condition: Condition, patient: Patient, size: float) -> list[Wave]:
     waves: list[Wave] = [(14, 5, 5, septal), (40, 9.5, 9, main), (64, 7, 9, base)]
     if "right bundle" in block:  # the right ventricle comes last: slowly, to the right and front
         waves[2] = (98, 17, 21, (-0.72 * size, 0.05, -0.80 * size))
-    if condition.preexcited:  # the accessory pathway starts a slow delta wave before the normal activation
-        waves.append((-2, 22, 17, (0.50 * size, 0.10, -0.15)))
+    if condition.preexcited:  # the accessory pathway starts slowly, before the septum: a delta wave, no q wave
+        waves[0] = (10, 24, 20, (0.50 * size, 0.10, -0.15))
     return [_delayed(wave, 52 if condition.preexcited else 0) for wave in waves + _infarct_q(condition, size)]
 
 
@@ -171,9 +173,10 @@ def _infarct_q(condition: Condition, size: float) -> list[Wave]:
     return [(24, 10, 10, (left * size, down * size, back * size))]
 
 
-def _repolarisation(condition: Condition, size: float, qt_scale: float) -> list[Wave]:
+def _repolarisation(condition: Condition, size: float) -> list[Wave]:
     """Return the ST segment and the T wave, whose time shortens with the rate."""
     wide = "bundle" in condition.conduction
+    qt_scale = np.sqrt(60 / np.clip(condition.rate, 45, 130))
     peak = 175 + 130 * qt_scale + (35 if wide else 0)
     before, after = 52 * qt_scale + 4, 33 * qt_scale + 4
     t_wave = np.array([0.36, 0.16, -0.18]) * size
