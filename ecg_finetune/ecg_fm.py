@@ -404,6 +404,23 @@ def load_pretrained(path: Path, num_labels: int, *, trust: bool = False, **chang
     return _build(path, config, encoder, new_head=True, num_labels=num_labels, **changes)
 
 
+def load_architecture(path: Path, *, trust: bool = False, **changes: Any) -> Architecture:
+    """Return the architecture of a checkpoint's encoder; arguments and errors as `load_pretrained`."""
+    config, weights = _model_of(path, load_checkpoint(path, trust=trust))
+    return _architecture(path, config, weights, **changes)
+
+
+def _architecture(path: Path, config: dict, weights: dict, **changes: Any) -> Architecture:
+    # model.in_d given at fine-tuning does not reach a loaded encoder: the weights know better than the configuration.
+    for name in ("encoder.feature_extractor.conv_layers.0.0.weight", "feature_extractor.conv_layers.0.0.weight"):
+        if name in weights and weights[name].ndim == 3:
+            changes["in_d"] = weights[name].shape[1]
+    try:
+        return Architecture.from_config(config, **changes)
+    except ValueError as error:
+        raise UserError(f"{path}: cfg['model'] cannot be used: {error}") from None
+
+
 def _model_of(path: Path, checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return `cfg["model"]` and the state dict under today's names, checked for kind and for non-finite numbers."""
     config, weights = checkpoint.get("cfg"), checkpoint.get("model")
@@ -433,13 +450,7 @@ def _build(path: Path, config: dict, weights: dict, new_head: bool = False, **ch
     It is built without memory first, so a file cannot make us allocate what it does not itself hold, and no parameter
     can be left at random values unseen.
     """
-    first = weights.get("encoder.feature_extractor.conv_layers.0.0.weight")
-    if first is not None and first.ndim == 3:
-        changes["in_d"] = first.shape[1]  # model.in_d given at fine-tuning does not reach a loaded encoder
-    try:
-        architecture = Architecture.from_config(config, **changes)
-    except ValueError as error:
-        raise UserError(f"{path}: cfg['model'] cannot be used: {error}") from None
+    architecture = _architecture(path, config, weights, **changes)
     with torch.device("meta"):
         model = EcgClassifier(architecture)
     if new_head:

@@ -1,5 +1,6 @@
 """The 5 s segments that the build stage writes: manifests, their labels, and a data set for training and inference."""
 
+import collections
 import dataclasses
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def read_manifest(path: Path) -> Manifest:
     if len(lengths) > 1:
         raise UserError(f"{path}: segments of {min(lengths)} and of {max(lengths)} samples; they must be equally long")
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = collections.Counter(names).most_common(1)[0][0]
         raise UserError(f"{path}: {twice} stands twice; run the build stage again")
     if not Path(root).is_dir():
         raise UserError(f"{path}: its root folder {root!r} (first line) does not exist; mend it or build again")

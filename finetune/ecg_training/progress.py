@@ -1,0 +1,126 @@
+"""What a run shows and logs: a progress line, training_log.csv and training_curves.png."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from ecg_finetune.command_line import replacing
+from ecg_finetune.tables import write_table
+
+MINUTE = 60
+
+
+class Progress:
+    """The progress line of a run, and its log files in `folder`.
+
+    On a terminal a bar shows segments done, segments/s, time left, loss and AUROC; elsewhere a line a minute does.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the log goes.
+    epochs, segments : int
+        Epochs of the run and training segments of one epoch.
+    first : bool
+        Whether this process shows and writes anything.
+    """
+
+    def __init__(self, folder: Path, epochs: int, segments: int, first: bool = True):
+        self.folder, self.epochs, self.segments, self.first = folder, epochs, segments, first
+        self.auroc = float("nan")
+        self.seconds: list[float] = []
+
+    def start(self, history: list[dict[str, Any]], done: int) -> None:
+        """Begin, or go on after the epochs of `history` and `done` segments."""
+        self.done = self.began_at = done
+        self.began = self.told = time.monotonic()
+        self.bar = tqdm(
+            total=self.epochs * self.segments,
+            initial=done,
+            unit=" segments",
+            unit_scale=True,
+            disable=None if self.first else True,
+        )
+        if history:
+            self.auroc = history[-1]["auroc"]
+            self._say(f"resumed after epoch {len(history)}, {done:,} segments")
+
+    def update(self, segments: int, loss: float) -> None:
+        """Tell of one update."""
+        self.done += segments
+        self.bar.update(segments)
+        self.bar.set_postfix(loss=f"{loss:.3f}", AUROC=f"{self.auroc:.3f}", refresh=False)
+        now = time.monotonic()
+        if self.bar.disable and now - self.told >= MINUTE:
+            self.told = now
+            rate = (self.done - self.began_at) / (now - self.began)
+            left = (self.epochs * self.segments - self.done) / rate
+            self._say(
+                f"epoch {self.done // self.segments + 1}/{self.epochs}: loss {loss:.3f}, AUROC {self.auroc:.3f}, "
+                f"{rate:.1f} segments/s, {clock(left)} left"
+            )
+
+    def epoch(self, history: list[dict[str, Any]]) -> None:
+        """Tell of a finished epoch, and write the log and the curves."""
+        row = history[-1]
+        self.auroc = row["auroc"]
+        self.seconds.append(row["seconds"])
+        self.done = row["epoch"] * self.segments
+        left = (self.epochs - row["epoch"]) * sum(self.seconds) / len(self.seconds)
+        self._say(
+            f"epoch {row['epoch']}/{self.epochs}: loss train {row['train_loss']:.3f} valid {row['valid_loss']:.3f}, "
+            f"AUROC micro {row['auroc']:.3f} macro {row['auroc_macro']:.3f}, "
+            f"{row['segments_per_second']:.1f} segments/s, {clock(left)} left{', best so far' if row['best'] else ''}"
+        )
+        if self.first:
+            write_table(self.folder / "training_log.csv", pd.DataFrame(history))
+            draw_curves(self.folder / "training_curves.png", history)
+
+    def close(self) -> None:
+        """End the bar."""
+        self.bar.close()
+
+    def _say(self, line: str) -> None:
+        if self.first:
+            with self.bar.external_write_mode():
+                print(line, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Write a duration: 75 is 1:15, 3675 is 1:01:15.
+
+    >>> clock(75), clock(3675)
+    ('1:15', '1:01:15')
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def draw_curves(path: Path, history: list[dict[str, Any]]) -> None:
+    """Draw loss and AUROC against the epoch, with the best epoch marked."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    log = pd.DataFrame(history)
+    best = log[log["best"] == 1].iloc[-1]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, aurocs = figure.subplots(1, 2)
+    for axes, columns, title in (
+        (losses, {"train_loss": "train", "valid_loss": "valid"}, "Loss (mean cross-entropy / ln 2)"),
+        (aurocs, {"auroc": "micro", "auroc_macro": "macro"}, "AUROC on the valid split"),
+    ):
+        for column, name in columns.items():
+            axes.plot(log["epoch"], log[column], marker="o", markersize=3, label=name)
+        axes.axvline(best["epoch"], color="0.6", linestyle="--", linewidth=1, label=f"best: epoch {best['epoch']:.0f}")
+        axes.set(title=title, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)

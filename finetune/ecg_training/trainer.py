@@ -1,0 +1,329 @@
+"""Fine-tuning in plain PyTorch, with the loss, optimiser and choice of checkpoint of fairseq-signals.
+
+One update: binary cross-entropy with logits and `pos_weight`, averaged over batch x labels, then Adam at a constant
+learning rate. One epoch: every training segment once, in an order drawn from (seed, epoch), then validation; the
+checkpoint with the lowest valid loss is kept. Losses are shown divided by ln 2, as fairseq-signals logs them.
+"""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+
+from ecg_finetune.checkpoint import load_checkpoint, save_checkpoint
+from ecg_finetune.command_line import UserError
+from ecg_finetune.ecg_fm import EcgClassifier
+from ecg_finetune.segments import expand_lead
+from ecg_training.processes import Processes
+from ecg_training.progress import Progress
+
+ADAM_BETAS = (0.9, 0.98)
+ADAM_EPS = 1e-8
+LOSS_DECIMALS = 3  # the best checkpoint is chosen on the loss rounded so; of equal ones the later epoch is kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to train. `batch_size` is the segments of one update, over all processes and accumulated parts together."""
+
+    epochs: int
+    lr: float
+    batch_size: int
+    accumulate: int = 1
+    seed: int = 1
+    patience: int = 0
+    precision: torch.dtype = torch.float32
+    workers: int = 0
+    save_every: int = 500
+
+
+@dataclasses.dataclass
+class Position:
+    """How far a run has come; with the weights, the optimiser and the random state, all that `--resume` needs."""
+
+    epoch: int = 0  # epochs finished
+    batch: int = 0  # updates done in the epoch under way
+    updates: int = 0
+    loss_sum: float = 0.0  # of the epoch under way
+    loss_count: int = 0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+class Trainer:
+    """The network with its optimiser: `update` on a batch, `validate` on a data set.
+
+    Parameters
+    ----------
+    model : EcgClassifier
+        The network; moved to `device` and trained in place.
+    pos_weight : ndarray (labels,)
+        Weight of the positives of each label.
+    settings : Settings
+        See there.
+    device : torch.device
+        Where to train.
+    processes : Processes
+        The processes that share each batch.
+    """
+
+    def __init__(
+        self,
+        model: EcgClassifier,
+        pos_weight: np.ndarray,
+        settings: Settings,
+        device: torch.device,
+        processes: Processes | None = None,
+    ):
+        self.processes = processes or Processes()
+        self.settings, self.device = settings, device
+        self.model = model.to(device)
+        self.network = DistributedDataParallel(self.model) if self.processes.world > 1 else self.model
+        self.pos_weight = torch.as_tensor(pos_weight, dtype=torch.float32, device=device)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, lr=settings.lr, betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)
+        self.updates = 0
+
+    def loss(self, leads: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss summed over batch x labels, of leads (batch, samples) and targets (batch, labels)."""
+        leads, targets = (x.to(self.device, non_blocking=True) for x in (leads, targets))
+        with self._autocast():
+            logits = self.network(expand_lead(leads, self.model.architecture.in_d))
+        return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=self.pos_weight, reduction="sum")
+
+    def update(self, parts: Iterator[tuple[Tensor, Tensor]], sizes: list[int], batch: int) -> float:
+        """Do one update.
+
+        Parameters
+        ----------
+        parts : iterator of (leads, targets)
+            The parts of the batch that fall to this process; their gradients are accumulated.
+        sizes : list of int
+            How many segments of each part count: all of them, or 0 for a part that only keeps processes in step.
+        batch : int
+            Segments of the whole batch, over all parts and processes.
+
+        Returns
+        -------
+        float
+            This process's share of the summed loss.
+        """
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for number, size in enumerate(sizes, start=1):
+            leads, targets = next(parts)
+            # Processes exchange gradients once, in the last part.
+            exchange = number == len(sizes) or self.processes.world == 1
+            with contextlib.nullcontext() if exchange else self.network.no_sync():
+                loss = self.loss(leads, targets) * (size > 0)
+                # DistributedDataParallel averages over processes, but the mean is over the whole batch.
+                (loss * self.processes.world / (batch * targets.shape[1])).backward()
+            total += loss.item()
+        self.updates += 1
+        if not math.isfinite(total):
+            raise UserError(f"the loss is {total} at update {self.updates}; lower --lr, or use --precision float32")
+        for group in self.optimizer.param_groups:
+            # fairseq-signals adds eps before the bias correction, PyTorch after it; this makes them the same.
+            group["eps"] = ADAM_EPS / math.sqrt(1 - ADAM_BETAS[1] ** self.updates)
+        self.optimizer.step()
+        return total
+
+    @torch.inference_mode()
+    def validate(self, dataset: Dataset) -> dict[str, float]:
+        """Return `valid_loss` and AUROC (micro, macro) and AUPRC (micro) over a data set.
+
+        Micro takes all segment-label pairs together, as the "AUROC" in fairseq-signals' log does; macro is the mean
+        over the labels that occur and are not everywhere. A score is NaN where the set has only one class.
+        """
+        self.network.eval()
+        rank, world = self.processes.rank, self.processes.world
+        size = max(1, self.settings.batch_size // (world * self.settings.accumulate))
+        mine = range(rank, len(dataset), world)
+        batches = [list(mine[start : start + size]) for start in range(0, len(mine), size)]
+        loss_sum, logits, targets = 0.0, [], []
+        for leads, target in self.loader(dataset, batches):
+            target = target.to(self.device)
+            with self._autocast():
+                output = self.model(expand_lead(leads.to(self.device), self.model.architecture.in_d))
+            loss = F.binary_cross_entropy_with_logits(output, target, pos_weight=self.pos_weight, reduction="sum")
+            loss_sum += loss.item()
+            logits.append(output.cpu().numpy())
+            targets.append(target.cpu().numpy())
+        sums, logits, targets = zip(*self.processes.gather((loss_sum, logits, targets)))
+        logits = np.concatenate([x for part in logits for x in part])
+        targets = np.concatenate([x for part in targets for x in part])
+        return {"valid_loss": sum(sums) / targets.size / math.log(2), **scores(logits, targets > 0.5)}
+
+    def loader(self, dataset: Dataset, batches: list[list[int]]) -> DataLoader:
+        """Return a loader of the given batches; it draws nothing from PyTorch's global random state."""
+        cached = getattr(dataset, "leads", None) is not None
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            num_workers=0 if cached else self.settings.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),
+        )
+
+    def _autocast(self):
+        bf16 = self.settings.precision == torch.bfloat16
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16)
+
+    def state(self, position: Position) -> dict[str, Any]:
+        """Return everything that continues the run; every process must call it."""
+        sums = self.processes.gather((position.loss_sum, position.loss_count))
+        loss_sum, loss_count = (sum(values) for values in zip(*sums))
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "position": dataclasses.asdict(position) | {"loss_sum": loss_sum, "loss_count": loss_count},
+            "random": self.processes.gather((torch.get_rng_state(), cuda)),
+        }
+
+    def restore(self, state: dict[str, Any]) -> Position:
+        """Take up a run where `state` was made."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        position = Position(**state["position"])
+        self.updates = position.updates
+        if not self.processes.first:
+            position.loss_sum, position.loss_count = 0.0, 0
+        if len(state["random"]) == self.processes.world:
+            cpu, cuda = state["random"][self.processes.rank]
+            torch.set_rng_state(cpu)
+            if cuda is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(cuda, self.device)
+        return position
+
+
+def scores(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Return `auroc` and `auprc` over all segment-label pairs, and `auroc_macro`; arrays (segments, labels)."""
+    usable = targets.any(axis=0) & ~targets.all(axis=0)
+    if not usable.any():
+        return {"auroc": math.nan, "auprc": math.nan, "auroc_macro": math.nan}
+    # Sigmoid keeps the order, but in float32 it can make ties that the logits do not have: rank the logits.
+    return {
+        "auroc": float(roc_auc_score(targets.ravel(), logits.ravel())),
+        "auprc": float(average_precision_score(targets.ravel(), logits.ravel())),
+        "auroc_macro": float(np.mean([roc_auc_score(targets[:, k], logits[:, k]) for k in np.flatnonzero(usable)])),
+    }
+
+
+def epoch_batches(segments: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Draw the batches of an epoch: a permutation that depends on (seed, epoch) only, cut into batches."""
+    order = np.random.default_rng([seed, epoch]).permutation(segments)
+    return [order[start : start + batch_size] for start in range(0, segments, batch_size)]
+
+
+def share_of(batch: np.ndarray, processes: Processes, accumulate: int) -> tuple[list[list[int]], list[int]]:
+    """Return the parts of a batch that fall to this process, and how many segments of each count.
+
+    A batch too small to give every process a part lends them its first segment, which then counts 0.
+    """
+    parts = np.array_split(batch, processes.world * accumulate)[processes.rank :: processes.world]
+    return [(part if len(part) else batch[:1]).tolist() for part in parts], [len(part) for part in parts]
+
+
+def train(
+    trainer: Trainer,
+    train_set: Dataset,
+    valid_set: Dataset,
+    *,
+    last: Path,
+    resume: bool,
+    save_best: Callable[[Position], None],
+    progress: Progress,
+) -> Position:
+    """Train to the last epoch, or until `patience` epochs have passed without a lower valid loss.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        The network at its starting point.
+    train_set, valid_set : Dataset
+        Items (lead, target).
+    last : Path
+        Where the state is written after every epoch and every `save_every` updates.
+    resume : bool
+        Whether to continue from `last`.
+    save_best : function
+        Called in the first process when an epoch has the lowest valid loss so far.
+    progress : Progress
+        Where news goes.
+    """
+    settings, processes = trainer.settings, trainer.processes
+    position = trainer.restore(load_checkpoint(last)) if resume else Position()
+
+    def save():
+        state = trainer.state(position)
+        if processes.first:
+            save_checkpoint(last, state)
+
+    done = position.epoch * len(train_set) + min(position.batch * settings.batch_size, len(train_set))
+    progress.start(position.history, done)
+    while position.epoch < settings.epochs and not out_of_patience(position, settings.patience):
+        started, seen = time.monotonic(), position.loss_count
+        train_epoch(trainer, train_set, position, save, progress)
+        sums = processes.gather((position.loss_sum, position.loss_count))
+        loss_sum, loss_count = (sum(values) for values in zip(*sums))
+        seconds = time.monotonic() - started
+        valid = trainer.validate(valid_set)
+        position.epoch, position.batch, position.loss_sum, position.loss_count = position.epoch + 1, 0, 0.0, 0
+        best = round(valid["valid_loss"], LOSS_DECIMALS) <= position.best_loss
+        if best:
+            position.best_loss, position.best_epoch = round(valid["valid_loss"], LOSS_DECIMALS), position.epoch
+        labels = train_set[0][1].shape[0]
+        position.history.append(
+            {
+                "epoch": position.epoch,
+                "updates": position.updates,
+                "train_loss": loss_sum / loss_count / labels / math.log(2),
+                **valid,
+                "best": int(best),
+                "segments_per_second": (loss_count - seen) / seconds,
+                "seconds": time.monotonic() - started,
+            }
+        )
+        if best and processes.first:
+            save_best(position)
+        save()
+        progress.epoch(position.history)
+    return position
+
+
+def out_of_patience(position: Position, patience: int) -> bool:
+    """Tell whether `patience` epochs (0: no limit) have passed since the best one."""
+    return 0 < patience <= position.epoch - position.best_epoch
+
+
+def train_epoch(
+    trainer: Trainer, train_set: Dataset, position: Position, save: Callable[[], None], progress: Progress
+) -> None:
+    """Do the updates of the epoch under way, from `position.batch` on."""
+    settings, processes = trainer.settings, trainer.processes
+    batches = epoch_batches(len(train_set), settings.batch_size, settings.seed, position.epoch)[position.batch :]
+    shares = [share_of(batch, processes, settings.accumulate) for batch in batches]
+    parts = iter(trainer.loader(train_set, [part for share, _ in shares for part in share]))
+    for batch, (_, sizes) in zip(batches, shares):
+        loss = trainer.update(parts, sizes, len(batch))
+        position.batch += 1
+        position.updates += 1
+        position.loss_sum += loss
+        position.loss_count += sum(sizes)
+        progress.update(len(batch), loss / max(1, sum(sizes)) / len(trainer.pos_weight) / math.log(2))
+        if settings.save_every and position.updates % settings.save_every == 0:
+            save()
