@@ -1,0 +1,1 @@
+"""The split stage: which record belongs to train, valid and test."""

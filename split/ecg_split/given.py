@@ -1,0 +1,88 @@
+"""Splits that exist already: a foreign file (--from-split) and our own earlier one (--extend)."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ecg_finetune.command_line import UserError
+from ecg_finetune.tables import SPLITS, read_header, read_meta_split, read_table, refuse_duplicates
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "trn"), 0),
+    **dict.fromkeys(("valid", "validation", "val", "dev"), 1),
+    **dict.fromkeys(("test", "testing", "tst"), 2),
+}
+
+
+def read_foreign_split(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read an existing split; columns beyond the two used are ignored.
+
+    Parameters
+    ----------
+    path : Path
+        A CSV with `study_id`, or else `save_file` (`mimic_iv_ecg_<study_id>.mat`, `<study_id>.mat` or `<study_id>`),
+        and `split` (see `SPLIT_NAMES`; upper or lower case).
+
+    Returns
+    -------
+    study_id : ndarray of int64 (rows,)
+    split : ndarray of int8 (rows,)
+        Positions in `SPLITS`.
+
+    Raises
+    ------
+    UserError
+        The file is missing or unreadable, lacks a column, names a study twice, or has a value that is not understood.
+    """
+    header = read_header(path)
+    column = "study_id" if "study_id" in header else "save_file"
+    if column not in header:
+        raise UserError(f"{path}: it has neither a study_id nor a save_file column, only {', '.join(header)}")
+    table = read_table(path, [column, "split"], {column: "str", "split": "str"}, keep_default_na=False)
+    study_id = table[column].str.extract(r"^(?:.*/)?(?:mimic_iv_ecg_)?([0-9]{1,18})(?:\.mat)?$", expand=False)
+    _refuse(path, table, column, study_id.isna(), "no study id can be read from it")
+    split = table["split"].str.strip().str.lower().map(SPLIT_NAMES)
+    _refuse(path, table, "split", split.isna(), f"write {', '.join(SPLITS)} (also: {', '.join(SPLIT_NAMES)})")
+    found = pd.DataFrame({"study_id": study_id.astype("int64"), "split": split.astype("int8")})
+    refuse_duplicates(path, found, "study_id")
+    return found["study_id"].to_numpy(), found["split"].to_numpy()
+
+
+def _refuse(path: Path, table: pd.DataFrame, column: str, bad: pd.Series, remedy: str) -> None:
+    if bad.any():
+        row = int(np.argmax(bad.to_numpy()))
+        raise UserError(f"{path}: line {row + 2} has {column} {table[column].iloc[row]!r}: {remedy}")
+
+
+def read_earlier_split(path: Path, study_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Read the meta_split.csv that is to be extended.
+
+    Parameters
+    ----------
+    path : Path
+        The earlier meta_split.csv.
+    study_ids : ndarray of int64
+        The studies of the record list.
+
+    Returns
+    -------
+    row : ndarray of int (earlier rows,)
+        Row of each earlier study in `study_ids`.
+    split : ndarray of int8 (earlier rows,)
+        Positions in `SPLITS`.
+
+    Raises
+    ------
+    UserError
+        The file is unreadable, or the record list lacks one of its studies: that patient would be unknown.
+    """
+    earlier = read_meta_split(path)
+    row = pd.Index(study_ids).get_indexer(earlier["study_id"].to_numpy())
+    if (row < 0).any():
+        lost = earlier["study_id"].to_numpy()[row < 0]
+        raise UserError(
+            f"{path}: {len(lost):,} of its studies, {lost[0]} first, are not in the record list, so their patients are "
+            "unknown; --extend needs the complete record list, old and new records"
+        )
+    return row, earlier["split"].cat.codes.to_numpy()
