@@ -47,6 +47,6 @@ def labels_of(study_ids: np.ndarray, labelled_ids: np.ndarray, labels: np.ndarra
     return labels[row] & found[:, None], found
 
 
-def any_per_group(group: np.ndarray, n_groups: int, labels: np.ndarray) -> np.ndarray:
-    """Return, for groups 0..n_groups-1, whether any of their rows has each label: bool (groups, labels)."""
-    return np.stack([np.bincount(group[column], minlength=n_groups) > 0 for column in labels.T], axis=1)
+def count_per_group(group: np.ndarray, n_groups: int, labels: np.ndarray) -> np.ndarray:
+    """Return, for groups 0..n_groups-1, how many of their rows have each label: int (groups, labels)."""
+    return np.stack([np.bincount(group[column], minlength=n_groups) for column in labels.T], axis=1)

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from ecg_split.assignment import assign_at_random, assign_stratified, wanted_records
 from ecg_split.given import read_earlier_split, read_foreign_split
-from ecg_split.labels import any_per_group, labels_of, read_study_labels
+from ecg_split.labels import count_per_group, labels_of, read_study_labels
 from ecg_split.records import read_records
 from ecg_split.summary import label_table, size_table, split_digest, split_patients
 
@@ -155,8 +155,8 @@ def make_split(
     already = np.bincount(split_of_group[old], weights=sizes[old], minlength=3).astype(np.int64)
     wanted = wanted_records(len(group), args.valid_frac, args.test_frac, already)
     if len(new) and labels is not None:
-        group_labels = any_per_group(group, n_groups, labels[0])
-        split_of_group[new] = assign_stratified(sizes[new], group_labels[new], wanted, args.seed)
+        label_counts = count_per_group(group, n_groups, labels[0])
+        split_of_group[new] = assign_stratified(sizes[new], label_counts[new], wanted, args.seed)
     elif len(new):
         split_of_group[new] = assign_at_random(sizes[new], wanted, args.seed)
 
