@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import csv
 import re
 from array import array
@@ -182,6 +183,35 @@ def read_splits(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"{path}: study_id {study_id[row]} stands twice (again in line {lines[row]}); remove one of the rows"
         )
     return study_id, split
+
+
+def read_paths(path: Path, study_id: np.ndarray) -> list[str]:
+    """Read from record_list.csv where each of the given records is.
+
+    Returns
+    -------
+    list of str
+        The record's path without extension, relative to the raw root; empty where the list does not have it.
+
+    Raises
+    ------
+    UserError
+        As `iterate_rows`; also a study_id that is no number or stands twice.
+    """
+    order = np.argsort(study_id)
+    wanted = study_id[order].tolist()
+    paths = [""] * len(study_id)
+    for line, (text, location) in iterate_rows(path, ["study_id", "path"]):
+        try:
+            study = int(text)
+        except ValueError:
+            raise UserError(f"{path}: line {line} has study_id {text!r}, which is no number") from None
+        place = bisect.bisect_left(wanted, study)
+        if place < len(wanted) and wanted[place] == study:
+            if paths[order[place]]:
+                raise UserError(f"{path}: study_id {study} stands twice (again in line {line}); remove one of the rows")
+            paths[order[place]] = location
+    return paths
 
 
 def read_meta_split(path: Path) -> pd.DataFrame:

@@ -1,0 +1,73 @@
+"""The quality page: how many records came through or were left out and why, with strips of each kind."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from markupsafe import escape
+
+from ecg_finetune.command_line import replacing
+from ecg_finetune.ecg_paper import strip_svg
+from ecg_finetune.html_page import html_page, html_table
+from ecg_preprocess.convert import REPORT_COLUMNS, STATUSES
+from ecg_preprocess.record import RecordError, read_lead
+from ecg_preprocess.report import Report
+from ecg_preprocess.standardise import SECONDS
+
+STRIPS = {"ok": 4}  # all other statuses: 2
+
+
+def write_quality_page(path: Path, report: Report, raw_root: Path, paths: Sequence[str], lead: str) -> None:
+    """Write the page; `paths` are the records' paths below `raw_root`, in the order of the report."""
+    statuses = np.array(report.statuses())
+    counts, total = report.counts(), len(report.rows)
+    table = [[status, n, f"{n / total:.2%}", STATUSES[status]] for status, n in counts.items()]
+    parts = [
+        f"<p>Lead {lead} of the {total:,} records of meta_split.csv. {counts.get('ok', 0):,} came through, "
+        f"{total - counts.get('ok', 0):,} were left out; each one's row is in {escape(report.path.name)}.</p>",
+        html_table(["status", "records", "share", "meaning"], table),
+        "<h2>Figures of the records that came through</h2>",
+        _figures_table(report, statuses),
+    ]
+    for status, number in counts.items():
+        parts.append(f"<h2>{status}: {escape(STATUSES[status])} ({number:,})</h2>")
+        for position in _spread(np.flatnonzero(statuses == status), STRIPS.get(status, 2)):
+            parts.append(_strip(report.rows[position], raw_root, paths[position], lead))
+    with replacing(path) as temporary:
+        temporary.write_text(html_page(f"Signal quality, lead {lead}", "\n".join(parts)), encoding="utf-8")
+
+
+def _spread(positions: np.ndarray, number: int) -> list[int]:
+    """Return at most `number` of the positions, evenly spread."""
+    return positions[
+        np.unique(np.linspace(0, len(positions) - 1, min(number, len(positions))).round().astype(int))
+    ].tolist()
+
+
+def _strip(row: str, raw_root: Path, path: str, lead: str) -> str:
+    """Return the strip of a record's first 10 s as recorded, or a line where it cannot be read."""
+    cells = dict(zip(REPORT_COLUMNS, next(csv.reader([row])), strict=True))
+    caption = f"study {cells['study_id']}, lead {lead}" + (f": {cells['detail']}" if cells["detail"] else "")
+    try:
+        signal = read_lead(str(Path(raw_root, path)), lead, SECONDS)
+    except RecordError:
+        return f"<p>{escape(caption)}</p>"
+    return f"<figure>{strip_svg(signal.values * signal.millivolts_per_unit, signal.rate, caption)}</figure>"
+
+
+def _figures_table(report: Report, statuses: np.ndarray) -> str:
+    names = ["mean_mv", "std_mv", "nan_count", "longest_flat_s"]
+    places = [REPORT_COLUMNS.index(name) for name in names]
+    # `ok` rows have no detail, so no quoted comma.
+    good = [report.rows[position].split(",") for position in np.flatnonzero(statuses == "ok")]
+    if not good:
+        return "<p>None.</p>"
+    values = np.array([[float(cells[place]) for place in places] for cells in good])
+    shares = (0, 1, 25, 50, 75, 99, 100)
+    rows = [
+        [name, *(f"{value:.4g}" for value in np.percentile(values[:, column], shares))]
+        for column, name in enumerate(names)
+    ]
+    heads = ["minimum", "1 %", "25 %", "median", "75 %", "99 %", "maximum"]
+    return html_table(["figure", *heads], rows, caption="Percentiles over the records")

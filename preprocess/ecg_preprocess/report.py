@@ -1,0 +1,105 @@
+"""The report of a preprocess run, and the journal that lets an interrupted run go on where it stopped."""
+
+import collections
+import os
+import re
+from array import array
+from pathlib import Path
+
+import numpy as np
+
+from ecg_finetune.command_line import replacing
+from ecg_finetune.paths import save_file_name
+from ecg_finetune.run_folder import beside, finished_files
+from ecg_preprocess.convert import REPORT_COLUMNS, STATUSES
+
+OK_ROW = re.compile(r"mimic_iv_ecg_(\d{1,18})\.mat,\1,ok,(?:[^,]*,){7}(\d+)\n")
+MAT_NAME = re.compile(r"mimic_iv_ecg_(\d{1,18})\.mat")
+
+
+class Report:
+    """The rows of `<folder>.report.csv`, in the order of meta_split.csv.
+
+    While a run is under way, its rows are appended to `<folder>.journal.csv`; the report itself is written at the end,
+    when every record has a row. A record is done when an earlier report or journal calls it `ok` and its file is there
+    with the size stated; records left out are tried again, because what was missing may have come.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the 10 s files.
+    study_id : ndarray (records,)
+        The records, in the order of meta_split.csv.
+    """
+
+    def __init__(self, folder: Path, study_id: np.ndarray):
+        self.path = beside(folder, ".report.csv")
+        self.journal_path = beside(folder, ".journal.csv")
+        self.study_id = study_id
+        self.rows: list[str | None] = [None] * len(study_id)
+        numbers, sizes = finished_files(Path(folder), _study_id_of)
+        self.unlisted_files = int(np.count_nonzero(~np.isin(numbers, study_id)))
+        for path in (self.path, self.journal_path):
+            self._take_rows(path, numbers, sizes)
+
+    @staticmethod
+    def remove(folder: Path) -> None:
+        """Remove report and journal of a folder, whose files have been removed."""
+        for suffix in (".report.csv", ".journal.csv"):
+            beside(folder, suffix).unlink(missing_ok=True)
+
+    def _take_rows(self, path: Path, numbers: np.ndarray, sizes: np.ndarray) -> None:
+        """Take the rows of the records that are done from an earlier report or journal."""
+        rows, study_ids, stated = [], array("q"), array("q")
+        if path.exists() and len(numbers):
+            # A power failure may have left anything at the journal's end.
+            with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+                for line in file:
+                    if match := OK_ROW.fullmatch(line):
+                        rows.append(line[:-1])
+                        study_ids.append(int(match[1]))
+                        stated.append(int(match[2]))
+        if not rows:
+            return
+        study_ids, stated = np.array(study_ids), np.array(stated)
+        place = np.minimum(np.searchsorted(numbers, study_ids), len(numbers) - 1)
+        done = (numbers[place] == study_ids) & (sizes[place] == stated)
+        order = np.argsort(self.study_id)
+        position = order[np.minimum(np.searchsorted(self.study_id, study_ids, sorter=order), len(order) - 1)]
+        for index in np.flatnonzero(done & (self.study_id[position] == study_ids)).tolist():
+            self.rows[position[index]] = rows[index]
+
+    def pending(self) -> np.ndarray:
+        """Return the positions of the records that have no row yet."""
+        return np.flatnonzero(np.fromiter((row is None for row in self.rows), dtype=bool, count=len(self.rows)))
+
+    def add(self, positions: np.ndarray, rows: list[str]) -> None:
+        """Take the rows of finished records and note them in the journal."""
+        for position, row in zip(positions.tolist(), rows, strict=True):
+            self.rows[position] = row
+        # One call, so that the journal of a killed run ends between two chunks. Beginning with a line end closes a
+        # line that a power failure cut.
+        descriptor = os.open(self.journal_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        with os.fdopen(descriptor, "wb", buffering=0) as journal:
+            journal.write(("\n" + "\n".join(rows) + "\n").encode())
+
+    def write(self) -> None:
+        """Write the report and remove the journal, which it replaces."""
+        with replacing(self.path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(",".join(REPORT_COLUMNS) + "\n")
+            file.writelines(f"{row}\n" for row in self.rows)
+        self.journal_path.unlink(missing_ok=True)
+
+    def statuses(self) -> list[str]:
+        """Return the status of every record."""
+        return [row.split(",", 3)[2] for row in self.rows]
+
+    def counts(self) -> dict[str, int]:
+        """Return how many records have each status that occurs, `ok` first."""
+        found = collections.Counter(self.statuses())
+        return {status: found[status] for status in STATUSES if found[status]}
+
+
+def _study_id_of(name: str) -> int | None:
+    match = MAT_NAME.fullmatch(name)
+    return int(match[1]) if match and name == save_file_name(int(match[1])) else None

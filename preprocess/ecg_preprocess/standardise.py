@@ -1,0 +1,121 @@
+"""From the lead as recorded to what the network reads: gaps filled, 500 Hz, exactly 10 s, zero mean, unit deviation."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ecg_preprocess.record import LeadSignal, RecordError
+
+RATE = 500  # Hz
+SECONDS = 10
+SAMPLES = RATE * SECONDS
+# Resampling 10 s reaches at most 10.002 s into a record.
+SECONDS_READ = 10.01
+
+# Limits, stated in the README. A gap of 0.2 s is shorter than any beat interval that matters, and a straight line
+# across it adds no wave; a longer one would be an invention.
+LONGEST_GAP_S = 0.2
+GREATEST_NAN_SHARE = 0.1
+LONGEST_FLAT_S = 5.0  # half of the record, the length of one training segment
+GREATEST_AMPLITUDE_MV = 20.0
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the report says of a signal: its first 10 s as recorded, in millivolts."""
+
+    rate: int | float
+    samples: int
+    mean_mv: float
+    std_mv: float
+    nan_count: int
+    longest_flat_s: float
+
+
+def measure(signal: LeadSignal) -> Figures:
+    """Return the figures of the first 10 s; mean and deviation are NaN where every sample is missing."""
+    values = signal.values[: math.ceil(SECONDS * signal.rate)]
+    missing = np.isnan(values)
+    nan_count = int(np.count_nonzero(missing))
+    valid = values[~missing] if nan_count else values
+    scale = signal.millivolts_per_unit
+    mean, std = (float(valid.mean()), float(valid.std())) if len(valid) else (math.nan, math.nan)
+    flat = longest_run(values) if len(values) else 0
+    return Figures(signal.rate, signal.samples, mean * scale, std * scale, nan_count, flat / signal.rate)
+
+
+def longest_run(values: np.ndarray) -> int:
+    """Return how many samples the longest run of one value has; NaN belongs to no run.
+
+    >>> longest_run(np.array([1.0, 2.0, 2.0, 2.0, np.nan, np.nan]))
+    3
+    """
+    ends = np.flatnonzero(values[1:] != values[:-1])
+    return int(np.diff(ends, prepend=-1, append=len(values) - 1).max())
+
+
+def standardise(signal: LeadSignal, figures: Figures) -> np.ndarray:
+    """Return the network's input: float32 (5000,), 10 s at 500 Hz with zero mean and unit standard deviation.
+
+    Parameters
+    ----------
+    signal : LeadSignal
+        At least its first `SECONDS_READ`.
+    figures : Figures
+        What `measure` says of it.
+
+    Raises
+    ------
+    RecordError
+        too_short, nan, flat or amplitude.
+    """
+    size = resampled_size(signal)
+    if size < SAMPLES:
+        raise RecordError("too_short", f"{signal.samples / signal.rate:.3g} s, 10 s are needed")
+    values = fill_gaps(signal.values, signal.rate) if figures.nan_count else signal.values
+    if figures.longest_flat_s >= LONGEST_FLAT_S:
+        raise RecordError("flat", f"one value for {figures.longest_flat_s:.3g} s")
+    values = to_500_hz(values, signal, size)
+    peak = float(np.abs(values).max()) * signal.millivolts_per_unit
+    if peak > GREATEST_AMPLITUDE_MV:
+        raise RecordError("amplitude", f"{peak:.4g} mV, beyond {GREATEST_AMPLITUDE_MV:g} mV")
+    std = values.std()
+    if not std > 0:
+        raise RecordError("flat", "one value throughout")
+    return ((values - values.mean()) / std).astype(np.float32)
+
+
+def resampled_size(signal: LeadSignal) -> int:
+    """Return how many samples the whole record has at 500 Hz."""
+    return int(signal.samples * RATE / signal.rate)
+
+
+def to_500_hz(values: np.ndarray, signal: LeadSignal, size: int) -> np.ndarray:
+    """Resample by linear interpolation as ECG-FM does, and cut to 10 s.
+
+    The first and last sample of the whole record stay where they are: sample k of `size` is taken at position
+    k * (samples - 1) / (size - 1) of the original.
+    """
+    if signal.rate == RATE:
+        return values[:SAMPLES]
+    positions = np.arange(SAMPLES) * ((signal.samples - 1) / (size - 1))
+    return np.interp(positions, np.arange(len(values)), values)
+
+
+def fill_gaps(values: np.ndarray, rate: float) -> np.ndarray:
+    """Draw a straight line across the missing samples of the first 10 s (at the edges: the nearest value).
+
+    Raises
+    ------
+    RecordError
+        nan: a gap is longer than 0.2 s, or more than a tenth of the samples are missing.
+    """
+    missing = np.isnan(values)
+    share = float(missing[: math.ceil(SECONDS * rate)].mean())
+    edges = np.flatnonzero(np.diff(missing, prepend=False, append=False))
+    longest = float((edges[1::2] - edges[::2]).max(initial=0)) / rate
+    if longest > LONGEST_GAP_S or share > GREATEST_NAN_SHARE:
+        raise RecordError("nan", f"{share:.2%} of the samples are missing, the longest gap has {longest:.3g} s")
+    places = np.arange(len(values))
+    return np.interp(places, places[~missing], values[~missing])

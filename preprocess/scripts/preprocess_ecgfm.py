@@ -1,0 +1,131 @@
+"""Turn one lead of every WFDB record into the 10 s file that ECG-FM reads.
+
+The lead is taken by name, resampled to 500 Hz, cut to its first 10 s, standardised to zero mean and unit standard
+deviation, and written to all 12 channels. Short gaps of missing samples (up to 0.2 s) are interpolated; records that
+cannot be used are left out and listed with their reason. An interrupted run goes on where it stopped.
+
+    python preprocess/scripts/preprocess_ecgfm.py --raw-root /data/mimic-iv-ecg
+    python preprocess/scripts/preprocess_ecgfm.py --base-dir demo/data/run --raw-root demo/data/raw --workers 2
+
+Reads   split/data/meta_split.csv (800,035 rows, 33 MB), split/data/record_list.csv (83 MB) and the records (96 GB)
+Writes  preprocess/data/lead_1_duplicated/<save_file>       787,000 files of about 14 kB (12 GB)
+        preprocess/data/lead_1_duplicated.report.csv        a row per record of meta_split.csv (90 MB)
+        preprocess/data/lead_1_duplicated.quality.html      counts, and strips of each kind on ECG paper (1 MB)
+"""
+
+import argparse
+import contextlib
+import functools
+import sys
+
+import numpy as np
+from ecg_preprocess.convert import STATUSES, Job, convert_records
+from ecg_preprocess.report import Report
+
+from ecg_finetune.batch import chunk_size, run_batch
+from ecg_finetune.command_line import (
+    UserError,
+    add_batch,
+    add_lead,
+    add_path,
+    execute,
+    fraction,
+    stage_parser,
+)
+from ecg_finetune.run_folder import beside, run_folder
+from ecg_finetune.tables import read_paths, read_splits
+
+MOST_PER_CHUNK = 500  # records that an interruption may cost, per worker
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser of this script."""
+    parser = stage_parser(__doc__)
+    add_path(parser, "--meta", "meta_split", "which records, and their splits: `save_file,split`")
+    add_path(parser, "--record-list", "record_list", "where each record is: `study_id,path`")
+    add_path(parser, "--raw-root", "raw_root", "the folder that the paths of the record list start from")
+    add_path(parser, "--out", "lead", "folder for the 10 s files; the report and the quality page go beside it")
+    add_lead(parser)
+    add_batch(parser)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="remove what --out holds and start over (default: do what is missing)"
+    )
+    parser.add_argument(
+        "--max-failed-fraction",
+        type=fraction,
+        default=0.05,
+        metavar="SHARE",
+        help="exit with an error if a greater share of the records was left out; what was written stays; "
+        "1 = never (default: 0.05)",
+    )
+    parser.add_argument(
+        "--verify-checksums",
+        action="store_true",
+        help="compare every channel with its header's checksum, through wfdb: ten times slower (default: do not)",
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> str:
+    """Write the 10 s files that are missing, then the report and the quality page."""
+    if not args.raw_root.is_dir():
+        raise UserError(f"{args.raw_root}: no such folder; give the folder that holds files/ with --raw-root")
+    study_id, _ = read_splits(args.meta)
+    paths = read_paths(args.record_list, study_id)
+    settings = {
+        "--lead": args.lead,
+        "--raw-root": str(args.raw_root.resolve()),
+        "--verify-checksums": args.verify_checksums,
+    }
+    with run_folder(args.out, settings, args.overwrite) as partial:
+        if args.overwrite:
+            Report.remove(args.out)
+        report = Report(args.out, study_id)
+        pending = report.pending()
+        print(f"{len(study_id):,} records, {len(study_id) - len(pending):,} of them done before")
+        job = Job(args.raw_root.resolve(), args.out.resolve(), partial, args.lead, args.verify_checksums)
+        convert(job, report, pending, paths, args)
+        report.write()
+        from ecg_preprocess.quality import write_quality_page
+
+        write_quality_page(beside(args.out, ".quality.html"), report, args.raw_root, paths, args.lead)
+    print_reasons(report)
+    left_out = len(study_id) - report.counts().get("ok", 0)
+    if left_out > args.max_failed_fraction * len(study_id):
+        raise UserError(
+            f"{report.path}: {left_out:,} of {len(study_id):,} records ({left_out / len(study_id):.1%}) were left out, "
+            f"more than --max-failed-fraction {args.max_failed_fraction:g}; what was written stays: mend what the "
+            "report names and run again, or allow more"
+        )
+    return f"{len(pending):,} records processed, {len(study_id) - left_out:,} 10 s files in {args.out}"
+
+
+def convert(job: Job, report: Report, pending: np.ndarray, paths: list[str], args: argparse.Namespace) -> None:
+    """Process the pending records in chunks, on local workers or on the cluster."""
+    size = chunk_size(len(pending), args.workers, MOST_PER_CHUNK)
+    starts = range(0, len(pending), size)
+    chunks = ([(int(report.study_id[i]), paths[i]) for i in pending[start : start + size]] for start in starts)
+    work = functools.partial(convert_records, job)
+    results = run_batch(work, chunks, workers=args.workers, total=len(pending), dask=args.dask)
+    with contextlib.closing(results):
+        for start, rows in zip(starts, results, strict=True):
+            report.add(pending[start : start + size], rows)
+
+
+def print_reasons(report: Report) -> None:
+    """Print how many records have each status."""
+    counts = report.counts()
+    print(f"{'records':>9}  {'share':>7}  {'status':<18}  meaning")
+    for status, number in counts.items():
+        print(f"{number:>9,}  {number / len(report.rows):>7.2%}  {status:<18}  {STATUSES[status]}")
+    if report.unlisted_files:
+        print(f"note: {report.unlisted_files:,} files of records that meta_split.csv does not list were left in place")
+
+
+def main() -> None:
+    """Run as a script."""
+    sys.exit(execute(get_parser(), run))
+
+
+if __name__ == "__main__":
+    main()
