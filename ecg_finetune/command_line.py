@@ -104,6 +104,14 @@ def positive_int(text: str) -> int:
     return value
 
 
+def non_negative_int(text: str) -> int:
+    """Parse an integer of at least 0 for argparse."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0")
+    return value
+
+
 def fraction(text: str) -> float:
     """Parse a number from 0 to 1 for argparse."""
     value = float(text)

@@ -69,7 +69,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 NUMBER = re.compile(r"[-+\u2212]?[0-9][0-9,]*(\.[0-9]+)?(e[-+]?[0-9]+)?\s?%?(\s.*)?", re.DOTALL)
 
 
-def html_page(title: str, body: str) -> str:
+def html_page(title: str, body: str, style: str = "") -> str:
     """Return a complete HTML document: no file, font or script is loaded from elsewhere.
 
     Parameters
@@ -79,11 +79,13 @@ def html_page(title: str, body: str) -> str:
     body : str
         HTML below the heading. Tables come from `html_table`; the style offers the classes `note`, `warning`,
         `cards` > `card` (a number in <b>, its explanation in <span>), `panels` (a grid of small figures).
+    style : str
+        CSS of this page alone.
     """
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
         f"{body}\n<script>{SORTING}</script>\n</body>\n</html>\n"
     )
 

@@ -65,6 +65,25 @@ def test_interval_of_a_mean_is_the_known_one():
     assert (high - low).mean() == pytest.approx(expected, rel=0.07)
 
 
+def test_a_rare_label_does_not_change_what_macro_averages(sample):
+    """One patient alone has label 4, with a poor score: resamples without that patient must not look better for it."""
+    truth, scores, patient = sample
+    truth[:, 4], scores[:, 4] = False, 0.5
+    truth[patient == 7, 4], scores[patient == 7, 4] = True, 0.1
+    scored = Scored(truth, scores, np.full(17, 0.5), patient)
+    drawn, point = replicates(scored, 60), scored.measure()[0]
+    without = np.isnan(drawn[:, 4, 0])
+    assert 5 < without.sum() < 55
+    expected = np.where(without, point[4, 0], drawn[:, 4, 0])
+    others = [label for label in range(17) if label != 4]
+    np.testing.assert_allclose(drawn[:, 17, 0], (drawn[:, others, 0].sum(axis=1) + expected) / 17)
+
+
+def test_no_replicates(sample):
+    truth, scores, patient = sample
+    assert replicates(Scored(truth, scores, np.full(17, 0.5), patient), 0).shape == (0, 19, len(METRICS))
+
+
 def test_interval_sets_undefined_replicates_aside():
     values = np.array([[1.0, np.nan], [np.nan, np.nan], [3.0, np.nan]])
     low, high = interval(values)

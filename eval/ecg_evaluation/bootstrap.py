@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from tqdm import tqdm
 
-from ecg_evaluation.metrics import Scored
+from ecg_evaluation.metrics import MACRO, ROWS, Scored, mean_of_defined
 from ecg_finetune.command_line import usable_cores
 
 SEED = 42
@@ -24,14 +24,23 @@ def draw(units: int, replicate: int) -> np.ndarray:
 
 
 def replicates(scored: Scored, count: int) -> np.ndarray:
-    """Return the metrics of `count` resamples of the patients: float64 (count, 19, 10), see `Scored.measure`."""
+    """Return the metrics of `count` resamples of the patients: float64 (count, 19, 10), see `Scored.measure`.
+
+    A resample without a positive leaves a rare label undefined. In its macro average that label's value on all records
+    stands in: left out, every resample would average other labels, and the interval would show that instead.
+    """
     chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
 
     def measure(chunk: range) -> np.ndarray:
         return scored.measure(np.stack([draw(scored.units, replicate) for replicate in chunk]))
 
+    point = scored.measure()
     with tqdm(total=count, unit=" replicates", disable=None) as progress:
-        return np.concatenate(list(_in_threads(measure, chunks, progress)))
+        drawn = np.concatenate([point[:0], *_in_threads(measure, chunks, progress)])
+    labels = ROWS.index(MACRO)
+    of_labels = drawn[:, :labels]
+    drawn[:, labels] = mean_of_defined(np.where(np.isnan(of_labels), point[:, :labels], of_labels))
+    return drawn
 
 
 def _in_threads(function, chunks: list[range], progress: tqdm) -> Iterator[np.ndarray]:

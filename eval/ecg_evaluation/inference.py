@@ -1,0 +1,141 @@
+"""Probabilities of records: both 5 s segments through the network, combined per label as ECG-FM does."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from ecg_evaluation.inputs import CHANNELS, COMBINED_BY_MAX, read_record, read_segment_studies, test_files
+from ecg_finetune.command_line import UserError
+from ecg_finetune.device import choose_device, choose_precision
+from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.ecg_fm import EcgClassifier, load_classifier
+from ecg_finetune.paths import inside
+from ecg_finetune.segments import SAMPLE_RATE, SegmentDataset, expand_lead, read_manifest
+
+SEGMENT = 5 * SAMPLE_RATE
+
+
+def load_model(path: Path, *, device: str, precision: str, trust: bool) -> tuple[EcgClassifier, str]:
+    """Load a classifier with the 17 outputs to its device; return it and what it is in words.
+
+    Raises
+    ------
+    UserError
+        As `load_classifier`; also when it has another number of outputs or input channels.
+    """
+    chosen = choose_device(device)
+    dtype = choose_precision(precision, chosen)
+    model = load_classifier(path, trust=trust)
+    architecture = model.architecture
+    if architecture.num_labels != len(LABELS):
+        raise UserError(
+            f"{path}: a classifier of {architecture.num_labels} labels, but the evaluation is of the {len(LABELS)} "
+            "labels of ECG-FM; give a checkpoint that was fine-tuned on them"
+        )
+    if architecture.in_d != CHANNELS:
+        raise UserError(f"{path}: a network of {architecture.in_d} input channels, but records have {CHANNELS}")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    name = str(dtype).removeprefix("torch.")
+    return model.to(chosen, dtype), f"{parameters:,} parameters, {name} on {chosen.type}"
+
+
+class TestRecords(Dataset):
+    """The 10 s files of the test set: item `i` is (leads float32 (2, 2500), study_id)."""
+
+    def __init__(self, folder: Path, study_ids: np.ndarray):
+        self.study_ids, self.files = study_ids, test_files(folder, study_ids)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+        return read_record(self.files[i]).reshape(2, SEGMENT), self.study_ids[i]
+
+
+def valid_segments(manifests: Path, max_samples: int | None) -> SegmentDataset:
+    """Return the segments of the valid split (of its first `max_samples` records only where that is given).
+
+    Item `i` is (lead float32 (2500,), study_id int64 (1,)).
+    """
+    manifest = read_manifest(inside(manifests, "manifest", split="valid"))
+    # <base>_<0 or 1>.mat: both segments of a record share the base.
+    bases = [file.name.rpartition("_")[0] for file in manifest.files]
+    kept = set(list(dict.fromkeys(bases))[:max_samples])
+    files = [file for file, base in zip(manifest.files, bases) if base in kept]
+    return SegmentDataset(dataclasses.replace(manifest, files=files), read_segment_studies(manifests)[:, None])
+
+
+def predict(
+    model: EcgClassifier, data: Dataset, *, batch_size: int, num_workers: int, unit: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run the network over every segment of a data set and combine the segments of each record.
+
+    Returns
+    -------
+    study_id : ndarray int64 (records,)
+        In the order in which the data set first names them.
+    probabilities : ndarray float64 (records, 17)
+    """
+    device = next(model.parameters()).device
+    loader = DataLoader(_Told(data), batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
+    probabilities, studies = [], []
+    with torch.inference_mode(), tqdm(total=len(data), unit=f" {unit}", disable=None) as progress:
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            leads, study = batch
+            segments = leads.flatten(end_dim=-2).to(device)
+            logits = model(expand_lead(segments, CHANNELS))
+            # float64, so that probabilities near 1 stay apart as their logits do.
+            probabilities.append(torch.sigmoid(logits.double()).cpu().numpy())
+            studies.append(np.repeat(study, len(segments) // len(study)))
+            progress.update(len(study))
+    return combine_segments(np.concatenate(studies), np.concatenate(probabilities))
+
+
+def combine_segments(study: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Combine segments into records: the maximum for the labels of `COMBINED_BY_MAX`, the mean for all others.
+
+    Parameters
+    ----------
+    study : ndarray int64 (segments,)
+        The record of each segment.
+    probabilities : ndarray (segments, 17)
+
+    Returns
+    -------
+    ndarray int64 (records,), ndarray (records, 17)
+        Records in order of first appearance.
+    """
+    groups = pd.DataFrame(probabilities, columns=list(LABELS)).groupby(study, sort=False)
+    combined = groups.agg({label: "max" if label in COMBINED_BY_MAX else "mean" for label in LABELS})
+    return combined.index.to_numpy(), combined.to_numpy()
+
+
+class _Told(Dataset):
+    """A data set whose user-level errors are items: raised in a loader's worker they would grow a traceback."""
+
+    def __init__(self, data: Dataset):
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, i: int):
+        try:
+            return self.data[i]
+        except UserError as error:
+            return error
+
+
+def _collate(items: list):
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+    leads, studies = zip(*items)
+    return torch.from_numpy(np.stack(leads)), np.array([np.asarray(study).item() for study in studies])

@@ -1,0 +1,218 @@
+"""What an evaluation reads: the labelled records of the test set and of the valid split, predictions, patients."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ecg_finetune.command_line import UserError, replacing
+from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.matfile import read_mat
+from ecg_finetune.paths import inside
+from ecg_finetune.segments import SAMPLE_RATE, read_labels
+from ecg_finetune.tables import read_header, read_meta_split, read_record_list, read_table, refuse_duplicates
+
+CHANNELS = 12
+SAMPLES = 10 * SAMPLE_RATE
+# A few abnormal seconds make the label, so the segment that shows them decides; all other labels take the mean.
+COMBINED_BY_MAX = (
+    "Poor data quality",
+    "Premature ventricular contraction",
+    "Ventricular tachycardia",
+    "Supraventricular tachycardia with aberrancy",
+    "Electronic pacemaker",
+)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Records and their labels."""
+
+    name: str  # of the set, as it stands in the names of the files written
+    study_id: np.ndarray  # int64 (records,)
+    truth: np.ndarray  # bool (records, 17)
+    source: Path  # the file the labels came from
+
+
+def read_test_set(folder: Path, max_samples: int | None) -> Labelled:
+    """Read the labels of the test set, of the first `max_samples` records only where that is given.
+
+    Raises
+    ------
+    UserError
+        The folder or its table is missing or damaged, or a label is neither 0 nor 1.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no test set; run build/scripts/build_test_and_finetune_data.py first")
+    path = inside(folder, "test_labels")
+    table = read_table(path, ["idx", *LABELS], {"idx": "int64", **dict.fromkeys(LABELS, "float64")})
+    refuse_duplicates(path, table, "idx")
+    table = table.iloc[:max_samples]
+    labels = table[list(LABELS)].to_numpy()
+    _refuse_rows(path, table["idx"], ~np.isin(labels, (0, 1)), "a label must be 0 or 1")
+    return Labelled(folder.resolve().name, table["idx"].to_numpy(), labels.astype(bool), path)
+
+
+def test_files(folder: Path, study_ids: np.ndarray) -> list[Path]:
+    """Return the 10 s file of each record of the test set.
+
+    Raises
+    ------
+    UserError
+        The file list is missing or damaged, or lacks a record.
+    """
+    path = inside(folder, "test_file_list")
+    files = read_table(path, ["study_id", "save_file"], {"study_id": "int64", "save_file": "str"})
+    refuse_duplicates(path, files, "study_id")
+    files = files.set_index("study_id")["save_file"].reindex(study_ids)
+    if files.isna().any():
+        study = study_ids[int(np.argmax(files.isna().to_numpy()))]
+        raise UserError(f"{path}: study {study} of the label table is missing; run the build stage again")
+    mats = inside(folder, "test_mats")
+    return [mats / name for name in files]
+
+
+def read_record(path: Path) -> np.ndarray:
+    """Read the lead of one 10 s file: float32 (5000,).
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, or does not hold 10 s of one lead at 500 Hz, in all rows, without NaN.
+    """
+    content = read_mat(path)
+    feats, rate = content.get("feats"), content.get("curr_sample_rate")
+    if feats is None or feats.shape != (CHANNELS, SAMPLES):
+        shape = "no feats" if feats is None else f"feats of shape {feats.shape}"
+        raise UserError(f"{path}: {shape}, not ({CHANNELS}, {SAMPLES}); run preprocess and build again")
+    if rate is not None and rate.item() != SAMPLE_RATE:
+        raise UserError(f"{path}: sampled at {rate.item()} Hz, not {SAMPLE_RATE} Hz; run preprocess and build again")
+    if not np.isfinite(feats).all():
+        raise UserError(f"{path}: feats holds NaN or infinite samples; run preprocess and build again")
+    if not (feats == feats[0]).all():
+        raise UserError(f"{path}: the rows of feats differ, but one lead in all of them is expected")
+    return feats[0].astype(np.float32)
+
+
+def read_valid_set(folder: Path, study_ids: np.ndarray, name: str) -> Labelled:
+    """Return the labels that the manifests below `folder` hold for the records of the valid predictions.
+
+    Raises
+    ------
+    UserError
+        The manifests are missing or damaged, or do not know one of the records.
+    """
+    path = inside(folder, "manifest_y")
+    labels, order = read_labels(path), read_segment_studies(folder)
+    first = pd.Series(np.arange(len(order)), index=order)
+    first = first[~first.index.duplicated()].reindex(study_ids)
+    if first.isna().any():
+        unknown = study_ids[int(np.argmax(first.isna().to_numpy()))]
+        raise UserError(
+            f"{path}: no segment of study {unknown} of the valid predictions; give the matching --manifests"
+        )
+    return Labelled(name, study_ids, labels[first.to_numpy(dtype=int)] >= 0.5, path)
+
+
+def read_segment_studies(folder: Path) -> np.ndarray:
+    """Return the study_id of each row of the manifests' y.npy: int64 (segments,)."""
+    path = inside(folder, "original_idx_order")
+    try:
+        order = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run build/scripts/build_test_and_finetune_data.py first") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{path}: not a readable .npy file ({error}); run the build stage again") from None
+    if order.ndim != 1 or order.dtype.kind not in "iu":
+        raise UserError(f"{path}: {order.dtype} of shape {order.shape}, not study ids; run the build stage again")
+    return order.astype(np.int64)
+
+
+def write_predictions(path: Path, study_id: np.ndarray, probabilities: np.ndarray) -> None:
+    """Write `study_id` and 17 probability columns, each number with all the digits it takes to read it back exactly."""
+    table = pd.DataFrame(probabilities, columns=list(LABELS))
+    table.insert(0, "study_id", study_id)
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def read_predictions(path: Path, study_ids: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Read a predictions file.
+
+    Parameters
+    ----------
+    path : Path
+        `study_id`, then 17 probability columns named by label (further columns are ignored).
+    study_ids : ndarray (records,), optional
+        The records wanted, and their order (default: those of the file, in its order).
+
+    Returns
+    -------
+    study_id : ndarray int64 (records,)
+    probabilities : ndarray float64 (records, 17)
+
+    Raises
+    ------
+    UserError
+        A column is missing, a value is no probability, a study stands twice, or the studies are not those wanted.
+    """
+    dtypes = {"study_id": "int64", **dict.fromkeys(LABELS, "float64")}
+    table = read_table(path, ["study_id", *LABELS], dtypes, float_precision="round_trip")
+    refuse_duplicates(path, table, "study_id")
+    values = table[list(LABELS)].to_numpy()
+    _refuse_rows(path, table["study_id"], ~((values >= 0) & (values <= 1)), "a probability is from 0 to 1")
+    if study_ids is None:
+        return table["study_id"].to_numpy(), values
+    present = pd.Index(table["study_id"])
+    missing, unknown = ~np.isin(study_ids, present), ~np.isin(present, study_ids)
+    if missing.any() or unknown.any():
+        first = f"study {study_ids[missing][0]} is missing" if missing.any() else f"study {present[unknown][0]} is not"
+        raise UserError(
+            f"{path}: {first} {'' if missing.any() else 'among the evaluated records '}({missing.sum():,} missing, "
+            f"{unknown.sum():,} unknown); it must hold the {len(study_ids):,} evaluated records "
+            "(a file made with --max-samples needs the same --max-samples)"
+        )
+    return study_ids, values[present.get_indexer(study_ids)]
+
+
+def _refuse_rows(path: Path, study_id: pd.Series, wrong: np.ndarray, rule: str) -> None:
+    if wrong.any():
+        row, column = (int(place[0]) for place in np.nonzero(wrong))
+        raise UserError(f"{path}: study {study_id.iloc[row]}, column {LABELS[column]!r} (line {row + 2}): {rule}")
+
+
+def read_patients(record_list: Path) -> pd.Series:
+    """Return the patient of every record of the record list: subject_id (int64), indexed by study_id.
+
+    Raises
+    ------
+    UserError
+        As `read_record_list`; also when neither a subject_id column nor the path tells the patient.
+    """
+    if "subject_id" in read_header(record_list):
+        return read_record_list(record_list, ["study_id", "subject_id"]).set_index("study_id")["subject_id"]
+    table = read_record_list(record_list, ["study_id", "path"]).set_index("study_id")
+    subject = table["path"].str.extract(r"(?:^|/)p([0-9]{8})/", expand=False)
+    if subject.isna().any():
+        study = subject.index[int(np.argmax(subject.isna().to_numpy()))]
+        raise UserError(f"{record_list}: no subject_id column, and the path of study {study} holds no p########")
+    return subject.astype("int64")
+
+
+def patient_overlap(meta: Path, patient_of: pd.Series, test_ids: np.ndarray) -> dict[str, int]:
+    """Count what must be 0 in an honest evaluation, by the split table.
+
+    Returns
+    -------
+    dict
+        `records`: evaluated records whose split is not test; `patients`: evaluated patients with a record in train or
+        valid.
+    """
+    split = read_meta_split(meta).set_index("study_id")["split"]
+    elsewhere = split.index[split != "test"]
+    patients = patient_of.reindex(test_ids).unique()
+    return {
+        "records": int(np.isin(test_ids, elsewhere).sum()),
+        "patients": int(np.isin(patients, patient_of.reindex(elsewhere).to_numpy()).sum()),
+    }

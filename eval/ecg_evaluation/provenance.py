@@ -1,0 +1,54 @@
+"""Where the numbers come from: checksums of what was read, settings, versions."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+from ecg_finetune.command_line import replacing
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGES = ("ecg-finetune", "numpy", "pandas", "scipy", "torch")
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 checksum of a file."""
+    with Path(path).open("rb") as handle:
+        digest = hashlib.sha256()
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide the numbers, and the commit of this repository."""
+    found = {"python": platform.python_version()}
+    found |= {package: importlib.metadata.version(package) for package in PACKAGES}
+    try:
+        command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=12"]
+        found["commit"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        pass  # no git, or installed from elsewhere: the version must do
+    return found
+
+
+def origin_file(predictions: Path) -> Path:
+    """Return where it is written which checkpoint made a predictions file."""
+    return Path(predictions).with_suffix(".json")
+
+
+def write_origin(predictions: Path, origin: dict) -> None:
+    """Write beside a predictions file how it was made, with the file's own checksum."""
+    with replacing(origin_file(predictions)) as temporary:
+        temporary.write_text(json.dumps({**origin, "predictions_sha256": sha256(predictions)}, indent=1) + "\n")
+
+
+def read_origin(predictions: Path) -> dict:
+    """Return how a predictions file was made; empty when that is not written, or written of another content."""
+    try:
+        origin = json.loads(origin_file(predictions).read_text(encoding="utf-8"))
+        return origin if origin["predictions_sha256"] == sha256(predictions) else {}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}

@@ -1,0 +1,269 @@
+"""The report: one self-contained HTML file with everything a supplement needs."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup, escape
+
+from ecg_evaluation import figures
+from ecg_evaluation.calibration import reliability_curve
+from ecg_evaluation.inputs import COMBINED_BY_MAX
+from ecg_evaluation.misses import worst_misses
+from ecg_evaluation.provenance import versions
+from ecg_evaluation.results import Evaluation, with_interval
+from ecg_evaluation.thresholds import has_both
+from ecg_finetune.command_line import replacing
+from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.html_page import html_page, html_table
+
+SHOWN = {"__macro__": "Macro average", "__micro__": "Micro average"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the report shows."""
+
+    results: Evaluation
+    comparison: pd.DataFrame | None
+    caveats: list[str]
+    sources: list[tuple[str, str, str]]  # what, file, SHA-256
+
+
+def write_report(path: Path, report: Report, args: argparse.Namespace) -> None:
+    """Write the HTML file."""
+    results = report.results
+    parts = [
+        headline(report),
+        methods(results, args),
+        per_label(results),
+        curves(results),
+        comparison_section(report.comparison, args),
+        co_occurrence(results),
+        misses_section(results, args),
+        provenance_section(report, args),
+    ]
+    title = f"ECG-FM on Lead {args.lead}: {results.test.name}"
+    with replacing(path) as temporary:
+        temporary.write_text(html_page(title, "\n".join(filter(None, parts)), figures.STYLE), encoding="utf-8")
+
+
+def rows_of(table: pd.DataFrame) -> list[dict]:
+    """Return the rows of metrics.csv as dicts, `label` as it is shown."""
+    return [{**row, "label": SHOWN.get(row["label"], row["label"])} for row in table.to_dict("records")]
+
+
+def cell(row: dict, metric: str) -> Markup | None:
+    """Return a value with its interval below it, or None where it is undefined."""
+    value, _, rest = with_interval(row, metric).partition(" (")
+    if not value:
+        return None
+    return Markup("{} <small>{}</small>").format(value, rest.rstrip(")").replace(" to ", "\u2013")) if rest else value
+
+
+def headline(report: Report) -> str:
+    """Return the numbers a reader looks for first."""
+    results = report.results
+    rows = {row["label"]: row for row in rows_of(results.table)}
+    macro, micro = rows["Macro average"], rows["Micro average"]
+    wanted = [
+        ("AUROC, micro", micro, "auroc"),
+        ("AUROC, macro", macro, "auroc"),
+        ("AUPRC, micro", micro, "auprc"),
+        ("AUPRC, macro", macro, "auprc"),
+        ("F1, macro", macro, "f1"),
+        ("Brier score", micro, "brier"),
+        ("Brier score, calibrated", micro, "brier_calibrated"),
+    ]
+    cards = []
+    for name, row, metric in wanted:
+        value, _, rest = with_interval(row, metric).partition(" (")
+        if value:
+            cards.append(f'<div class="card"><span>{name}</span><b>{value}</b><span>{rest.rstrip(")")}</span></div>')
+    units = f"{results.unit.max() + 1:,} patients" if results.resampled == "patients" else "patients not known"
+    cards.append(
+        f'<div class="card"><span>Test set</span><b>{len(results.unit):,}</b><span>records, {units}</span></div>'
+    )
+    notes = "".join(f"<li>{escape(caveat)}</li>" for caveat in report.caveats)
+    return f'<div class="cards">{"".join(cards)}</div>' + (f'<ul class="warning">{notes}</ul>' if notes else "")
+
+
+def methods(results: Evaluation, args: argparse.Namespace) -> str:
+    """Return in a few sentences how the numbers were made."""
+    sentences = [
+        f"Each record is 10 s of Lead {escape(args.lead)} at 500 Hz, standardised, in all 12 input channels. The "
+        "network sees its two 5 s segments; a record\u2019s probability is the higher of the two for "
+        f"{', '.join(COMBINED_BY_MAX).lower()}, and their mean for the other labels.",
+        "AUPRC is average precision. Micro averages pool the 17 decisions of every record; macro averages are means "
+        "over the labels for which a metric is defined.",
+    ]
+    count = len(results.replicates)
+    if count:
+        sentences.append(
+            f"Intervals are 95 % percentile intervals of {count:,} bootstrap resamples of {results.resampled}"
+            + (", each with all of a patient's records." if results.resampled == "patients" else ".")
+        )
+    rule = {"f1": "has the highest F1", "youden": "has the highest recall + specificity"}.get(args.threshold_rule)
+    if results.decisions.calibration is None:
+        sentences.append("Without a valid split, thresholds were not chosen and probabilities are not calibrated.")
+    else:
+        threshold = f"is the one that {rule} on the valid split" if rule else f"is {args.threshold_rule:g}"
+        sentences.append(
+            f"A label's threshold {threshold}. For the calibrated probabilities a sigmoid was fitted to the logits of "
+            "each label on the valid split (Platt's method). Nothing was chosen or fitted on the test set."
+        )
+    return f"<p>{' '.join(sentences)}</p>"
+
+
+def per_label(results: Evaluation) -> str:
+    """Return the forest plot and the two tables of results."""
+    rows = rows_of(results.table)
+    forest = figures.forest(
+        [(r["label"], [(r[m], r[f"{m}_low"], r[f"{m}_high"]) for m in ("auroc", "auprc")]) for r in rows],
+        ("AUROC", "AUPRC"),
+    )
+    prevalence = results.test.truth.mean(axis=0)
+
+    def table(columns: dict, metrics: tuple[str, ...]) -> Markup:
+        lines = [
+            [row["label"], *(column(number, row) for column in columns.values()), *(cell(row, m) for m in metrics)]
+            for number, row in enumerate(rows)
+        ]
+        heads = ["Label", *columns, *(NAMES[metric] for metric in metrics)]
+        return html_table(heads, lines[:-2], footer=lines[-2:])
+
+    ranking = table(
+        {
+            "Positive": lambda _, row: f"{row['n_pos']:,}",
+            "Patients": lambda _, row: None if pd.isna(row["n_pos_patients"]) else f"{row['n_pos_patients']:,}",
+            "Share": lambda number, _: f"{prevalence[number]:.2%}" if number < len(LABELS) else None,
+        },
+        ("auroc", "auprc", "brier", "brier_calibrated"),
+    )
+    decisions = table(
+        {"Threshold": lambda _, row: None if pd.isna(row["threshold"]) else f"{row['threshold']:.3f}"},
+        ("recall", "precision", "f1", "specificity", "npv", "accuracy"),
+    )
+    return (
+        f'<h2>Results per label</h2><div class="scroll">{forest}</div>'
+        '<p class="note">Click a column\u2019s head to sort. Patients: those with at least one positive record; '
+        "intervals that rest on few of them are rough. An empty cell is undefined, for the reason given above.</p>"
+        f"<h3>Ranking and calibration</h3>{ranking}<h3>Decisions at the thresholds</h3>{decisions}"
+    )
+
+
+NAMES = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "brier": "Brier",
+    "brier_calibrated": "Brier, calibrated",
+    "recall": "Recall",
+    "precision": "Precision",
+    "f1": "F1",
+    "specificity": "Specificity",
+    "npv": "NPV",
+    "accuracy": "Accuracy",
+}
+
+
+def curves(results: Evaluation) -> str:
+    """Return ROC, precision-recall and reliability curves of every label and of all pooled."""
+    truth, probabilities, calibrated = results.test.truth, results.probabilities, results.calibrated
+    defined = has_both(truth)
+    cards, rows = [], rows_of(results.table)
+    for number in (*range(len(LABELS)), len(LABELS) + 1):
+        row = rows[number]
+        if number < len(LABELS):
+            if not defined[number]:
+                continue
+            chosen = slice(None), number
+            threshold = results.decisions.thresholds[number]
+        else:
+            chosen, threshold = (), None
+        t, p = truth[chosen].ravel(), probabilities[chosen].ravel()
+        after = None if calibrated is None else reliability_curve(t, calibrated[chosen].ravel())
+        panels = figures.roc_panel(t, p, threshold) + figures.precision_recall_panel(t, p, threshold)
+        panels += figures.reliability_panel(reliability_curve(t, p), after)
+        text = f"AUROC {row['auroc']:.3f}, AUPRC {row['auprc']:.3f}, {row['n_pos']:,} positive"
+        caption = f"<figcaption><b>{escape(row['label'])}</b>{text}</figcaption>"
+        cards.append(f'<figure>{caption}<div class="three">{panels}</div></figure>')
+    left_out = [label for label, both in zip(LABELS, defined) if not both]
+    missing = f" Not drawn, because never or always present: {', '.join(left_out)}." if left_out else ""
+    return (
+        '<h2>Curves</h2><p class="note">Left: ROC; middle: precision against recall, the dashed line is the share of '
+        "positive records; the dot is the threshold. Right: reliability, the observed frequency against the predicted "
+        "probability in ten bins of equal width, grey as predicted, blue calibrated; larger dots are more records."
+        f'{missing}</p><div class="plots">{"".join(cards)}</div>'
+    )
+
+
+def comparison_section(table: pd.DataFrame | None, args: argparse.Namespace) -> str:
+    """Return the comparison with the other run; empty without one."""
+    if table is None:
+        return ""
+    lines = []
+    for row in rows_of(table):
+        line = [row["label"]]
+        for metric in ("auroc", "auprc"):
+            difference, low, high = (row[f"{metric}_difference{end}"] for end in ("", "_low", "_high"))
+            if np.isnan(difference):
+                line += [None, None, None]
+                continue
+            shown = Markup("{:+.3f}").format(difference)
+            if not np.isnan(low):
+                if low > 0 or high < 0:
+                    shown = Markup("<b>{}</b>").format(shown)
+                shown = Markup("{} <small>{:+.3f} to {:+.3f}</small>").format(shown, low, high)
+            line += [f"{row[metric]:.3f}", f"{row[f'{metric}_other']:.3f}", shown]
+        lines.append(line)
+    heads = ["Label", *(f"{name}{what}" for name in ("AUROC", "AUPRC") for what in ("", ", other", " difference"))]
+    return (
+        f"<h2>Comparison</h2><p>With {escape(args.compare.name)} on the same records, this run minus the other. Both "
+        "met the same resamples, so the intervals are of paired differences; bold where the 95 % interval leaves out "
+        "0. With this many rows, some do so by chance.</p>" + html_table(heads, lines[:-2], footer=lines[-2:])
+    )
+
+
+def co_occurrence(results: Evaluation) -> str:
+    """Return how often labels occur together, in truth and as predicted."""
+
+    def shares(labels: np.ndarray) -> np.ndarray:
+        together = labels.T.astype(float) @ labels
+        count = np.diag(together)[:, None]
+        return np.divide(together, count, out=np.full(together.shape, np.nan), where=count > 0)
+
+    predicted = results.probabilities >= results.decisions.thresholds
+    parts = [
+        f'<h3>{name}</h3><div class="scroll wide">{figures.heatmap(shares(labels), LABELS)}</div>'
+        for name, labels in (("True labels", results.test.truth), ("Predicted labels", predicted))
+    ]
+    return (
+        '<h2>Labels that occur together</h2><p class="note">Of the records with the label of the row, the percentage '
+        f"that also has the label of the column. Empty: none.</p>{''.join(parts)}"
+    )
+
+
+def misses_section(results: Evaluation, args: argparse.Namespace) -> str:
+    """Return the records that are furthest from their labels, as strips on ECG paper."""
+    strips, note = worst_misses(results, args.test_dir, args.signal_report)
+    if not strips:
+        return f'<h2>Worst misses</h2><p class="note">{escape(note)}</p>'
+    drawn = "".join(f"<figure>{strip}<figcaption>{caption}</figcaption></figure>" for strip, caption in strips)
+    return (
+        f'<h2>Worst misses</h2><p class="note">The most confident mistakes: a label that is present and was given the '
+        "least probability, or absent and given the most; at most one of each kind per label and one per record. They "
+        f"show where the network fails, and where a label may be wrong. {escape(note)}</p>{drawn}"
+    )
+
+
+def provenance_section(report: Report, args: argparse.Namespace) -> str:
+    """Return checksums, settings and versions."""
+    lines = [[what, path, Markup("<code>{}</code>").format(digest)] for what, path, digest in report.sources]
+    files = html_table(["What", "File", "SHA-256"], lines)
+    settings = [[f"--{name.replace('_', '-')}", value] for name, value in sorted(vars(args).items())]
+    return (
+        f"<h2>Provenance</h2><h3>Files</h3>{files}<h3>Settings</h3>{html_table(['Option', 'Value'], settings)}"
+        f"<h3>Versions</h3>{html_table(['Software', 'Version'], versions().items())}"
+    )

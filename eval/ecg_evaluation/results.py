@@ -1,0 +1,214 @@
+"""From predictions to the table of results: point estimates, intervals, and in words what is undefined and why."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ecg_evaluation.bootstrap import interval, replicates
+from ecg_evaluation.calibration import calibrate, fit_calibration
+from ecg_evaluation.inputs import Labelled
+from ecg_evaluation.metrics import MACRO, METRICS, MICRO, ROWS, Scored
+from ecg_evaluation.thresholds import choose_thresholds, has_both
+from ecg_finetune.diagnoses import LABELS
+
+FIRST_COLUMNS = ("label", "n_pos", "n_neg", *METRICS[:8])
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What the valid split settles for the test set."""
+
+    thresholds: np.ndarray  # float64 (17,)
+    calibration: np.ndarray | None  # float64 (17, 2): slope and intercept; None without a valid split
+    chosen: np.ndarray  # bool (17,): the label's threshold and calibration were chosen on the valid split
+    positives: np.ndarray  # int (17,): positive records of the valid split
+
+
+def decide(valid: Labelled | None, probabilities: np.ndarray | None, rule: str | float) -> Decisions:
+    """Choose thresholds and fit the calibration on the valid split; without one, 0.5 (or `rule`) and none."""
+    if valid is None:
+        thresholds = np.full(len(LABELS), 0.5 if isinstance(rule, str) else rule)
+        return Decisions(thresholds, None, np.zeros(len(LABELS), bool), np.zeros(len(LABELS), int))
+    return Decisions(
+        choose_thresholds(valid.truth, probabilities, rule),
+        fit_calibration(valid.truth, probabilities),
+        has_both(valid.truth),
+        valid.truth.sum(axis=0),
+    )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on the test set."""
+
+    test: Labelled
+    probabilities: np.ndarray  # float64 (records, 17)
+    calibrated: np.ndarray | None  # float64 (records, 17)
+    decisions: Decisions
+    unit: np.ndarray  # int (records,): the patient of each record, 0 to patients - 1; or the record itself
+    resampled: str  # "patients", or "records" when the patients are not known
+    replicates: np.ndarray  # float64 (bootstrap, 19, 10): see `Scored.measure`
+    table: pd.DataFrame  # metrics.csv
+
+
+def evaluate(
+    test: Labelled, probabilities: np.ndarray, decisions: Decisions, patients: np.ndarray | None, bootstrap: int
+) -> Evaluation:
+    """Compute every metric with its interval.
+
+    Parameters
+    ----------
+    test : Labelled
+        The records.
+    probabilities : ndarray (records, 17)
+        Of the model.
+    decisions : Decisions
+        Thresholds and calibration.
+    patients : ndarray (records,) or None
+        The subject_id of each record; None resamples records instead.
+    bootstrap : int
+        Number of replicates; 0 gives no intervals.
+    """
+    calibrated = None
+    if decisions.calibration is not None:
+        calibrated = calibrate(probabilities, decisions.calibration)
+    unit = np.unique(test.study_id if patients is None else patients, return_inverse=True)[1]
+    scored = Scored(test.truth, probabilities, decisions.thresholds, unit, calibrated)
+    drawn = replicates(scored, bootstrap)
+    table = metrics_table(test.truth, scored.measure()[0], drawn, decisions, unit)
+    resampled = "records" if patients is None else "patients"
+    return Evaluation(test, probabilities, calibrated, decisions, unit, resampled, drawn, table)
+
+
+def metrics_table(
+    truth: np.ndarray, values: np.ndarray, drawn: np.ndarray, decisions: Decisions, unit: np.ndarray
+) -> pd.DataFrame:
+    """Return metrics.csv: a row per label, macro and micro; an undefined value is an empty cell named in `note`.
+
+    Columns: `FIRST_COLUMNS`; `brier`, `brier_calibrated`; `<metric>_low` and `_high` for each metric; `threshold`,
+    `calibration_slope`, `calibration_intercept`, `valid_n_pos` (choices of the valid split and the positives they rest
+    on), `n_pos_patients` (patients with a positive record), `note`.
+    """
+    positives = truth.sum(axis=0)
+    total = int(positives.sum())
+    low, high = interval(drawn)
+    table = pd.DataFrame({"label": ROWS})
+    # Both averages are over all 17 decisions of every record.
+    table["n_pos"] = [*positives, total, total]
+    table["n_neg"] = [*(len(truth) - positives), truth.size - total, truth.size - total]
+    for number, metric in enumerate(METRICS):
+        table[metric] = values[:, number]
+    for number, metric in enumerate(METRICS):
+        table[f"{metric}_low"], table[f"{metric}_high"] = low[:, number], high[:, number]
+    of_labels = {"threshold": decisions.thresholds, "valid_n_pos": decisions.positives}
+    if decisions.calibration is not None:
+        of_labels["calibration_slope"], of_labels["calibration_intercept"] = decisions.calibration.T
+    of_labels["n_pos_patients"] = [len(np.unique(unit[truth[:, label]])) for label in range(len(LABELS))]
+    for name, column in of_labels.items():
+        table[name] = pd.Series(column).reindex(range(len(ROWS)))
+    for name in ("valid_n_pos", "n_pos_patients"):
+        table[name] = table[name].astype("Int64")
+    table["note"] = notes(table, drawn, decisions)
+    return table
+
+
+def notes(table: pd.DataFrame, drawn: np.ndarray, decisions: Decisions) -> list[str]:
+    """Say per row what is undefined and why, what the valid split could not choose, and how a mean was formed."""
+    result = []
+    for number, row in enumerate(table.to_dict("records")):
+        parts = []
+        reasons = {
+            "no record has it": ("auroc", "auprc", "recall") if row["n_pos"] == 0 else (),
+            "every record has it": ("auroc", "specificity") if row["n_neg"] == 0 else (),
+            "never predicted": ("precision",),
+            "always predicted": ("npv",),
+            "neither present nor predicted": ("f1",),
+        }
+        if row["label"] == MACRO:
+            without = table["label"][: len(LABELS)][table["auroc"][: len(LABELS)].isna()]
+            parts.append(f"mean of the labels where defined, for auroc {len(LABELS) - len(without)} of {len(LABELS)}")
+            if len(without):
+                parts[-1] += f" (not {', '.join(without)})"
+        elif row["label"] != MICRO:
+            for reason, metrics in reasons.items():
+                undefined = [metric for metric in metrics if np.isnan(row[metric])]
+                if undefined:
+                    parts.append(f"{', '.join(undefined)} undefined: {reason}")
+            if decisions.calibration is not None and not decisions.chosen[number]:
+                parts.append("not both present and absent in the valid split: threshold not chosen, not calibrated")
+            if decisions.calibration is not None and decisions.calibration[number, 0] <= 0:
+                parts.append("calibration slope not positive: on the valid split the scores rank the wrong way")
+            lost = int(np.isnan(drawn[:, number, 0]).sum())
+            if lost and not np.isnan(row["auroc"]):
+                parts.append(f"auroc interval of {len(drawn) - lost} of {len(drawn)} replicates, undefined in the rest")
+        result.append("; ".join(parts))
+    return result
+
+
+def compare(ours: Evaluation, other: np.ndarray) -> pd.DataFrame:
+    """Compare with another model on the same records, by a bootstrap paired by its resamples.
+
+    Parameters
+    ----------
+    ours : Evaluation
+        This model.
+    other : ndarray (records, 17)
+        Probabilities of the other model for the same records in the same order.
+
+    Returns
+    -------
+    DataFrame
+        `label`; for AUROC and AUPRC: `<metric>`, `<metric>_other`, `<metric>_difference` (this minus the other) and its
+        `_low` and `_high`.
+    """
+    scored = Scored(ours.test.truth, other, ours.decisions.thresholds, ours.unit)
+    theirs, drawn = scored.measure()[0], replicates(scored, len(ours.replicates))
+    table = pd.DataFrame({"label": ROWS})
+    for number, metric in enumerate(METRICS[:2]):
+        low, high = interval((ours.replicates - drawn)[:, :, number])
+        table[metric] = ours.table[metric]
+        table[f"{metric}_other"] = theirs[:, number]
+        table[f"{metric}_difference"] = table[metric] - theirs[:, number]
+        table[f"{metric}_difference_low"], table[f"{metric}_difference_high"] = low, high
+    return table
+
+
+def with_interval(row: dict, metric: str, digits: int = 3) -> str:
+    """Write a value of the table with its interval, "0.968 (0.960 to 0.975)"; "" where it is undefined."""
+    if np.isnan(row[metric]):
+        return ""
+    text = f"{row[metric]:.{digits}f}"
+    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
+    return text if np.isnan(low) else f"{text} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def text_table(table: pd.DataFrame) -> str:
+    """Return the results for the terminal, one row per label."""
+    heads = (
+        "label",
+        "n_pos",
+        "AUROC (95 % interval)",
+        "AUPRC (95 % interval)",
+        "threshold",
+        "recall",
+        "precision",
+        "F1",
+    )
+    if table["auroc_low"].isna().all():
+        heads = tuple(head.replace(" (95 % interval)", "") for head in heads)
+    rows = [heads]
+    for row in table.to_dict("records"):
+        cells = [with_interval(row, metric) or "undefined" for metric in ("auroc", "auprc")]
+        numbers = [
+            "" if np.isnan(row[name]) else f"{row[name]:.3f}" for name in ("threshold", "recall", "precision", "f1")
+        ]
+        name = {MACRO: "macro average", MICRO: "micro average"}.get(row["label"], row["label"])
+        rows.append((name, f"{row['n_pos']:,}", *cells, *numbers))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = [
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+        for row in rows
+    ]
+    rule = "-" * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:-2], rule, *lines[-2:]])

@@ -1,0 +1,247 @@
+"""What both evaluation scripts share: their options and the run."""
+
+import argparse
+import time
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from ecg_evaluation.inputs import (
+    Labelled,
+    patient_overlap,
+    read_patients,
+    read_predictions,
+    read_test_set,
+    read_valid_set,
+    write_predictions,
+)
+from ecg_evaluation.provenance import read_origin, sha256, versions, write_origin
+from ecg_evaluation.report import Report, write_report
+from ecg_evaluation.results import Evaluation, compare, decide, evaluate, text_table
+from ecg_evaluation.thresholds import threshold_rule
+from ecg_finetune.command_line import UserError, add_lead, add_path, non_negative_int, positive_int, usable_cores
+from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.paths import inside
+from ecg_finetune.tables import write_table
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add every option but --base-dir and --model-path."""
+    add_lead(parser)
+    add_path(parser, "--test-dir", "test", "folder of the test set")
+    add_path(
+        parser, "--manifests", "manifests", "folder of the manifests, for the labels and segments of the valid split"
+    )
+    add_path(parser, "--record-list", "record_list", "record_list.csv, which tells the patient of each record")
+    add_path(parser, "--meta", "meta_split", "meta_split.csv, to check that no test patient was trained on")
+    add_path(parser, "--signal-report", "report", "report of the preprocess stage, for strips in millivolts")
+    add_path(parser, "--out", "eval", "folder to write to")
+    option = parser.add_argument
+    option("--batch-size", type=positive_int, default=64, metavar="N", help="records at once (default: %(default)s)")
+    option(
+        "--num-workers",
+        type=non_negative_int,
+        default=min(4, usable_cores()),
+        metavar="N",
+        help="processes that read files; 0 = none besides the main one (default: the usable cores, at most 4)",
+    )
+    option(
+        "--max-samples",
+        type=positive_int,
+        default=None,
+        metavar="N",
+        help="only the first N records of the test set and of the valid split, for a quick look (default: all)",
+    )
+    option("--device", default="auto", help="auto = the CUDA GPU if there is one, else cpu; or cpu, cuda, cuda:1")
+    option(
+        "--precision",
+        choices=("auto", "float32", "bf16"),
+        default="auto",
+        help="arithmetic of the network: auto = bf16 on a CUDA GPU that has it, else float32 (default: auto)",
+    )
+    option(
+        "--trust-checkpoint",
+        action="store_true",
+        help="load a checkpoint that holds unusual Python objects; it can run code, so only from a source you trust",
+    )
+    option(
+        "--bootstrap",
+        type=non_negative_int,
+        default=1000,
+        metavar="N",
+        help="resamples of the patients for the 95 %% intervals; 0 = no intervals (default: %(default)s)",
+    )
+    option(
+        "--threshold-rule",
+        type=threshold_rule,
+        default="f1",
+        metavar="{f1,youden,0..1}",
+        help="how the valid split chooses each label's threshold: highest F1, highest recall + specificity, or one "
+        "probability for all labels (default: f1; without a valid split 0.5)",
+    )
+    option(
+        "--predictions",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="compute from this predictions file; no model is loaded (default: run the model)",
+    )
+    option(
+        "--valid-predictions",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="predictions for the valid split (default: run the model on it; with --predictions: the file that the "
+        "same run wrote beside it, if it is there)",
+    )
+    option(
+        "--compare",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="predictions file of another model for the same records: AUROC and AUPRC differences with intervals",
+    )
+
+
+def run(args: argparse.Namespace) -> str:
+    """Predict, compute every metric from the predictions file, write the tables and the report."""
+    test = read_test_set(args.test_dir, args.max_samples)
+    stamp = new_stamp(args.out, test.name)
+    test_file, valid_file = predictions_files(args, test, stamp)
+
+    _, probabilities = read_predictions(test_file, test.study_id)
+    valid, valid_probabilities = read_valid(args, valid_file, test.name)
+    other = None if args.compare is None else read_predictions(args.compare, test.study_id)[1]
+    patients, findings = patients_of(args, test)
+
+    decisions = decide(valid, valid_probabilities, args.threshold_rule)
+    results = evaluate(test, probabilities, decisions, patients, args.bootstrap)
+    comparison = None if other is None else compare(results, other)
+
+    metrics_file = inside(args.out, "metrics", set=test.name, time=stamp)
+    report_file = inside(args.out, "html_report", set=test.name, time=stamp)
+    write_table(metrics_file, results.table)
+    if comparison is not None:
+        write_table(inside(args.out, "comparison", set=test.name, time=stamp), comparison)
+    report = Report(results, comparison, caveats(results, findings), sources(args, test, test_file, valid, valid_file))
+    write_report(report_file, report, args)
+
+    print(f"\n{text_table(results.table)}\n")
+    for caveat in report.caveats:
+        print(f"note: {caveat}")
+    print(f"metrics: {metrics_file}\nreport: {report_file}")
+    return f"{len(test.study_id):,} records evaluated, report {report_file}"
+
+
+def new_stamp(folder: Path, name: str) -> str:
+    """Return the time as YYYYMMDD_HHMMSS; waits while an evaluation of this second is there already."""
+    while True:
+        stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
+        if not inside(folder, "predictions", set=name, time=stamp).exists() and not (
+            inside(folder, "metrics", set=name, time=stamp).exists()
+        ):
+            return stamp
+        time.sleep(0.2)
+
+
+def valid_name(test_name: str) -> str:
+    """Return the name of the valid set that belongs to a test set."""
+    return "valid" + test_name.removeprefix("test")
+
+
+def predictions_files(args: argparse.Namespace, test: Labelled, stamp: str) -> tuple[Path, Path | None]:
+    """Return the predictions files of the test set and of the valid split (None: there is none).
+
+    They are the files the user names; what is not named is made by the model.
+    """
+    if args.predictions is not None:
+        beside = args.predictions.name.replace(f"_{test.name}_", f"_{valid_name(test.name)}_")
+        beside = args.predictions.with_name(beside)
+        found = beside if beside != args.predictions and beside.exists() else None
+        return args.predictions, args.valid_predictions or found
+    if args.model_path is None:
+        raise UserError("--model-path is missing: give a classifier checkpoint, or --predictions to do without a model")
+
+    # Here and not above: PyTorch takes seconds to import and is not needed with --predictions.
+    from ecg_evaluation.inference import TestRecords, load_model, predict, valid_segments
+
+    model, made_by = load_model(
+        args.model_path, device=args.device, precision=args.precision, trust=args.trust_checkpoint
+    )
+    print(f"model: {made_by}")
+    origin = {"checkpoint": str(args.model_path), "checkpoint_sha256": sha256(args.model_path), "model": made_by}
+    origin |= {"batch_size": args.batch_size, "made": stamp, "versions": versions()}
+
+    def make(name: str, data, records_per_batch: int, unit: str) -> Path:
+        path = inside(args.out, "predictions", set=name, time=stamp)
+        write_predictions(
+            path, *predict(model, data, batch_size=records_per_batch, num_workers=args.num_workers, unit=unit)
+        )
+        write_origin(path, {**origin, "set": name})
+        print(f"predictions: {path}", flush=True)
+        return path
+
+    test_file = make(test.name, TestRecords(args.test_dir, test.study_id), args.batch_size, "records")
+    if args.valid_predictions is not None or not inside(args.manifests, "manifest", split="valid").exists():
+        return test_file, args.valid_predictions
+    segments = valid_segments(args.manifests, args.max_samples)
+    return test_file, make(valid_name(test.name), segments, 2 * args.batch_size, "segments")
+
+
+def read_valid(
+    args: argparse.Namespace, path: Path | None, test_name: str
+) -> tuple[Labelled | None, np.ndarray | None]:
+    """Read labels and predictions of the valid split; (None, None) where there are none."""
+    if path is None:
+        return None, None
+    study_ids, probabilities = read_predictions(path)
+    return read_valid_set(args.manifests, study_ids, valid_name(test_name)), probabilities
+
+
+def patients_of(args: argparse.Namespace, test: Labelled) -> tuple[np.ndarray | None, list[str]]:
+    """Return the patient of each test record (None: not known), and what is wrong with them or could not be checked."""
+    if not args.record_list.exists():
+        told = f"{args.record_list} does not exist: patients are not known, so records were resampled"
+        return None, [f"{told}; the intervals are too narrow (give --record-list)"]
+    patient_of = read_patients(args.record_list)
+    patients = patient_of.reindex(test.study_id)
+    if patients.isna().any():
+        study = test.study_id[int(np.argmax(patients.isna().to_numpy()))]
+        raise UserError(f"{args.record_list}: test record {study} is missing; give the record list it came from")
+    if not args.meta.exists():
+        return patients.to_numpy(), [f"{args.meta} does not exist: not checked whether test patients were trained on"]
+    overlap = patient_overlap(args.meta, patient_of, test.study_id)
+    findings = []
+    if overlap["records"]:
+        findings.append(f"{overlap['records']:,} of the evaluated records are not in the test split of {args.meta}")
+    if overlap["patients"]:
+        findings.append(
+            f"{overlap['patients']:,} of the evaluated patients have records in train or valid too: "
+            "the results say little about new patients (split with --group-by patient)"
+        )
+    return patients.to_numpy(), findings
+
+
+def caveats(results: Evaluation, findings: list[str]) -> list[str]:
+    """Return, a sentence each, what a reader of the results must know."""
+    sentences = list(findings)
+    if results.decisions.calibration is None:
+        sentences.append("no predictions for a valid split: thresholds were not chosen and nothing was calibrated")
+    named = results.table["label"].isin(LABELS) & (results.table["note"] != "")
+    return sentences + [f"{row.label}: {row.note}" for row in results.table[named].itertuples()]
+
+
+def sources(
+    args: argparse.Namespace, test: Labelled, test_file: Path, valid: Labelled | None, valid_file: Path | None
+) -> list[tuple[str, str, str]]:
+    """Return (what, file, SHA-256) of everything the numbers rest on."""
+    origin = read_origin(test_file)
+    checkpoint = origin.get("checkpoint", "not recorded beside the predictions")
+    files = [("predictions", test_file), ("labels", test.source)]
+    if valid is not None:
+        files += [("predictions, valid split", valid_file), ("labels, valid split", valid.source)]
+    files += [("other predictions", args.compare)] if args.compare is not None else []
+    files += [(what, path) for what, path in (("patients", args.record_list), ("split", args.meta)) if path.exists()]
+    rows = [("checkpoint", checkpoint, origin.get("checkpoint_sha256", ""))]
+    return rows + [(what, str(path), sha256(path)) for what, path in files]

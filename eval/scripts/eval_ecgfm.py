@@ -1,0 +1,53 @@
+"""Evaluate any ECG-FM classifier with the 17 labels on the test set.
+
+    python eval/scripts/eval_ecgfm.py --model-path mimic_iv_ecg_finetuned.pt
+
+A quick look at the first 500 records, without intervals:
+
+    python eval/scripts/eval_ecgfm.py --model-path mimic_iv_ecg_finetuned.pt --max-samples 500 --bootstrap 0
+
+The same numbers again, or with other thresholds, without a model:
+
+    python eval/scripts/eval_ecgfm.py --predictions eval/data/predictions_test_lead1_duplicated_20260131_120000.csv
+
+Reads the test set (build stage; 78,370 records on ECG-FM's split), the segments of the valid split (for thresholds and
+calibration), the checkpoint, record_list.csv (the patients) and meta_split.csv. The checkpoint may come from
+fairseq-signals or from finetune_ecgfm.py.
+Writes below eval/data, <set> = test_lead1_duplicated, <time> = YYYYMMDD_HHMMSS:
+    predictions_<set>_<time>.csv   study_id and 17 probabilities, a row per record (28 MB); the same for the valid
+                                   split, <set> = valid_lead1_duplicated; beside each a .json that says what made it
+    metrics_<set>_<time>.csv       17 labels, __macro__ and __micro__: 19 rows (14 kB)
+    report_<set>_<time>.html       the report (about 1 MB)
+    comparison_<set>_<time>.csv    with --compare: 19 rows
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ecg_evaluation.stage import add_options, run
+
+from ecg_finetune.command_line import execute, stage_parser
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    parser = stage_parser(__doc__)
+    parser.add_argument(
+        "--model-path",
+        type=Path,
+        default=None,
+        metavar="PATH",
+        help="a classifier checkpoint with the 17 outputs (needed unless --predictions is given)",
+    )
+    add_options(parser)
+    return parser
+
+
+def main() -> int:
+    """Run the command line."""
+    return execute(get_parser(), run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Evaluate the network that was fine-tuned here on the test set.
+
+    python eval/scripts/eval_finetuned.py
+
+A quick look at the first 500 records, without intervals:
+
+    python eval/scripts/eval_finetuned.py --max-samples 500 --bootstrap 0
+
+Against another model, on the same records:
+
+    python eval/scripts/eval_finetuned.py --compare eval/data/predictions_test_lead1_duplicated_20260131_120000.csv
+
+Reads and writes what eval_ecgfm.py does; only the default of --model-path differs: the best checkpoint of the finetune
+stage.
+"""
+
+import argparse
+import sys
+
+from ecg_evaluation.stage import add_options, run
+
+from ecg_finetune.command_line import add_path, execute, stage_parser
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    parser = stage_parser(__doc__)
+    add_path(parser, "--model-path", "checkpoint_best", "the checkpoint; not read when --predictions is given")
+    add_options(parser)
+    return parser
+
+
+def main() -> int:
+    """Run the command line."""
+    return execute(get_parser(), run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
