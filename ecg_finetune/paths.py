@@ -26,8 +26,9 @@ CONFIG = "labels/ecg_fm_labeler_config"
 COMPUTED = "labels/computed_labels"
 LEAD = "preprocess/data/lead_{n}_duplicated"
 TEST = "build/data/test_lead{n}_duplicated"
-SEGMENTED = "build/data/finetune_lead{n}_duplicated/segmented_5s"
-MANIFESTS = "build/data/finetune_lead{n}_duplicated/manifests"
+FINETUNE = "build/data/finetune_lead{n}_duplicated"
+SEGMENTED = f"{FINETUNE}/segmented_5s"
+MANIFESTS = f"{FINETUNE}/manifests"
 
 # fmt: off
 ARTEFACTS: dict[str, Artefact] = {
@@ -60,6 +61,7 @@ ARTEFACTS: dict[str, Artefact] = {
     "test_labels": Artefact(f"{TEST}/test_labels.csv", "build", "`idx` (= study_id) + 17 columns 0/1"),
     "test_label_def": Artefact(f"{TEST}/label_def.csv", "build", "`name,count,pos_percent,pos_weight` over the test records"),
     "test_study_id_mapping": Artefact(f"{TEST}/study_id_mapping.csv", "build", "`idx,study_id,split` of the test records"),
+    "finetune_data": Artefact(FINETUNE, "build", "the folder of segments and manifests"),
     "segments": Artefact(SEGMENTED, "build", "`<base>_<0 or 1>.mat`: `feats` float32 (12, 2500), `curr_sample_rate`, `idx` (row in y.npy), `original_idx` (study_id)"),
     "manifests": Artefact(MANIFESTS, "build", "the folder fairseq-signals reads"),
     "manifest": Artefact(f"{MANIFESTS}/{{split}}.tsv", "build", "`train.tsv`, `valid.tsv`, `test.tsv`: a line with the root folder, then `path<TAB>2500`"),
@@ -67,6 +69,7 @@ ARTEFACTS: dict[str, Artefact] = {
     "manifest_label_def": Artefact(f"{MANIFESTS}/label_def.csv", "build", "`name,count,pos_percent,pos_weight` over the train records"),
     "manifest_pos_weight": Artefact(f"{MANIFESTS}/pos_weight.txt", "build", "17 numbers, 8 decimals, one line; from the train records"),
     "original_idx_order": Artefact(f"{MANIFESTS}/original_idx_order.npy", "build", "int64 (segments,): study_id of each row of y.npy"),
+    "left_out": Artefact("build/data/lead_{n}_left_out.csv", "build", "`save_file,study_id,split,reason`: the records of meta_split.csv that were not built"),
     # fine-tuning
     "finetune": Artefact("finetune/data", "finetune", "checkpoints, training log and curves, the exact command or settings used"),
     "checkpoint_best": Artefact("finetune/data/checkpoint_best.pt", "finetune", "the checkpoint with the lowest valid loss"),

@@ -1,0 +1,77 @@
+"""The small files of the test set and of the manifests."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ecg_build.records import LeftOut, Records
+from ecg_build.segments import SAMPLES, SEGMENTS, segment_name
+from ecg_finetune.command_line import replacing
+from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.paths import save_file_name
+from ecg_finetune.tables import SPLITS, label_counts, write_array, write_pos_weight, write_rows
+
+
+def write_test_set(folder: Path, preprocessed: Path, test: Records) -> None:
+    """Write the test set: links to the 10 s files, and its lists and labels; `idx` is the study_id throughout."""
+    studies = test.study_id.tolist()
+    link_files(folder / "mats", preprocessed, [save_file_name(study) for study in studies])
+    write_rows(
+        folder / "test_file_list.csv",
+        ["idx", "study_id", "save_file"],
+        ((study, study, save_file_name(study)) for study in studies),
+    )
+    write_rows(
+        folder / "test_labels.csv",
+        ["idx", *LABELS],
+        ((study, *row) for study, row in zip(studies, test.labels.tolist(), strict=True)),
+    )
+    write_rows(
+        folder / "study_id_mapping.csv", ["idx", "study_id", "split"], ((study, study, "test") for study in studies)
+    )
+    write_label_definition(folder / "label_def.csv", test.labels)
+
+
+def link_files(folder: Path, target_folder: Path, names: list[str]) -> None:
+    """Make `folder` hold exactly one link per name to the file in `target_folder`.
+
+    The links are relative, so they stay valid when the whole base folder is moved.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = os.path.relpath(Path(os.path.abspath(target_folder)), folder.resolve())  # noqa: PTH100
+    present = {entry.name: entry.is_symlink() and os.readlink(entry.path) for entry in os.scandir(folder)}  # noqa: PTH115
+    for name in present.keys() - set(names):
+        (folder / name).unlink()
+    for name in names:
+        link = f"{target}/{name}"
+        if present.get(name) != link:
+            if name in present:
+                (folder / name).unlink()
+            os.symlink(link, f"{folder}/{name}")  # noqa: PTH211
+
+
+def write_manifests(folder: Path, segments: Path, records: Records) -> None:
+    """Write what fairseq-signals reads: lists, labels and weights, in the order of `records`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        with replacing(folder / f"{split}.tsv") as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.write(f"{os.path.abspath(segments)}\n")  # noqa: PTH100
+            for study in records.of_split(split).study_id.tolist():
+                file.writelines(f"{segment_name(study, part)}\t{SAMPLES}\n" for part in range(SEGMENTS))
+    write_array(folder / "y.npy", np.repeat(records.labels, SEGMENTS, axis=0).astype(np.float32))
+    write_array(folder / "original_idx_order.npy", np.repeat(records.study_id, SEGMENTS))
+    train = records.of_split("train").labels
+    write_label_definition(folder / "label_def.csv", train)
+    write_pos_weight(folder / "pos_weight.txt", label_counts(train)[2])
+
+
+def write_label_definition(path: Path, labels: np.ndarray) -> None:
+    """Write `name,count,pos_percent,pos_weight` over the rows of `labels`."""
+    columns = [values.tolist() for values in label_counts(labels)]
+    write_rows(path, ["name", "count", "pos_percent", "pos_weight"], zip(LABELS, *columns, strict=True))
+
+
+def write_left_out(path: Path, left_out: LeftOut) -> None:
+    """List the records that were not built, with the reason."""
+    write_rows(path, ["save_file", "study_id", "split", "reason"], left_out.rows())

@@ -1,0 +1,96 @@
+"""Cutting the 10 s files into 5 s segments."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ecg_finetune.command_line import UserError
+from ecg_finetune.matfile import encode_mat, read_mat
+from ecg_finetune.paths import save_file_name
+from ecg_finetune.run_folder import FileGroup, finished_files
+
+SEGMENTS = 2  # per record
+SAMPLES = 2500
+RATE = 500
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every chunk needs to know; `partial` is the folder for unfinished files (see `run_folder`)."""
+
+    preprocessed: Path
+    out: Path
+    partial: Path
+
+
+def segment_name(study_id: int, part: int) -> str:
+    """Return the file name of a record's segment: `<base>_<part>.mat`.
+
+    >>> segment_name(7, 1)
+    'mimic_iv_ecg_7_1.mat'
+    """
+    return f"{save_file_name(study_id).removesuffix('.mat')}_{part}.mat"
+
+
+def pending_records(folder: Path, study_id: np.ndarray) -> np.ndarray:
+    """Return the positions of the records of which a segment is missing in `folder`."""
+    before, after = segment_name("*", "*").split("*")[0], ".mat"
+
+    def number_of(name: str) -> int | None:
+        study, _, part = name[len(before) : -len(after)].partition("_")
+        if name.startswith(before) and name.endswith(after) and study.isdecimal() and part in ("0", "1"):
+            return int(study) * SEGMENTS + int(part)
+        return None
+
+    present, sizes = finished_files(folder, number_of)
+    present = present[sizes > 0]
+    there = [np.isin(study_id * SEGMENTS + part, present) for part in range(SEGMENTS)]
+    return np.flatnonzero(~np.logical_and.reduce(there))
+
+
+def cut_records(job: Job, records: Sequence[tuple[int, int]]) -> int:
+    """Write both segments of each record (study_id, its position in the order of all records); return how many records.
+
+    Segment k of the record at position p is row 2 p + k of y.npy. All are on the disk when this returns.
+    """
+    group = FileGroup(job.partial, job.out)
+    for study_id, position in records:
+        lead = read_lead(Path(job.preprocessed, save_file_name(study_id)), study_id)
+        for part in range(SEGMENTS):
+            values = lead[part * SAMPLES : (part + 1) * SAMPLES]
+            content = encode_segment(values, SEGMENTS * position + part, study_id)
+            group.write(segment_name(study_id, part), content)
+    group.finish()
+    return len(records)
+
+
+def read_lead(path: Path, study_id: int) -> np.ndarray:
+    """Read the lead of a 10 s file: float32 (5000,).
+
+    Raises
+    ------
+    UserError
+        The file cannot be read or is not that record's 10 s file.
+    """
+    content = read_mat(path)
+    feats, idx = content.get("feats"), content.get("idx")
+    if feats is None or feats.ndim != 2 or feats.shape[1] != SEGMENTS * SAMPLES or idx is None or idx != study_id:
+        raise UserError(f"{path}: not the 10 s file of study {study_id}; delete it and run preprocess again")
+    lead = np.asarray(feats[0], dtype=np.float32)
+    if not np.isfinite(lead).all():
+        raise UserError(f"{path}: holds samples that are no number; delete it and run preprocess again")
+    return lead
+
+
+def encode_segment(values: np.ndarray, row: int, study_id: int, channels: int = 12) -> bytes:
+    """Return the content of a segment's file: `values`, float32 (2500,), in all channels."""
+    return encode_mat(
+        {
+            "feats": np.repeat(values, channels).reshape(SAMPLES, channels).T,
+            "curr_sample_rate": RATE,
+            "idx": row,
+            "original_idx": study_id,
+        }
+    )
