@@ -14,6 +14,7 @@ h1 { font-size: 1.6rem; line-height: 1.25; margin: .4rem 0 .6rem; }
 h2 { font-size: 1.2rem; margin: 2.4rem 0 .5rem; padding-bottom: .2rem; border-bottom: 2px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
 p { max-width: 48rem; margin: .4rem 0 .8rem; }
+ul { padding-left: 1.2rem; } ul.warning { padding-left: 2rem; }
 .note { color: var(--soft); font-size: .875rem; }
 .warning { border-left: 4px solid #c77700; background: #fff7e8; padding: .5rem .8rem; }
 code { font: .875em ui-monospace, "DejaVu Sans Mono", Menlo, monospace; overflow-wrap: anywhere; }
@@ -29,6 +30,7 @@ th button { all: unset; cursor: pointer; }
 th button:focus-visible { outline: 2px solid var(--accent); }
 th[aria-sort=ascending] button::after { content: " \\25B4"; }
 th[aria-sort=descending] button::after { content: " \\25BE"; }
+tbody tr:last-child td { border-bottom-width: 2px; } tfoot td { background: var(--band); }
 .n { text-align: right; white-space: nowrap; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .6rem; margin: 1rem 0; }
 .card { border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .8rem; background: var(--band); }

@@ -15,17 +15,17 @@ STYLE = """
 .before { fill: none; stroke: #98a5b3; stroke-width: 1.2; } .after { fill: none; stroke: #0b62a4; stroke-width: 1.4; }
 .before-dot { fill: #fff; stroke: #98a5b3; } .after-dot { fill: #0b62a4; }
 .whisker { stroke: #0b62a4; stroke-width: 2; }
-svg text { font: 9px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", Arial, sans-serif; fill: #1b2733; }
-svg text.soft { fill: #5a6b7b; } svg text.end { text-anchor: end; } svg text.middle { text-anchor: middle; }
+svg.figure text { font-size: 9px; fill: #1b2733; }
+svg.figure text.soft { fill: #5a6b7b; } .end { text-anchor: end; } .middle { text-anchor: middle; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); gap: .4rem 1.6rem; }
 .plots figure { margin: .3rem 0; } .plots figcaption { color: inherit; } .plots figcaption b { display: block; }
 .plots .three { display: grid; grid-template-columns: repeat(3, 1fr); gap: .3rem; }
-.wide svg { max-width: none; }
+.wide svg { max-width: none; } .forest svg { width: 100%; min-width: 36rem; max-width: 60rem; }
 @media (max-width: 480px) { .plots { grid-template-columns: 1fr; } }
-@media print { .plots { grid-template-columns: 1fr 1fr; } .wide svg { max-width: 100%; } }
+@media print { .plots { grid-template-columns: 1fr 1fr; } .wide svg, .forest svg { max-width: 100%; min-width: 0; } }
 """
 SIDE = 100  # a panel's plot area is SIDE x SIDE units
-LEFT, TOP = 20, 4
+LEFT, TOP = 27, 4
 STEPS = 250  # points closer than 1 / STEPS of the axis are one
 
 
@@ -37,8 +37,9 @@ def panel(content: str, x_label: str, y_label: str) -> str:
         for value in (0, 0.5, 1)
     )
     return (
-        f'<svg viewBox="0 0 {LEFT + SIDE + 6} {TOP + SIDE + 24}" role="img" aria-label="{escape(y_label)} against '
-        f'{escape(x_label)}">{ticks}<text class="middle" x="{LEFT + SIDE / 2}" y="{TOP + SIDE + 21}">{x_label}</text>'
+        f'<svg class="figure" viewBox="0 0 {LEFT + SIDE + 6} {TOP + SIDE + 24}" role="img" '
+        f'aria-label="{y_label} against {x_label}">{ticks}'
+        f'<text class="middle" x="{LEFT + SIDE / 2}" y="{TOP + SIDE + 21}">{x_label}</text>'
         f'<text class="middle" transform="translate(7 {TOP + SIDE / 2}) rotate(-90)">{y_label}</text>'
         f'<g transform="translate({LEFT} {TOP})"><path class="grid" d="M0 {SIDE / 2}h{SIDE}M{SIDE / 2} 0v{SIDE}"/>'
         f'<path class="axis" d="M0 0h{SIDE}v{SIDE}h-{SIDE}z"/>{content}</g></svg>'
@@ -107,37 +108,42 @@ def forest(rows: Sequence[tuple[str, Sequence[tuple[float, float, float]]]], hea
     rows : sequence of (label, values)
         `values` holds (value, low, high) per column, from 0 to 1; NaN leaves a place empty.
     heads : sequence of str
-        The columns.
+        The columns. An axis begins at 0.5 where all that it shows is above.
     """
-    line, name, width, gap = 15, 205, 220, 30
+    line, name, width, gap, top = 15, 232, 220, 30, 16
     height = line * len(rows) + 34
     parts = []
+    for number, (label, _) in enumerate(rows):
+        parts.append(
+            f'<text class="end" x="{name - 12}" y="{top + line * (number + 0.5) + 3:g}">{escape(label)}</text>'
+        )
     for column, head in enumerate(heads):
+        values = np.array([row[1][column] for row in rows], dtype=float)
+        start = 0.5 if np.nanmin(values, initial=1) >= 0.5 else 0.0
         left = name + column * (width + gap)
+        place = left + (values - start) / (1 - start) * width
         parts.append(f'<text class="middle" x="{left + width / 2}" y="10">{escape(head)}</text>')
-        for tick in (0, 0.25, 0.5, 0.75, 1):
-            x = left + tick * width
-            parts.append(f'<path class="grid" d="M{x:g} 16v{line * len(rows)}"/>')
+        for fifth in range(6):
+            x = left + fifth / 5 * width
+            parts.append(f'<path class="grid" d="M{x:g} {top}v{line * len(rows)}"/>')
+            tick = start + fifth / 5 * (1 - start)
             parts.append(f'<text class="soft middle" x="{x:g}" y="{height - 6}">{tick:g}</text>')
-    for number, (label, values) in enumerate(rows):
-        y = 16 + line * (number + 0.5)
-        parts.append(f'<text class="end" x="{name - 12}" y="{y + 3:g}">{escape(label)}</text>')
-        for column, (value, low, high) in enumerate(values):
-            left = name + column * (width + gap)
+        for number, (value, low, high) in enumerate(place):
+            y = top + line * (number + 0.5)
             if not np.isnan(low):
-                parts.append(f'<path class="whisker" d="M{left + low * width:.1f} {y:g}H{left + high * width:.1f}"/>')
+                parts.append(f'<path class="whisker" d="M{low:.1f} {y:g}H{high:.1f}"/>')
             if not np.isnan(value):
-                parts.append(f'<circle class="point" cx="{left + value * width:.1f}" cy="{y:g}" r="3"/>')
+                parts.append(f'<circle class="point" cx="{value:.1f}" cy="{y:g}" r="2.5"/>')
     total = name + len(heads) * (width + gap)
     return (
-        f'<svg viewBox="0 0 {total} {height}" width="{total}" role="img" aria-label="{", ".join(heads)}">'
+        f'<svg class="figure" viewBox="0 0 {total} {height}" role="img" aria-label="{", ".join(heads)}">'
         f"{''.join(parts)}</svg>"
     )
 
 
 def heatmap(shares: np.ndarray, labels: Sequence[str]) -> str:
     """Return a square table of shares (n, n) from 0 to 1 as coloured cells with whole percents; NaN stays empty."""
-    cell, name, top = 25, 205, 150
+    cell, name, top = 25, 228, 196
     size = len(labels) * cell
     parts = []
     for row, label in enumerate(labels):
@@ -157,6 +163,6 @@ def heatmap(shares: np.ndarray, labels: Sequence[str]) -> str:
             parts.append(f'<text class="middle"{fill} x="{x + cell / 2}" y="{y + cell / 2 + 3}">{escape(text)}</text>')
     lines = "".join(f"M{name} {top + i * cell}h{size}M{name + i * cell} {top}v{size}" for i in range(len(labels) + 1))
     return (
-        f'<svg viewBox="0 0 {name + size + 90} {top + size + 2}" width="{name + size + 90}" role="img" '
+        f'<svg class="figure" viewBox="0 0 {name + size + 100} {top + size + 2}" width="{name + size + 100}" role="img" '
         f'aria-label="co-occurrence of labels">{"".join(parts)}<path class="axis" d="{lines}"/></svg>'
     )

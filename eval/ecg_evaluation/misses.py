@@ -18,7 +18,9 @@ STRIPS = 12
 ASSUMED_SD = 0.2  # mV; a usual standard deviation of Lead I
 
 
-def rank_misses(truth: np.ndarray, probabilities: np.ndarray, count: int) -> list[tuple[int, int]]:
+def rank_misses(
+    truth: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray, count: int
+) -> list[tuple[int, int]]:
     """Return the `count` most confident mistakes as (record, label).
 
     A mistake is as confident as the probability it gave to the wrong answer. At most one missed and one wrongly
@@ -26,26 +28,22 @@ def rank_misses(truth: np.ndarray, probabilities: np.ndarray, count: int) -> lis
 
     Parameters
     ----------
-    truth : ndarray bool (records, labels)
+    truth, predicted : ndarray bool (records, labels)
     probabilities : ndarray (records, labels)
         Best calibrated ones.
     """
-    error = np.where(truth, 1 - probabilities, probabilities)
-    found, records = [], set()
-    worst = [
-        (error[kind[:, label], label].max(), label, present)
-        for label in range(truth.shape[1])
-        for present, kind in ((True, truth), (False, ~truth))
-        if kind[:, label].any()
-    ]
-    for _, label, present in sorted(worst, reverse=True):
-        candidates = np.flatnonzero(truth[:, label] == present)
-        for record in candidates[np.argsort(-error[candidates, label], kind="stable")]:
-            if record not in records and error[record, label] > 0.5:
-                found.append((int(record), label))
-                records.add(record)
-                break
-    return found[:count]
+    mistaken = np.where(truth, 1 - probabilities, probabilities)
+    mistaken[truth == predicted] = -1
+    found, seen = [], set()
+    for place in np.argsort(-mistaken, axis=None, kind="stable"):
+        record, label = (int(number) for number in np.unravel_index(place, truth.shape))
+        kind = label, bool(truth[record, label])
+        if len(found) == count or mistaken[record, label] < 0:
+            break
+        if kind not in seen and record not in seen:
+            found.append((record, label))
+            seen |= {kind, record}
+    return found
 
 
 def worst_misses(results: Evaluation, test_dir: Path, signal_report: Path) -> tuple[list[tuple[str, Markup]], str]:
@@ -56,18 +54,13 @@ def worst_misses(results: Evaluation, test_dir: Path, signal_report: Path) -> tu
     try:
         files = test_files(test_dir, results.test.study_id)
         strips = []
-        for record, label in rank_misses(results.test.truth, probabilities, STRIPS):
+        for record, label in rank_misses(results.test.truth, predicted, probabilities, STRIPS):
             study = int(results.test.study_id[record])
-            svg = strip_svg(millivolts(read_record(files[record]), study, scale), SAMPLE_RATE, f"study {study}")
             kind = "missed" if results.test.truth[record, label] else "wrongly predicted"
-            caption = Markup("{}: <b>{}</b> {}, probability {:.3f}. True: {}. Predicted: {}.").format(
-                f"Study {study}",
-                LABELS[label],
-                kind,
-                probabilities[record, label],
-                named(results.test.truth[record]),
-                named(predicted[record]),
-            )
+            headline = f"Study {study}: {LABELS[label]} {kind}, probability {probabilities[record, label]:.3f}"
+            svg = strip_svg(millivolts(read_record(files[record]), study, scale), SAMPLE_RATE, headline)
+            present, taken = results.test.truth[record], predicted[record]
+            caption = Markup("True: {}.<br>Predicted: {}.").format(named(present, ~taken), named(taken, ~present))
             strips.append((svg, caption))
     except UserError as error:
         return [], f"The signals could not be read, so no strips are shown: {error}"
@@ -93,6 +86,11 @@ def millivolts(lead: np.ndarray, study: int, scale: pd.DataFrame | None) -> np.n
     return lead * scale.at[study, "std_mv"] + scale.at[study, "mean_mv"]
 
 
-def named(present: np.ndarray) -> str:
-    """Return the names of the labels that are set."""
-    return ", ".join(label for label, on in zip(LABELS, present) if on) or "none of the 17"
+def named(labels: np.ndarray, bold: np.ndarray) -> Markup:
+    """Return the names of the labels that are set, in bold where the other side disagrees."""
+    names = [
+        Markup("<b>{}</b>" if disputed else "{}").format(label)
+        for label, on, disputed in zip(LABELS, labels, bold)
+        if on
+    ]
+    return Markup(", ").join(names) or Markup("none of the 17")

@@ -28,8 +28,9 @@ class Report:
 
     results: Evaluation
     comparison: pd.DataFrame | None
-    caveats: list[str]
+    caveats: list[str]  # what a reader of the whole must know
     sources: list[tuple[str, str, str]]  # what, file, SHA-256
+    origin: dict  # how the predictions were made, as far as it is known
 
 
 def write_report(path: Path, report: Report, args: argparse.Namespace) -> None:
@@ -94,7 +95,7 @@ def methods(results: Evaluation, args: argparse.Namespace) -> str:
     """Return in a few sentences how the numbers were made."""
     sentences = [
         f"Each record is 10 s of Lead {escape(args.lead)} at 500 Hz, standardised, in all 12 input channels. The "
-        "network sees its two 5 s segments; a record\u2019s probability is the higher of the two for "
+        "network sees its two 5 s segments; a record's probability is the higher of the two for "
         f"{', '.join(COMBINED_BY_MAX).lower()}, and their mean for the other labels.",
         "AUPRC is average precision. Micro averages pool the 17 decisions of every record; macro averages are means "
         "over the labels for which a metric is defined.",
@@ -142,15 +143,18 @@ def per_label(results: Evaluation) -> str:
         },
         ("auroc", "auprc", "brier", "brier_calibrated"),
     )
+    noted = "".join(f"<li>{escape(row['label'])}: {escape(row['note'])}</li>" for row in rows if row["note"])
+    remarks = f'<h3>Notes</h3><ul class="note">{noted}</ul>' if noted else ""
     decisions = table(
         {"Threshold": lambda _, row: None if pd.isna(row["threshold"]) else f"{row['threshold']:.3f}"},
         ("recall", "precision", "f1", "specificity", "npv", "accuracy"),
     )
     return (
-        f'<h2>Results per label</h2><div class="scroll">{forest}</div>'
-        '<p class="note">Click a column\u2019s head to sort. Patients: those with at least one positive record; '
-        "intervals that rest on few of them are rough. An empty cell is undefined, for the reason given above.</p>"
+        f'<h2>Results per label</h2><div class="scroll forest">{forest}</div>'
+        '<p class="note">Click the head of a column to sort. Patients: those with at least one positive record; '
+        "intervals that rest on few of them are rough. An empty cell is undefined, for the reason given below.</p>"
         f"<h3>Ranking and calibration</h3>{ranking}<h3>Decisions at the thresholds</h3>{decisions}"
+        f"{remarks}"
     )
 
 
@@ -252,9 +256,9 @@ def misses_section(results: Evaluation, args: argparse.Namespace) -> str:
         return f'<h2>Worst misses</h2><p class="note">{escape(note)}</p>'
     drawn = "".join(f"<figure>{strip}<figcaption>{caption}</figcaption></figure>" for strip, caption in strips)
     return (
-        f'<h2>Worst misses</h2><p class="note">The most confident mistakes: a label that is present and was given the '
-        "least probability, or absent and given the most; at most one of each kind per label and one per record. They "
-        f"show where the network fails, and where a label may be wrong. {escape(note)}</p>{drawn}"
+        f'<h2>Worst misses</h2><p class="note">The most confident mistakes at the thresholds: labels that are present '
+        "and were given little probability, or are absent and were given much; at most one of each kind per label and "
+        f"one per record. In bold where truth and prediction disagree. They show where the network fails, and where a label may be wrong. {escape(note)}</p>{drawn}"
     )
 
 
@@ -262,8 +266,13 @@ def provenance_section(report: Report, args: argparse.Namespace) -> str:
     """Return checksums, settings and versions."""
     lines = [[what, path, Markup("<code>{}</code>").format(digest)] for what, path, digest in report.sources]
     files = html_table(["What", "File", "SHA-256"], lines)
+    origin = [
+        [key, ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value]
+        for key, value in report.origin.items()
+    ] or [["", "not recorded beside the predictions file"]]
     settings = [[f"--{name.replace('_', '-')}", value] for name, value in sorted(vars(args).items())]
     return (
-        f"<h2>Provenance</h2><h3>Files</h3>{files}<h3>Settings</h3>{html_table(['Option', 'Value'], settings)}"
+        f"<h2>Provenance</h2><h3>Files read</h3>{files}<h3>The predictions</h3>{html_table(['', 'Value'], origin)}"
+        f"<h3>Settings of this evaluation</h3>{html_table(['Option', 'Value'], settings)}"
         f"<h3>Versions</h3>{html_table(['Software', 'Version'], versions().items())}"
     )

@@ -18,10 +18,9 @@ from ecg_evaluation.inputs import (
 )
 from ecg_evaluation.provenance import read_origin, sha256, versions, write_origin
 from ecg_evaluation.report import Report, write_report
-from ecg_evaluation.results import Evaluation, compare, decide, evaluate, text_table
+from ecg_evaluation.results import compare, decide, evaluate, text_table
 from ecg_evaluation.thresholds import threshold_rule
 from ecg_finetune.command_line import UserError, add_lead, add_path, non_negative_int, positive_int, usable_cores
-from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.paths import inside
 from ecg_finetune.tables import write_table
 
@@ -124,12 +123,15 @@ def run(args: argparse.Namespace) -> str:
     write_table(metrics_file, results.table)
     if comparison is not None:
         write_table(inside(args.out, "comparison", set=test.name, time=stamp), comparison)
-    report = Report(results, comparison, caveats(results, findings), sources(args, test, test_file, valid, valid_file))
-    write_report(report_file, report, args)
+    if valid is None:
+        findings.append("no predictions for a valid split: thresholds were not chosen and nothing was calibrated")
+    read = sources(args, test, test_file, valid, valid_file)
+    write_report(report_file, Report(results, comparison, findings, read, read_origin(test_file)), args)
 
     print(f"\n{text_table(results.table)}\n")
-    for caveat in report.caveats:
-        print(f"note: {caveat}")
+    noted = results.table[results.table["note"] != ""]
+    for sentence in findings + [f"{row.label}: {row.note}" for row in noted.itertuples()]:
+        print(f"note: {sentence}")
     print(f"metrics: {metrics_file}\nreport: {report_file}")
     return f"{len(test.study_id):,} records evaluated, report {report_file}"
 
@@ -223,25 +225,13 @@ def patients_of(args: argparse.Namespace, test: Labelled) -> tuple[np.ndarray | 
     return patients.to_numpy(), findings
 
 
-def caveats(results: Evaluation, findings: list[str]) -> list[str]:
-    """Return, a sentence each, what a reader of the results must know."""
-    sentences = list(findings)
-    if results.decisions.calibration is None:
-        sentences.append("no predictions for a valid split: thresholds were not chosen and nothing was calibrated")
-    named = results.table["label"].isin(LABELS) & (results.table["note"] != "")
-    return sentences + [f"{row.label}: {row.note}" for row in results.table[named].itertuples()]
-
-
 def sources(
     args: argparse.Namespace, test: Labelled, test_file: Path, valid: Labelled | None, valid_file: Path | None
 ) -> list[tuple[str, str, str]]:
     """Return (what, file, SHA-256) of everything the numbers rest on."""
-    origin = read_origin(test_file)
-    checkpoint = origin.get("checkpoint", "not recorded beside the predictions")
     files = [("predictions", test_file), ("labels", test.source)]
     if valid is not None:
         files += [("predictions, valid split", valid_file), ("labels, valid split", valid.source)]
     files += [("other predictions", args.compare)] if args.compare is not None else []
     files += [(what, path) for what, path in (("patients", args.record_list), ("split", args.meta)) if path.exists()]
-    rows = [("checkpoint", checkpoint, origin.get("checkpoint_sha256", ""))]
-    return rows + [(what, str(path), sha256(path)) for what, path in files]
+    return [(what, str(path), sha256(path)) for what, path in files]
