@@ -69,8 +69,8 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
             raise _unreadable(path, error) from None
         if not trust:
             raise UserError(
-                f"{path}: refused, because it asks for the Python object {refused}, which loading would let run code; "
-                "if you trust where the file comes from, repeat with --trust-checkpoint"
+                f"{path}: refused, because it asks for {refused}, which is more than weights and settings need and may "
+                "run code; if you trust where the file comes from, repeat with --trust-checkpoint"
             ) from None
     except Exception as error:  # a damaged zip or pickle raises anything from EOFError to KeyError
         raise _unreadable(path, error) from None
@@ -99,7 +99,13 @@ def _only_allowed_globals():
 
 def _refused_global(message: str) -> str | None:
     """Find the refused global in PyTorch's error message; None when the error is another one."""
-    for pattern in (r"GLOBAL (\S+) was not an allowed", r"GLOBAL (\S+) whose module", r"class `?([\w.]+)`?"):
+    patterns = (
+        r"GLOBAL (\S+) was not an allowed",
+        r"GLOBAL (\S+) whose module",
+        r"instantiate unsupported class (\S+)",
+        r"but got <class '([^']+)'>",
+    )
+    for pattern in patterns:
         found = re.search(pattern, message)
         if found:
             return found.group(1)
@@ -107,7 +113,8 @@ def _refused_global(message: str) -> str | None:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    # PyTorch puts advice before the reason that does not apply here.
+    reason = (str(error).split("WeightsUnpickler error:")[-1].strip() or type(error).__name__).splitlines()[0]
     return UserError(f"{path}: not a readable checkpoint, or cut off ({reason}); download or copy it again")
 
 

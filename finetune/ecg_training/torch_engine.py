@@ -26,8 +26,8 @@ FINETUNING = {
     "final_dropout": 0.0,
     "feature_grad_mult": 0.0,
 }
-# A network of the same kind that trains on a laptop. Its frames are 40 ms long, so that attention over 62 of them
-# still spans the whole 5 s that a rhythm needs.
+# A network of the same kind that trains on a laptop. Its frames are 40 ms long, so that attention over 124 of
+# them still spans the whole 5 s that a rhythm needs.
 TINY = Architecture(
     encoder_layers=2,
     encoder_embed_dim=64,
