@@ -39,8 +39,10 @@ tbody tr:last-child td { border-bottom-width: 2px; } tfoot td { background: var(
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1rem; }
 @media (max-width: 480px) { body { padding: .6rem .7rem 3rem; } h1 { font-size: 1.3rem; }
   .panels { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .5rem; }
-  th, td { padding: .25rem .4rem; } }
-@media print { @page { size: A4; margin: 14mm; } body { font-size: 9.5pt; max-width: none; padding: 0; }
+  th, td { padding: .25rem .4rem; } td small { display: block; }
+  th:first-child, td:first-child { position: sticky; left: 0; } tbody td:first-child { background: #fff; } }
+@media print { @page { size: A4; margin: 14mm; } html { font-size: 12px; }
+  body { font-size: 9pt; max-width: none; padding: 0; } p { max-width: none; } tfoot { display: table-row-group; }
   .scroll { overflow: visible; } table { font-size: 7.5pt; } th, td { padding: 1mm 1.2mm; }
   thead { display: table-header-group; } th { white-space: normal; }
   tr, figure, .card { break-inside: avoid; } h2, h3 { break-after: avoid; }

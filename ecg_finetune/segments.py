@@ -6,7 +6,6 @@ from pathlib import Path
 
 import joblib
 import numpy as np
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ecg_finetune.batch import chunked
@@ -132,10 +131,10 @@ def read_labels(path: Path) -> np.ndarray:
 
 
 def read_pos_weight(path: Path) -> np.ndarray:
-    """Read `pos_weight.txt`: 17 numbers of at least 0 on one line, as float32 (17,)."""
+    """Read `pos_weight.txt`: 17 numbers of at least 0 on one line, as float64 (17,)."""
     path = Path(path)
     try:
-        weights = np.array(path.read_text(encoding="utf-8").split(), dtype=np.float32)
+        weights = np.array(path.read_text(encoding="utf-8").split(), dtype=np.float64)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run build/scripts/build_test_and_finetune_data.py first") from None
     except ValueError as error:
@@ -145,8 +144,8 @@ def read_pos_weight(path: Path) -> np.ndarray:
     return weights
 
 
-class SegmentDataset(Dataset):
-    """The segments of a manifest with their labels.
+class SegmentDataset:
+    """The segments of a manifest with their labels, as PyTorch's `DataLoader` takes them.
 
     Item `i` is `(lead, target)`: float32 (samples,) and float32 (17,). All twelve channels of the network's input are
     this lead, so twelve times the memory is saved until `expand_lead` in front of the network.

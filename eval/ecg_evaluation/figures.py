@@ -22,7 +22,8 @@ svg.figure text.soft { fill: #5a6b7b; } .end { text-anchor: end; } .middle { tex
 .plots .three { display: grid; grid-template-columns: repeat(3, 1fr); gap: .3rem; }
 .wide svg { max-width: none; } .forest svg { width: 100%; min-width: 36rem; max-width: 60rem; }
 @media (max-width: 480px) { .plots { grid-template-columns: 1fr; } }
-@media print { .plots { grid-template-columns: 1fr 1fr; } .wide svg, .forest svg { max-width: 100%; min-width: 0; } }
+@media print { .plots { grid-template-columns: 1fr 1fr; } .forest svg { max-width: 100%; min-width: 0; }
+  .wide svg { width: 130mm; } }
 """
 SIDE = 100  # a panel's plot area is SIDE x SIDE units
 LEFT, TOP = 27, 4
@@ -145,6 +146,7 @@ def heatmap(shares: np.ndarray, labels: Sequence[str]) -> str:
     """Return a square table of shares (n, n) from 0 to 1 as coloured cells with whole percents; NaN stays empty."""
     cell, name, top = 25, 228, 196
     size = len(labels) * cell
+    width = name + size + 100  # the last slanted name reaches beyond the cells
     parts = []
     for row, label in enumerate(labels):
         y = top + row * cell
@@ -163,6 +165,6 @@ def heatmap(shares: np.ndarray, labels: Sequence[str]) -> str:
             parts.append(f'<text class="middle"{fill} x="{x + cell / 2}" y="{y + cell / 2 + 3}">{escape(text)}</text>')
     lines = "".join(f"M{name} {top + i * cell}h{size}M{name + i * cell} {top}v{size}" for i in range(len(labels) + 1))
     return (
-        f'<svg class="figure" viewBox="0 0 {name + size + 100} {top + size + 2}" width="{name + size + 100}" role="img" '
+        f'<svg class="figure" viewBox="0 0 {width} {top + size + 2}" width="{width}" role="img" '
         f'aria-label="co-occurrence of labels">{"".join(parts)}<path class="axis" d="{lines}"/></svg>'
     )

@@ -129,10 +129,10 @@ def per_label(results: Evaluation) -> str:
 
     def table(columns: dict, metrics: tuple[str, ...]) -> Markup:
         lines = [
-            [row["label"], *(column(number, row) for column in columns.values()), *(cell(row, m) for m in metrics)]
+            [row["label"], *(cell(row, m) for m in metrics), *(column(number, row) for column in columns.values())]
             for number, row in enumerate(rows)
         ]
-        heads = ["Label", *columns, *(NAMES[metric] for metric in metrics)]
+        heads = ["Label", *(NAMES[metric] for metric in metrics), *columns]
         return html_table(heads, lines[:-2], footer=lines[-2:])
 
     ranking = table(
@@ -226,7 +226,8 @@ def comparison_section(table: pd.DataFrame | None, args: argparse.Namespace) -> 
     return (
         f"<h2>Comparison</h2><p>With {escape(args.compare.name)} on the same records, this run minus the other. Both "
         "met the same resamples, so the intervals are of paired differences; bold where the 95 % interval leaves out "
-        "0. With this many rows, some do so by chance.</p>" + html_table(heads, lines[:-2], footer=lines[-2:])
+        "0. With this many rows, some do so by chance.</p>"
+        f"{html_table(heads, lines[:-2], footer=lines[-2:])}"
     )
 
 
@@ -258,7 +259,8 @@ def misses_section(results: Evaluation, args: argparse.Namespace) -> str:
     return (
         f'<h2>Worst misses</h2><p class="note">The most confident mistakes at the thresholds: labels that are present '
         "and were given little probability, or are absent and were given much; at most one of each kind per label and "
-        f"one per record. In bold where truth and prediction disagree. They show where the network fails, and where a label may be wrong. {escape(note)}</p>{drawn}"
+        "one per record. In bold where truth and prediction disagree. They show where the network fails, and where a "
+        f"label may be wrong. {escape(note)}</p>{drawn}"
     )
 
 
