@@ -1,8 +1,9 @@
 """The labeler: reports in, the 17 labels out.
 
-A report is one run of text: normalised, searched and inferred as a whole. Most statements cannot touch their neighbours,
-though, so each is normalised and searched once and remembered, together with its `Edges`; only statements that a rule
-could join across their boundary are taken as one text. The outcome is that of the plain way (`Labeler.plain`).
+A report is one run of text: normalised, searched and inferred as a whole. Most statements cannot touch their
+neighbours, though, so each is normalised and searched once and remembered, together with its `Edges`; only statements
+that a rule could join across their boundary are taken as one text. The outcome is that of the plain way
+(`Labeler.plain`).
 """
 
 from collections import Counter
@@ -109,7 +110,10 @@ class Labeler:
 
     def text_entities(self, report: Sequence[str]) -> Sequence[TextEntity]:
         """Return the entities the text of a report names, with their descriptors."""
-        blocks = self.read(report)
+        return self.named(self.read(report))
+
+    def named(self, blocks: Sequence[Block]) -> Sequence[TextEntity]:
+        """Return the entities that the blocks of one report name."""
         if self.policy == "asserted":
             return [found for block in blocks for found in without_negated(block.hits)]
         if any(block.connective for block in blocks):

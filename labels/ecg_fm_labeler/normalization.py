@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from ecg_finetune.command_line import UserError
@@ -44,7 +44,7 @@ def token_number(character: str) -> int | None:
     return number if number >= 0 else None
 
 
-@lru_cache(maxsize=None)
+@cache
 def bordered(phrase: str, flags: int = 0) -> re.Pattern:
     """Compile a literal phrase that may not continue a word where it starts or ends with a letter or digit."""
     start = r"(?<!\w)" if phrase[:1].isalnum() else ""
@@ -119,7 +119,7 @@ class Normalizer:
             self.steps: list[Step] = [
                 self._abbreviations(tables["abbreviations"], tables["possessives"]),
                 self._table(tables["phrases"], border=False, ignore_case=True),
-                lambda text, place: text.lower(),
+                lambda text, _: text.lower(),
                 self._append_to_ending,
                 _dashes_and_slashes,
                 self._table({"&": " and "}, border=False),
@@ -131,7 +131,7 @@ class Normalizer:
                 self._table(tables["after_words"]),
                 self._lead_lists(tables["lead_lists"], tables["leads"]),
                 self._table(tables["joined"]),
-                lambda text, place: text.replace("*", " "),
+                lambda text, _: text.replace("*", " "),
                 _prefixes_and_bundles,
                 *(self._family(family) for family in templates["passes"]),
             ]

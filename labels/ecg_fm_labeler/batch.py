@@ -1,0 +1,76 @@
+"""Labelling the distinct reports of a table in chunks, on worker processes."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from ecg_finetune.batch import chunk_size, run_batch
+from ecg_finetune.diagnoses import LABELS
+from ecg_fm_labeler.labeler import Labeler
+from ecg_fm_labeler.reports import Reports
+
+MOST_PER_CHUNK = 20_000
+
+Chunk = list[tuple[list[str], int]]
+
+
+def label_reports(
+    reports: Reports, folder: Path, policy: str, workers: int, dask: str | None = None
+) -> tuple[np.ndarray, Counter]:
+    """Label every row; the labels depend on the text alone, so each distinct report is labelled once.
+
+    Returns
+    -------
+    soft : ndarray of float32 (rows, 17)
+        Probabilities; 0 where a label is absent.
+    unmatched : Counter
+        How many rows hold each run of words that no pattern took (twice, if twice in a report).
+    """
+    used, times = np.unique(reports.which, return_counts=True)
+    size = chunk_size(len(used), workers, MOST_PER_CHUNK)
+    soft = np.zeros((len(reports.distinct), len(LABELS)), dtype=np.float32)
+    unmatched: Counter = Counter()
+    work = partial(_label_chunk, Path(folder).resolve(), policy)
+    results = run_batch(
+        work, _chunks(reports, used, times, size), workers=workers, total=len(used), unit="distinct reports", dask=dask
+    )
+    with closing(results):
+        for start, (rows, words) in zip(range(0, len(used), size), results, strict=True):
+            soft[used[start : start + size]] = rows
+            unmatched.update(words)
+    return soft[reports.which], unmatched
+
+
+def _chunks(reports: Reports, used: np.ndarray, times: np.ndarray, size: int) -> Iterator[Chunk]:
+    for start in range(0, len(used), size):
+        piece = slice(start, start + size)
+        yield [
+            ([reports.statements[number] for number in reports.distinct[which]], count)
+            for which, count in zip(used[piece].tolist(), times[piece].tolist())
+        ]
+
+
+@cache
+def _labeler(folder: Path, policy: str) -> Labeler:
+    return Labeler.from_config(folder, policy)
+
+
+def _label_chunk(folder: Path, policy: str, chunk: Chunk) -> tuple[np.ndarray, Counter]:
+    labeler = _labeler(folder, policy)
+    words: Counter = Counter()
+    soft = np.empty((len(chunk), len(LABELS)), dtype=np.float32)
+    for row, (statements, count) in enumerate(chunk):
+        blocks = labeler.read(statements)
+        soft[row] = labeler.inference.label_row(labeler.named(blocks))
+        for block in blocks:
+            if block.unmatched:
+                words[block.unmatched] += count
+    unmatched: Counter = Counter()
+    for runs, count in words.items():
+        for run in runs:
+            unmatched[run] += count
+    return soft, unmatched

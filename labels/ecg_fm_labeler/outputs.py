@@ -1,0 +1,95 @@
+"""The files of the labels stage, and its prevalence table."""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ecg_finetune.command_line import replacing
+from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.paths import ARTEFACTS
+from ecg_finetune.tables import (
+    SPLITS,
+    iterate_rows,
+    label_counts,
+    label_definition,
+    write_array,
+    write_pos_weight,
+    write_rows,
+    write_table,
+)
+from ecg_fm_labeler.configuration import PROJECT_CONFIG
+
+LABEL_DEFINITION = "label_def.csv"
+# The reports of MIMIC-IV-ECG v1.0; the counts of label_def.csv's `all_reports` are over them.
+ALL_REPORTS = 800_035
+MARK_ABOVE = 0.1  # relative difference of the prevalence
+
+
+def write_outputs(
+    folder: Path, config: Path, study_id: np.ndarray, split: np.ndarray, soft: np.ndarray, unmatched: Counter
+) -> None:
+    """Write every file of the labels stage.
+
+    Parameters
+    ----------
+    folder, config : Path
+        Where to; the labeler's configuration.
+    study_id, split : ndarray (rows,)
+        int64; the position in `SPLITS`, one beyond where there is none.
+    soft : ndarray of float32 (rows, 17)
+        Probabilities.
+    unmatched : Counter
+        Runs of words that no pattern took.
+    """
+    hard = (soft > 0).astype(np.float32)
+    names = [*SPLITS, ""]
+    write_array(_in(folder, "y_soft"), soft)
+    write_array(_in(folder, "y"), hard)
+    _write_labels(_in(folder, "labels"), hard.astype(bool))
+    mapping = ((idx, study, names[code]) for idx, (study, code) in enumerate(zip(study_id.tolist(), split.tolist())))
+    write_rows(_in(folder, "study_id_mapping"), ["idx", "study_id", "split"], mapping)
+    write_table(_in(folder, "label_def_recomputed"), label_definition(hard))
+    write_pos_weight(_in(folder, "pos_weight"), label_counts(hard)[2])
+    with replacing(_in(folder, "label_def_official")) as temporary:
+        own = Path(config) / LABEL_DEFINITION
+        shutil.copyfile(own if own.is_file() else PROJECT_CONFIG / LABEL_DEFINITION, temporary)
+    ordered = sorted(unmatched.items(), key=lambda item: (-item[1], item[0]))
+    write_rows(_in(folder, "unmatched"), ["words", "count"], ordered)
+
+
+def _in(folder: Path, artefact: str) -> Path:
+    return Path(folder) / Path(ARTEFACTS[artefact].location).name
+
+
+def _write_labels(path: Path, hard: np.ndarray) -> None:
+    """Write labels.csv. Few combinations of labels occur, so each is spelled once."""
+    packed, which = np.unique(np.packbits(hard, axis=1), axis=0, return_inverse=True)
+    spelled = [",".join(map(str, np.unpackbits(row, count=len(LABELS)))) for row in packed]
+
+    def lines() -> Iterator[str]:
+        yield ",".join(["idx", *LABELS]) + "\n"
+        for idx, combination in enumerate(which.ravel().tolist()):
+            yield f"{idx},{spelled[combination]}\n"
+
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(lines())
+
+
+def published_shares() -> np.ndarray:
+    """Return the published prevalence of the 17 labels in all reports of MIMIC-IV-ECG, float64 (17,)."""
+    rows = iterate_rows(PROJECT_CONFIG / LABEL_DEFINITION, ["name", "all_reports"])
+    counts = {name: int(count) for _, (name, count) in rows}
+    return np.array([counts[name] for name in LABELS]) / ALL_REPORTS
+
+
+def prevalence_table(soft: np.ndarray) -> str:
+    """Return a table of the labels' prevalence beside the published one; large differences are marked."""
+    count, share, _ = label_counts(soft)
+    lines = [f"{'label':<44}{'reports':>9}{'share':>9}{'published':>11}"]
+    for name, number, ours, theirs in zip(LABELS, count, share, published_shares()):
+        mark = "  differs by more than a tenth" if abs(ours - theirs) > MARK_ABOVE * theirs else ""
+        lines.append(f"{name:<44}{number:>9,}{ours:>9.2%}{theirs:>11.2%}{mark}")
+    return "\n".join(lines)

@@ -1,0 +1,45 @@
+"""The splits of the labelled reports."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ecg_finetune.command_line import UserError
+from ecg_finetune.tables import SPLITS, read_splits
+
+NO_SPLIT = len(SPLITS)
+
+
+def split_of(meta: Path, study_id: np.ndarray, wanted: str) -> np.ndarray:
+    """Look up the split of every row.
+
+    Parameters
+    ----------
+    meta : Path
+        meta_split.csv; it may be missing where all rows are wanted.
+    study_id : ndarray of int64 (rows,)
+    wanted : str
+        "train", "valid", "test" or "all".
+
+    Returns
+    -------
+    ndarray of int8 (rows,)
+        The position in `SPLITS`; `NO_SPLIT` where meta_split.csv does not list the study.
+
+    Raises
+    ------
+    UserError
+        As `tables.read_splits`; also no row of the wanted split.
+    """
+    if wanted == "all" and not Path(meta).is_file():
+        print(f"{meta} is not there yet: the split column of study_id_mapping.csv stays empty")
+        return np.full(len(study_id), NO_SPLIT, dtype=np.int8)
+    listed, codes = read_splits(meta)
+    order = np.argsort(listed)
+    place = np.minimum(np.searchsorted(listed[order], study_id), len(listed) - 1)
+    found = listed[order][place] == study_id
+    split = np.where(found, codes[order][place], NO_SPLIT).astype(np.int8)
+    print(f"{int((~found).sum()):,} of {len(study_id):,} rows have no split in {meta}")
+    if wanted != "all" and not (split == SPLITS.index(wanted)).any():
+        raise UserError(f"{meta}: none of the {len(study_id):,} reports is in split {wanted}; choose another --split")
+    return split
