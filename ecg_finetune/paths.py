@@ -50,6 +50,7 @@ ARTEFACTS: dict[str, Artefact] = {
     "unmatched": Artefact(f"{COMPUTED}/unmatched.csv", "labels", "`words,count`: the words of the reports that no pattern took, most frequent first"),
     # split
     "meta_split": Artefact("split/data/meta_split.csv", "split", "`save_file,split`: `mimic_iv_ecg_<study_id>.mat`; train, valid or test"),
+    "split_left_out": Artefact("split/data/meta_split.left_out.csv", "split", "`study_id,reason`: with `--from-split`, the studies that only the record list or only the given split has"),
     # preprocess
     "lead": Artefact(LEAD, "preprocess", "`<save_file>` per record: MATLAB 5, compressed, `feats` float32 (12, 5000) and its rates, sizes and `idx` (study_id)"),
     "report": Artefact(f"{LEAD}.report.csv", "preprocess", "one row per record of meta_split.csv: `save_file,study_id,status,detail` and signal figures"),
