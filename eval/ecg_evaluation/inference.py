@@ -44,7 +44,7 @@ def load_model(path: Path, *, device: str, precision: str, trust: bool) -> tuple
     return model.to(chosen, dtype), f"{parameters:,} parameters, {name} on {chosen.type}"
 
 
-class TestRecords(Dataset):
+class RecordDataset(Dataset):
     """The 10 s files of the test set: item `i` is (leads float32 (2, 2500), study_id)."""
 
     def __init__(self, folder: Path, study_ids: np.ndarray):
@@ -82,7 +82,7 @@ def predict(
     probabilities : ndarray float64 (records, 17)
     """
     device = next(model.parameters()).device
-    loader = DataLoader(_Told(data), batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
+    loader = DataLoader(_Guarded(data), batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
     probabilities, studies = [], []
     with torch.inference_mode(), tqdm(total=len(data), unit=f" {unit}", disable=None) as progress:
         for batch in loader:
@@ -117,7 +117,7 @@ def combine_segments(study: np.ndarray, probabilities: np.ndarray) -> tuple[np.n
     return combined.index.to_numpy(), combined.to_numpy()
 
 
-class _Told(Dataset):
+class _Guarded(Dataset):
     """A data set whose user-level errors are items: raised in a loader's worker they would grow a traceback."""
 
     def __init__(self, data: Dataset):

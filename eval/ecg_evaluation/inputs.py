@@ -157,10 +157,10 @@ def read_predictions(path: Path, study_ids: np.ndarray | None = None) -> tuple[n
     UserError
         A column is missing, a value is no probability, a study stands twice, or the studies are not those wanted.
     """
-    dtypes = {"study_id": "int64", **dict.fromkeys(LABELS, "float64")}
-    table = read_table(path, ["study_id", *LABELS], dtypes, float_precision="round_trip")
+    dtypes = {"study_id": "int64", **dict.fromkeys(LABELS, "str")}
+    table = read_table(path, ["study_id", *LABELS], dtypes, keep_default_na=False)
     refuse_duplicates(path, table, "study_id")
-    values = table[list(LABELS)].to_numpy()
+    values = _exact_numbers(table[list(LABELS)])
     _refuse_rows(path, table["study_id"], ~((values >= 0) & (values <= 1)), "a probability is from 0 to 1")
     if study_ids is None:
         return table["study_id"].to_numpy(), values
@@ -174,6 +174,17 @@ def read_predictions(path: Path, study_ids: np.ndarray | None = None) -> tuple[n
             "(a file made with --max-samples needs the same --max-samples)"
         )
     return study_ids, values[present.get_indexer(study_ids)]
+
+
+def _exact_numbers(table: pd.DataFrame) -> np.ndarray:
+    """Return the numbers that a table of text holds, NaN for what is none.
+
+    Python's own conversion is exact; that of `pandas.read_csv` may be off by a last bit, depending on its version.
+    """
+    try:
+        return table.to_numpy(dtype=object).astype(float)
+    except ValueError:
+        return table.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
 
 
 def _refuse_rows(path: Path, study_id: pd.Series, wrong: np.ndarray, rule: str) -> None:

@@ -166,7 +166,7 @@ def predictions_files(args: argparse.Namespace, test: Labelled, stamp: str) -> t
         raise UserError("--model-path is missing: give a classifier checkpoint, or --predictions to do without a model")
 
     # Here and not above: PyTorch takes seconds to import and is not needed with --predictions.
-    from ecg_evaluation.inference import TestRecords, load_model, predict, valid_segments
+    from ecg_evaluation.inference import RecordDataset, load_model, predict, valid_segments
 
     model, made_by = load_model(
         args.model_path, device=args.device, precision=args.precision, trust=args.trust_checkpoint
@@ -184,7 +184,7 @@ def predictions_files(args: argparse.Namespace, test: Labelled, stamp: str) -> t
         print(f"predictions: {path}", flush=True)
         return path
 
-    test_file = make(test.name, TestRecords(args.test_dir, test.study_id), args.batch_size, "records")
+    test_file = make(test.name, RecordDataset(args.test_dir, test.study_id), args.batch_size, "records")
     if args.valid_predictions is not None or not inside(args.manifests, "manifest", split="valid").exists():
         return test_file, args.valid_predictions
     segments = valid_segments(args.manifests, args.max_samples)

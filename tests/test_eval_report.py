@@ -1,0 +1,122 @@
+"""The report: complete, self-contained, small, and its figures true to the numbers."""
+
+import re
+
+import numpy as np
+import pytest
+from ecg_evaluation import figures
+from ecg_evaluation.inputs import Labelled, read_predictions, write_predictions
+from ecg_evaluation.misses import rank_misses
+from ecg_evaluation.results import decide, evaluate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_html_page import Reader
+
+from ecg_finetune.diagnoses import LABELS
+
+
+def drawn_points(svg: str, css: str) -> np.ndarray:
+    """Return the points of the path of a class in units of the panel, y upwards: float (points, 2)."""
+    (path,) = re.findall(rf'class="{css}" d="([^"]*)"', svg)
+    x = y = None
+    points = []
+    for command, rest in re.findall(r"([MLHV])([^MLHV]*)", path):
+        numbers = [float(number) for number in rest.split()]
+        if command in "ML":
+            x, y = numbers
+        elif command == "H":
+            (x,) = numbers
+        else:
+            (y,) = numbers
+        points.append((x / figures.SIDE, 1 - y / figures.SIDE))
+    return np.array(points)
+
+
+@pytest.fixture
+def scored():
+    rng = np.random.default_rng(0)
+    truth = rng.random(20000) < 0.1
+    return truth, 1 / (1 + np.exp(-(rng.normal(size=20000) + 2 * truth - 2)))
+
+
+def test_roc_is_drawn_where_it_is_and_thinned(scored):
+    from sklearn.metrics import roc_auc_score
+
+    svg = figures.roc_panel(*scored, 0.5)
+    points = drawn_points(svg, "curve")
+    assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(roc_auc_score(*scored), abs=0.005)
+    assert len(svg) < 12_000
+    x, y = (float(value) for value in re.search(r'class="point" cx="([\d.]+)" cy="([\d.]+)"', svg).groups())
+    decided = scored[1] >= 0.5
+    assert x / 100 == pytest.approx(decided[~scored[0]].mean(), abs=0.001)
+    assert 1 - y / 100 == pytest.approx(decided[scored[0]].mean(), abs=0.001)
+
+
+def test_precision_recall_is_drawn_where_it_is(scored):
+    from sklearn.metrics import average_precision_score
+
+    svg = figures.precision_recall_panel(*scored, 0.5)
+    points = drawn_points(svg, "curve")
+    area = np.sum(np.diff(points[:, 0]) * points[1:, 1])
+    assert area == pytest.approx(average_precision_score(*scored), abs=0.01)
+    assert len(svg) < 25_000
+
+
+def test_mistakes_are_ranked_and_spread():
+    truth = np.array([[1, 0], [1, 0], [0, 0], [0, 1]], bool)
+    probabilities = np.array([[0.1, 0.9], [0.2, 0.1], [0.7, 0.8], [0.4, 0.45]])
+    predicted = probabilities >= 0.5
+    # Record 0 is wrong in both labels, by 0.9 each, and shown once; then the mistakes of other kinds.
+    assert rank_misses(truth, predicted, probabilities, 9) == [(0, 0), (2, 1), (3, 1)]
+    assert rank_misses(truth, predicted, probabilities, 1) == [(0, 0)]
+    assert rank_misses(truth, truth, probabilities, 9) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=17, max_size=17))
+def test_predictions_file_keeps_every_bit(tmp_path_factory, row):
+    path = tmp_path_factory.mktemp("predictions") / "p.csv"
+    values = np.array([row, row[::-1]])
+    write_predictions(path, np.array([5, 3]), values)
+    study, again = read_predictions(path)
+    assert study.tolist() == [5, 3]
+    np.testing.assert_array_equal(again, values)
+    np.testing.assert_array_equal(read_predictions(path, np.array([3, 5]))[1], values[::-1])
+
+
+def test_calibration_lowers_the_brier_score_and_leaves_ranking_alone():
+    rng = np.random.default_rng(0)
+    honest = 1 / (1 + np.exp(-rng.normal(-2, 1.5, size=(4000, 17))))
+    truth = rng.random(honest.shape) < honest
+    shifted = honest * 8 / (1 + honest * 7)  # odds times 8, as training with pos_weight gives
+    valid = Labelled("valid", np.arange(2000), truth[:2000], None)
+    test = Labelled("test", np.arange(2000), truth[2000:], None)
+    result = evaluate(test, shifted[2000:], decide(valid, shifted[:2000], "f1"), None, 0)
+    assert (result.table["brier_calibrated"] < result.table["brier"] - 0.02).all()
+    assert result.calibrated.mean() == pytest.approx(truth.mean(), abs=0.01)
+    order = np.argsort(shifted[2000:, 0])
+    assert (np.diff(result.calibrated[order, 0]) >= 0).all()
+
+
+def test_report_of_a_run(tmp_path):
+    from ecg_evaluation.stage import run
+    from evaluation_world import make_world
+
+    from ecg_finetune.command_line import execute
+    from ecg_finetune.documents import load_parser
+    from ecg_finetune.paths import locate
+
+    base = make_world(tmp_path)
+    arguments = ["--base-dir", str(base), "--bootstrap", "5", "--num-workers", "0"]
+    assert execute(load_parser("eval/scripts/eval_finetuned.py"), run, arguments) == 0
+    (report,) = locate(base, "eval").glob("report_*.html")
+    page = report.read_text(encoding="utf-8")
+    reader = Reader(page)
+    assert reader.addresses == [] and "@import" not in page and "url(" not in page
+    assert all(label in reader.cells for label in LABELS)
+    assert page.count('class="three"') == 17  # 16 labels, for one never occurs, and the micro average
+    assert page.count('aria-label="Study 4') == 12
+    assert "The preprocess stage" in page and "nan" not in " ".join(reader.cells).lower()
+    assert len(page) < 2_000_000
+    for section in ("Results per label", "Curves", "Labels that occur together", "Worst misses", "Provenance"):
+        assert f"<h2>{section}</h2>" in page

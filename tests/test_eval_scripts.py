@@ -1,0 +1,235 @@
+"""The evaluation scripts as a user runs them."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from ecg_evaluation.stage import run
+from evaluation_world import NEVER, RARE, make_world, write_checkpoint
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from ecg_finetune.command_line import execute
+from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.documents import load_parser
+from ecg_finetune.paths import locate
+
+FINETUNED, ANY = "eval/scripts/eval_finetuned.py", "eval/scripts/eval_ecgfm.py"
+COLUMNS = ["label", "n_pos", "n_neg", "auroc", "auprc", "accuracy", "recall", "precision", "f1", "specificity", "npv"]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, run_script):
+    """Return a base folder with one finished evaluation, and the process that made it."""
+    base = make_world(tmp_path_factory.mktemp("evaluated"))
+    return base, run_script(FINETUNED, "--base-dir", base, "--bootstrap", 50, "--batch-size", 16)
+
+
+def outputs(folder, kind: str, suffix: str = ".csv") -> list:
+    """Return the files of a kind for the test set, oldest first."""
+    return sorted(folder.glob(f"{kind}_test_lead1_duplicated_*{suffix}"))
+
+
+def evaluate(capsys, script: str, *arguments, exit_code: int = 0) -> str:
+    """Run a script's parser and run in this process; return what it printed (stderr when it failed)."""
+    capsys.readouterr()
+    assert execute(load_parser(script), run, list(map(str, arguments))) == exit_code
+    captured = capsys.readouterr()
+    if exit_code:
+        assert captured.err.startswith("error: ") and captured.err.count("\n") == 1, captured.err
+        return captured.err
+    return captured.out
+
+
+def test_files_and_their_form(evaluated):
+    base, process = evaluated
+    folder = locate(base, "eval")
+    (predictions,), (metrics,), (report,) = (
+        outputs(folder, "predictions"),
+        outputs(folder, "metrics"),
+        outputs(folder, "report", ".html"),
+    )
+    table = pd.read_csv(predictions)
+    assert list(table.columns) == ["study_id", *LABELS] and len(table) == 60
+    result = pd.read_csv(metrics)
+    assert list(result.columns[:11]) == COLUMNS
+    assert list(result["label"]) == [*LABELS, "__macro__", "__micro__"]
+    assert process.stdout.rstrip().splitlines()[-1].endswith(f"report {report}")
+    for label in LABELS:
+        assert f"\n{label}" in process.stdout
+    assert len(sorted(folder.glob("predictions_valid_lead1_duplicated_*.csv"))) == 1
+
+
+def test_metrics_equal_scikit_learn_on_the_files(evaluated):
+    base, _ = evaluated
+    folder = locate(base, "eval")
+    predicted = pd.read_csv(outputs(folder, "predictions")[0]).set_index("study_id")
+    truth = pd.read_csv(locate(base, "test_labels")).set_index("idx").loc[predicted.index]
+    result = pd.read_csv(outputs(folder, "metrics")[0]).set_index("label")
+    defined = [label for label in LABELS if label != LABELS[NEVER]]
+    for label in defined:
+        assert abs(result.at[label, "auroc"] - roc_auc_score(truth[label], predicted[label])) < 1e-9
+        assert abs(result.at[label, "auprc"] - average_precision_score(truth[label], predicted[label])) < 1e-9
+        decided = predicted[label] >= result.at[label, "threshold"]
+        assert result.at[label, "recall"] == pytest.approx(decided[truth[label] == 1].mean(), abs=1e-12)
+        assert result.at[label, "auroc_low"] <= result.at[label, "auroc"] <= result.at[label, "auroc_high"]
+    macro = roc_auc_score(truth[defined], predicted[defined], average="macro")
+    assert abs(result.at["__macro__", "auroc"] - macro) < 1e-9
+    micro = roc_auc_score(truth.to_numpy().ravel(), predicted[list(LABELS)].to_numpy().ravel())
+    assert abs(result.at["__micro__", "auroc"] - micro) < 1e-9
+    assert result.at["__micro__", "n_pos"] == truth.to_numpy().sum()
+
+
+def test_undefined_values_are_named(evaluated):
+    base, process = evaluated
+    result = pd.read_csv(outputs(locate(base, "eval"), "metrics")[0]).set_index("label")
+    never, rare = LABELS[NEVER], LABELS[RARE]
+    assert np.isnan(result.at[never, "auroc"]) and "auroc, auprc, recall undefined" in result.at[never, "note"]
+    assert result.at[never, "threshold"] == 0.5
+    assert "threshold not chosen, not calibrated" in result.at[rare, "note"]
+    assert "replicates, undefined in the rest" in result.at[rare, "note"]
+    assert f"auroc 16 of 17 (not {never})" in result.at["__macro__", "note"]
+    assert f"note: {never}: auroc, auprc, recall undefined: no record has it" in process.stdout
+    assert result["note"].isna()["__micro__"]
+
+
+def test_predictions_file_gives_the_same_metrics_without_pytorch(evaluated, run_script, tmp_path):
+    base, _ = evaluated
+    folder = locate(base, "eval")
+    (tmp_path / "torch.py").write_text("raise ImportError('PyTorch must not be imported')\n")
+    arguments = ["--base-dir", base, "--predictions", outputs(folder, "predictions")[0], "--bootstrap", 50]
+    run_script(ANY, *arguments, "--out", tmp_path / "out", env={"PYTHONPATH": str(tmp_path)})
+    again = outputs(tmp_path / "out", "metrics")[0].read_bytes()
+    assert again == outputs(folder, "metrics")[0].read_bytes()
+    report = outputs(tmp_path / "out", "report", ".html")[0].read_text()
+    assert "checkpoint_best.pt" in report  # the origin of the predictions is known from the file beside them
+    assert not outputs(tmp_path / "out", "predictions")
+
+
+def test_comparison(evaluated, capsys, tmp_path):
+    base, _ = evaluated
+    first = outputs(locate(base, "eval"), "predictions")[0]
+    write_checkpoint(tmp_path / "other.pt", seed=5)
+    common = ["--base-dir", base, "--out", tmp_path, "--bootstrap", 40]
+    evaluate(capsys, ANY, *common, "--model-path", tmp_path / "other.pt", "--compare", first)
+    table = pd.read_csv(outputs(tmp_path, "comparison")[0]).set_index("label")
+    ours = pd.read_csv(outputs(tmp_path, "metrics")[0]).set_index("label")
+    other = pd.read_csv(outputs(locate(base, "eval"), "metrics")[0]).set_index("label")
+    for metric in ("auroc", "auprc"):
+        difference = table[f"{metric}_difference"]
+        np.testing.assert_allclose(difference, ours[metric] - other[metric], atol=1e-12)
+        assert (table[f"{metric}_difference_low"].dropna() <= table[f"{metric}_difference_high"].dropna()).all()
+    assert difference.abs().max() > 0.01
+    assert "<h2>Comparison</h2>" in outputs(tmp_path, "report", ".html")[0].read_text()
+
+    # A model differs from itself by nothing, in every resample: the comparison is paired.
+    again = tmp_path / "same"
+    evaluate(capsys, ANY, *common[:2], "--out", again, "--predictions", first, "--compare", first, "--bootstrap", 20)
+    same = pd.read_csv(outputs(again, "comparison")[0])
+    values = same[[name for name in same if "difference" in name]].to_numpy()
+    assert np.nanmax(np.abs(values)) == 0
+
+
+def test_without_valid_split_and_patients(evaluated, capsys, tmp_path):
+    base, _ = evaluated
+    predictions = shutil.copy(outputs(locate(base, "eval"), "predictions")[0], tmp_path / "mine.csv")
+    arguments = ["--base-dir", base, "--predictions", predictions, "--out", tmp_path, "--bootstrap", 10]
+    text = evaluate(capsys, ANY, *arguments, "--record-list", tmp_path / "none.csv")
+    assert "note: no predictions for a valid split: thresholds were not chosen" in text
+    assert "patients are not known, so records were resampled" in text
+    table = pd.read_csv(outputs(tmp_path, "metrics")[0])
+    assert (table["threshold"].dropna() == 0.5).all() and "calibration_slope" not in table
+    assert table["brier_calibrated"].isna().all()
+    report = outputs(tmp_path, "report", ".html")[0].read_text()
+    assert "records were resampled" in report and "not recorded beside the predictions file" in report
+
+
+def test_leaked_patients_are_told(evaluated, capsys, tmp_path):
+    base, _ = evaluated
+    records = pd.read_csv(locate(base, "record_list"))
+    split = pd.read_csv(locate(base, "meta_split"))
+    patient = records["subject_id"].iloc[0]
+    assert (records["subject_id"] == patient).sum() == 2
+    split.loc[0, "split"] = "train"  # one of this patient's two test records
+    split.to_csv(tmp_path / "split.csv", index=False)
+    predictions = outputs(locate(base, "eval"), "predictions")[0]
+    arguments = ["--base-dir", base, "--predictions", predictions, "--out", tmp_path, "--bootstrap", 0]
+    text = evaluate(capsys, ANY, *arguments, "--meta", tmp_path / "split.csv")
+    assert "1 of the evaluated records are not in the test split" in text
+    assert "1 of the evaluated patients have records in train or valid too" in text
+    assert "evaluated patients" not in evaluate(capsys, ANY, *arguments)
+
+
+def test_patients_from_the_path_alone(evaluated, capsys, tmp_path):
+    base, _ = evaluated
+    records = pd.read_csv(locate(base, "record_list"))
+    path = [f"files/p1000/p{s}/s{r}/{r}" for s, r in zip(records["subject_id"], records["study_id"])]
+    pd.DataFrame({"study_id": records["study_id"], "path": path}).to_csv(tmp_path / "records.csv", index=False)
+    predictions = outputs(locate(base, "eval"), "predictions")[0]
+    arguments = ["--base-dir", base, "--predictions", predictions, "--out", tmp_path, "--bootstrap", 50]
+    evaluate(capsys, ANY, *arguments, "--record-list", tmp_path / "records.csv")
+    again = outputs(tmp_path, "metrics")[0].read_bytes()
+    assert again == outputs(locate(base, "eval"), "metrics")[0].read_bytes()
+
+
+def test_max_samples(evaluated, capsys, tmp_path):
+    base, _ = evaluated
+    arguments = ["--base-dir", base, "--max-samples", 7, "--out", tmp_path, "--bootstrap", 5, "--threshold-rule", "0.3"]
+    text = evaluate(capsys, FINETUNED, *arguments, "--num-workers", 0)
+    assert "7 records evaluated" in text
+    (predictions,) = outputs(tmp_path, "predictions")
+    assert len(pd.read_csv(predictions)) == 7
+    assert (pd.read_csv(outputs(tmp_path, "metrics")[0])["threshold"].dropna() == 0.3).all()
+    told = evaluate(capsys, ANY, "--base-dir", base, "--predictions", predictions, exit_code=1)
+    assert "is missing (53 missing, 0 unknown)" in told and "--max-samples" in told
+
+
+def test_user_errors_are_one_line(evaluated, capsys, tmp_path, run_script):
+    base, _ = evaluated
+    before = sorted(locate(base, "eval").iterdir())
+    predictions = outputs(locate(base, "eval"), "predictions")[0]
+    table = pd.read_csv(predictions)
+
+    def told(*arguments, script=ANY):
+        return evaluate(capsys, script, "--base-dir", base, *arguments, exit_code=1)
+
+    def changed(change) -> str:
+        change(table.copy()).to_csv(tmp_path / "changed.csv", index=False)
+        return told("--predictions", tmp_path / "changed.csv")
+
+    assert "no test set; run build" in told("--test-dir", tmp_path / "nowhere")
+    assert "--model-path is missing" in told()
+    assert "no such file" in told("--model-path", tmp_path / "none.pt")
+    (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 nothing")
+    assert "broken.pt" in told("--model-path", tmp_path / "broken.pt")
+    write_checkpoint(tmp_path / "five.pt", num_labels=5)
+    assert "5 labels" in told("--model-path", tmp_path / "five.pt")
+    assert "no such device" in told("--device", "gpu9", script=FINETUNED)
+    assert "'Atrial flutter' is missing" in changed(lambda t: t.drop(columns="Atrial flutter"))
+    assert f"study {table['study_id'].iloc[3]} is missing (1 missing" in changed(lambda t: t.drop(index=3))
+    assert "study 99 is not among" in changed(lambda t: pd.concat([t, t.iloc[:1].assign(study_id=99)]))
+    assert "stands twice" in changed(lambda t: pd.concat([t, t.iloc[:1]]))
+    wrong = changed(lambda t: t.assign(Infarction=t["Infarction"].where(t.index != 4, 1.5)))
+    assert f"study {table['study_id'].iloc[4]}, column 'Infarction' (line 6): a probability is" in wrong
+    assert "a probability is" in changed(lambda t: t.assign(Infarction=t["Infarction"].where(t.index != 4)))
+    assert "line 6" in changed(
+        lambda t: t.astype({"Infarction": "object"}).replace({"Infarction": {t.at[4, "Infarction"]: "x"}})
+    )
+    table.iloc[:5].to_csv(tmp_path / "few.csv", index=False)
+    assert "55 missing" in told("--predictions", predictions, "--compare", tmp_path / "few.csv")
+    short = pd.read_csv(locate(base, "record_list")).iloc[1:]
+    short.to_csv(tmp_path / "records.csv", index=False)
+    assert "is missing; give the record list" in told(
+        "--predictions", predictions, "--record-list", tmp_path / "records.csv"
+    )
+    assert sorted(locate(base, "eval").iterdir()) == before
+    run_script(ANY, "--base-dir", base, "--predictions", tmp_path / "none.csv", exit_code=1)
+
+
+@pytest.mark.parametrize(
+    "option, told", [("--threshold-rule=best", "neither f1 nor youden"), ("--bootstrap=-1", "at least 0")]
+)
+def test_wrong_usage(option, told, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        load_parser(ANY).parse_args([option])
+    assert stopped.value.code == 2 and told in capsys.readouterr().err
