@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import torch
 
+from ecg_finetune.command_line import UserError, replacing
 from ecg_finetune.ecg_fm import Architecture
+from ecg_training.run_folder import BEST, claim_folder, write_settings
 
 EXECUTABLE = "fairseq-hydra-train"
 CONFIG_DIR = "examples/w2v_cmsc/config/finetuning/ecg_transformer"
@@ -41,12 +44,12 @@ def fairseq_command(
     """
     weights = ",".join(f"{weight:.8f}" for weight in pos_weight)
     settings = [
-        f"task.data={manifests}",
-        f"+task.label_file={manifests / 'y.npy'}",
+        f"task.data={_quoted(manifests)}",
+        f"+task.label_file={_quoted(manifests / 'y.npy')}",
         "task.normalize=false",
         "task.enable_padding=true",
         "task.enable_padding_leads=false",
-        f"model.model_path={pretrained}",
+        f"model.model_path={_quoted(pretrained)}",
         f"model.num_labels={len(pos_weight)}",
         "model.no_pretrained_weights=false",
         "model.dropout=0.0",
@@ -71,7 +74,7 @@ def fairseq_command(
         "dataset.disable_validation=false",
         "distributed_training.distributed_world_size=1",
         "distributed_training.find_unused_parameters=true",
-        f"checkpoint.save_dir={output}",
+        f"checkpoint.save_dir={_quoted(output)}",
         "checkpoint.save_interval=1",
         "checkpoint.no_epoch_checkpoints=true",
         "checkpoint.no_last_checkpoints=true",
@@ -93,6 +96,15 @@ def fairseq_command(
     settings = _overridden(settings, overrides)
     # Overrides must stand before --config-dir.
     return [EXECUTABLE, *settings, "--config-dir", str(fairseq_root / CONFIG_DIR), "--config-name", CONFIG_NAME]
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as hydra's grammar reads it: a comma, bracket or "=" in it needs quotes."""
+    text = str(path)
+    if re.fullmatch(r"[\w./~+@%-]+", text, re.ASCII):
+        return text
+    escaped = text.replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _other_sizes(architecture: Architecture) -> list[str]:
@@ -191,7 +203,34 @@ def python_of(executable: str) -> tuple[int, int] | None:
     return major, minor
 
 
-def run_fairseq(command: list[str], folder: Path) -> int:
-    """Run the command in `folder`, where hydra puts its own logs, and return the exit code."""
-    # Without this variable hydra shows its own error instead of the one that stopped the run.
-    return subprocess.run(command, cwd=folder, env={**os.environ, "HYDRA_FULL_ERROR": "1"}, check=False).returncode
+def run_command(command: list[str], folder: Path, lead: str, *, overwrite: bool) -> str:
+    """Run the command with `folder` for its output, where command.sh and settings.json say what was run.
+
+    Returns
+    -------
+    str
+        A summary.
+
+    Raises
+    ------
+    UserError
+        The folder holds another run, or fairseq-hydra-train failed.
+    """
+    settings = {"engine": "fairseq", "lead": lead, "command": command}
+    claim_folder(folder, settings, resume=False, overwrite=overwrite)
+    with replacing(folder / "command.sh") as temporary:
+        temporary.write_text(f"HYDRA_FULL_ERROR=1 {shlex.join(command)}\n", encoding="utf-8")
+    write_settings(folder, settings, finished=False)
+    # hydra leaves its own logs in the working folder, and shows the error that stopped a run only with this variable.
+    process = subprocess.run(command, cwd=folder, env={**os.environ, "HYDRA_FULL_ERROR": "1"}, check=False)
+    best = folder / BEST
+    if process.returncode != 0 or not best.is_file():
+        raise UserError(
+            f"fairseq-hydra-train ended with exit code {process.returncode} "
+            f"{'and' if best.is_file() else 'without'} a {best}; see its messages above"
+        )
+    write_settings(folder, settings, finished=True)
+    return (
+        f"{best} written; it carries labels and scores of the valid split: "
+        "run `python -m ecg_finetune.checkpoint strip` on it before you share it"
+    )

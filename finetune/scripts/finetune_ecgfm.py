@@ -29,7 +29,6 @@ from pathlib import Path
 
 from ecg_training import fairseq_command, torch_engine
 from ecg_training.processes import join_processes, leave_processes
-from ecg_training.run_folder import claim_folder, write_settings
 from ecg_training.trainer import Settings
 
 from ecg_finetune.command_line import (
@@ -38,7 +37,6 @@ from ecg_finetune.command_line import (
     add_path,
     execute,
     positive_int,
-    replacing,
     stage_parser,
     usable_cores,
 )
@@ -48,7 +46,7 @@ from ecg_finetune.segments import read_manifest, read_pos_weight
 
 # Defaults: as ECG-FM was fine-tuned; and for a random start, which needs a far larger learning rate.
 FINETUNING = {"epochs": 100, "lr": 1e-6, "batch_size": 256}
-RANDOM_START = {"epochs": 30, "lr": 1e-3, "batch_size": 32}
+RANDOM_START = {"epochs": 12, "lr": 1e-3, "batch_size": 32}
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -62,7 +60,13 @@ def get_parser() -> argparse.ArgumentParser:
         help="fairseq: run fairseq-hydra-train; torch: the engine of this project; auto: fairseq where "
         "fairseq-hydra-train and a CUDA device are there, else torch (default: auto)",
     )
-    parser.add_argument("--fairseq-root", type=Path, metavar="DIR", help="the clone of fairseq-signals (default: none)")
+    parser.add_argument(
+        "--fairseq-root",
+        type=Path,
+        default=os.environ.get("FAIRSEQ_SIGNALS"),
+        metavar="DIR",
+        help="the clone of fairseq-signals, for --engine fairseq (default: $FAIRSEQ_SIGNALS, else none)",
+    )
     parser.add_argument(
         "--print-command",
         action="store_true",
@@ -71,7 +75,7 @@ def get_parser() -> argparse.ArgumentParser:
     add_lead(parser)
     add_path(parser, "--manifests", "manifests", "the folder with train.tsv, valid.tsv, y.npy and pos_weight.txt")
     add_path(parser, "--output-dir", "finetune", "where checkpoints and logs go; one folder per run")
-    parser.add_argument("--epochs", type=positive_int, help="passes over the data (default: 100; random start: 30)")
+    parser.add_argument("--epochs", type=positive_int, help="passes over the data (default: 100; random start: 12)")
     parser.add_argument("--lr", type=_rate, help="constant learning rate of Adam (default: 1e-06; random start: 1e-03)")
     parser.add_argument(
         "--batch-size",
@@ -142,22 +146,22 @@ def get_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> str:
     """Choose the engine and fine-tune."""
     random_start = str(args.pretrained) == "none"
-    check_options(args, random_start)
     for name, default in (RANDOM_START if random_start else FINETUNING).items():
         if getattr(args, name) is None:
             setattr(args, name, default)
     engine = args.engine
-    if args.print_command:
+    if args.print_command and engine == "auto":
         engine = "fairseq"
     elif engine == "auto":
         engine = "fairseq" if not random_start and fairseq_command.can_run() else "torch"
-        print(f"engine: {engine}")
+    check_options(args, engine, random_start)
+    print(f"engine {engine}: {args.epochs} epochs, learning rate {args.lr:g}, batch size {args.batch_size}", flush=True)
     return run_fairseq(args) if engine == "fairseq" else run_torch(args, random_start)
 
 
-def check_options(args: argparse.Namespace, random_start: bool) -> None:
+def check_options(args: argparse.Namespace, engine: str, random_start: bool) -> None:
     """Refuse options that do not go together."""
-    fairseq = args.engine == "fairseq" or args.print_command
+    fairseq = engine == "fairseq"
     if args.tiny and not random_start:
         raise UserError("--tiny has no pretrained checkpoint; give --pretrained none with it")
     if args.resume and args.overwrite:
@@ -166,10 +170,16 @@ def check_options(args: argparse.Namespace, random_start: bool) -> None:
         raise UserError("--pretrained none is for --engine torch; give fairseq-signals a pretrained checkpoint")
     if fairseq and args.resume:
         raise UserError("--resume is for --engine torch; the fairseq-signals command keeps no last checkpoint")
-    if args.engine == "torch" and (args.print_command or args.overrides):
-        raise UserError("--print-command and settings after -- are for --engine fairseq; leave --engine torch out")
-    if args.batch_size is not None and args.accumulate > args.batch_size:
+    if not fairseq and (args.print_command or args.overrides):
+        raise UserError("--print-command and settings after -- are for --engine fairseq, but the engine is torch")
+    if args.accumulate > args.batch_size:
         raise UserError(f"--accumulate {args.accumulate} is more than --batch-size {args.batch_size}; lower it")
+    part = args.batch_size / args.accumulate
+    if fairseq and (part % 1 or (part > 8 and part % 8)):
+        raise UserError(
+            f"--batch-size {args.batch_size} with --accumulate {args.accumulate}: fairseq-signals would silently reduce"
+            " parts that are no multiple of 8; choose one"
+        )
 
 
 def run_fairseq(args: argparse.Namespace) -> str:
@@ -178,23 +188,18 @@ def run_fairseq(args: argparse.Namespace) -> str:
     if missing:
         raise UserError(f"--engine fairseq cannot run here: {'; '.join(missing)}; or use --engine torch")
     if args.fairseq_root is None:
-        raise UserError("--fairseq-root is missing; give the folder of the fairseq-signals clone")
-    per_step = args.batch_size // args.accumulate
-    if args.batch_size % args.accumulate or (per_step > 8 and per_step % 8):
-        raise UserError(
-            f"--batch-size {args.batch_size} / --accumulate {args.accumulate} must be a multiple of 8; "
-            "fairseq-signals would reduce it without a word"
-        )
+        args.fairseq_root = Path("/path/to/fairseq-signals")
+        print(f"note: --fairseq-root is missing; {args.fairseq_root} stands for it below", file=sys.stderr)
     for split in ("train", "valid"):
         read_manifest(args.manifests / f"{split}.tsv")
-    known = args.pretrained.is_file()
+    architecture = Architecture()
+    if args.pretrained.is_file():
+        architecture = load_architecture(args.pretrained, trust=args.trust_checkpoint, num_labels=1)
     command = fairseq_command.fairseq_command(
         manifests=args.manifests.absolute(),
         pos_weight=read_pos_weight(args.manifests / "pos_weight.txt").tolist(),
         pretrained=args.pretrained.absolute(),
-        architecture=load_architecture(args.pretrained, trust=args.trust_checkpoint, num_labels=1)
-        if known
-        else Architecture(),
+        architecture=architecture,
         fairseq_root=args.fairseq_root.absolute(),
         output=args.output_dir.absolute(),
         epochs=args.epochs,
@@ -209,20 +214,7 @@ def run_fairseq(args: argparse.Namespace) -> str:
     print(shlex.join(command), flush=True)
     if args.print_command:
         return "the command is shown above, nothing was run"
-    settings = {"engine": "fairseq", "lead": args.lead, "command": command}
-    claim_folder(args.output_dir, settings, resume=False, overwrite=args.overwrite)
-    with replacing(args.output_dir / "command.sh") as temporary:
-        temporary.write_text(f"HYDRA_FULL_ERROR=1 {shlex.join(command)}\n", encoding="utf-8")
-    write_settings(args.output_dir, settings, finished=False)
-    code = fairseq_command.run_fairseq(command, args.output_dir)
-    best = args.output_dir / "checkpoint_best.pt"
-    if code != 0 or not best.is_file():
-        raise UserError(f"fairseq-hydra-train ended with exit code {code}, see its messages above; {best} not complete")
-    write_settings(args.output_dir, settings, finished=True)
-    return (
-        f"{best} written; it carries validation labels and scores: "
-        "run `python -m ecg_finetune.checkpoint strip` on it before you share it"
-    )
+    return fairseq_command.run_command(command, args.output_dir, args.lead, overwrite=args.overwrite)
 
 
 def run_torch(args: argparse.Namespace, random_start: bool) -> str:

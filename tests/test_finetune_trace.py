@@ -1,0 +1,104 @@
+"""The torch engine against a recorded fine-tuning run of fairseq-signals, and its checkpoint against a genuine one."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from ecg_training.fairseq_checkpoint import fairseq_checkpoint
+from ecg_training.trainer import Position, Settings, Trainer
+from torch.utils.data import TensorDataset
+
+from ecg_finetune.checkpoint import load_checkpoint, save_checkpoint, strip_validation
+from ecg_finetune.ecg_fm import Architecture, EcgClassifier, load_classifier
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def genuine(test_data):
+    return load_checkpoint(test_data / "checkpoints" / "tiny1_finetuned.pt")
+
+
+@pytest.fixture(scope="module")
+def trace(test_data):
+    return dict(np.load(test_data / "checkpoints" / "training_trace.npz"))
+
+
+@pytest.fixture
+def trainer(test_data, genuine, trace):
+    """Return a trainer at the recorded run's starting point: its settings, no dropout."""
+    model = EcgClassifier(Architecture.from_config(genuine["cfg"]["model"], activation_dropout=0.0))
+    model.load_state_dict(load_checkpoint(test_data / "checkpoints" / "training_trace_init_state.pt"))
+    return Trainer(model, trace["pos_weight"], Settings(epochs=3, lr=5e-4, batch_size=16), CPU)
+
+
+def follow(trainer, trace):
+    """Feed the recorded batches; return the logged loss of every update and the validation of every epoch."""
+    leads, labels = torch.from_numpy(trace["train_lead"]), torch.from_numpy(trace["train_labels"])
+    valid_set = TensorDataset(torch.from_numpy(trace["valid_lead"]), torch.from_numpy(trace["valid_labels"]))
+    losses, validations = [], []
+    for number, batch in enumerate(trace["batches"], start=1):
+        parts = np.array_split(batch, trainer.settings.accumulate)
+        sizes = [len(part) for part in parts]
+        total = trainer.update(iter([(leads[part], labels[part]) for part in parts]), sizes, len(batch))
+        losses.append(total / labels[batch].numel() / math.log(2))
+        if number % 4 == 0:
+            validations.append(trainer.validate(valid_set))
+    return losses, validations
+
+
+def test_every_loss_is_the_recorded_one_to_all_its_decimals(trainer, trace):
+    losses, validations = follow(trainer, trace)
+    # The record has 3 decimals; half of the last one, and a little for another machine's rounding.
+    np.testing.assert_allclose(losses, trace["train_loss"], rtol=0, atol=7e-4)
+    np.testing.assert_allclose([v["valid_loss"] for v in validations], trace["valid_loss"], rtol=0, atol=7e-4)
+    np.testing.assert_allclose([v["auroc"] for v in validations], trace["valid_auroc"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose([v["auprc"] for v in validations], trace["valid_auprc"], rtol=0, atol=1e-4)
+
+
+def test_accumulated_parts_give_the_same_update(trainer, trace, test_data):
+    whole, _ = follow(trainer, trace)
+    model = EcgClassifier(trainer.model.architecture)
+    model.load_state_dict(load_checkpoint(test_data / "checkpoints" / "training_trace_init_state.pt"))
+    parted = Trainer(model, trace["pos_weight"], Settings(epochs=3, lr=5e-4, batch_size=16, accumulate=3), CPU)
+    np.testing.assert_allclose(follow(parted, trace)[0], whole, rtol=0, atol=1e-4)
+
+
+def test_the_convolutions_stay_as_they_were_and_all_else_moves(trainer, trace):
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    follow(trainer, trace)
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, before[name]) == ("feature_extractor" in name), name
+
+
+def kinds(value):
+    """Return the nested keys of a dict with the kind of every value; paths and None count as one kind."""
+    if isinstance(value, dict):
+        return {key: kinds(item) for key, item in value.items()}
+    return "text or None" if value is None or isinstance(value, str) else type(value)
+
+
+def test_the_checkpoint_has_every_key_of_a_genuine_one(trainer, genuine, tmp_path):
+    history = [{"seconds": 2.0}]
+    position = Position(epoch=1, updates=4, best_loss=1.854, best_epoch=1, history=history)
+    paths = {"manifests": "manifests", "labels": "manifests", "output": "manifests", "pretrained": "pretrained.pt"}
+    content = fairseq_checkpoint(trainer.model, trainer.settings, position, paths, [1.5] * 17)
+    assert list(content) == list(genuine)
+    config = {section: value for section, value in genuine["cfg"].items() if section != "job_logging_cfg"}
+    assert kinds(content["cfg"]) == kinds(config)
+    same = ("encoder_layers", "encoder_embed_dim", "layer_norm_first", "in_d", "conv_pos", "num_labels", "model_path")
+    assert all(content["cfg"]["model"][name] == config["model"][name] for name in same)
+    assert {name: value.shape for name, value in content["model"].items()} == {
+        name: value.shape for name, value in genuine["model"].items()
+    }
+    assert set(content["extra_state"]) == set(genuine["extra_state"])
+    assert kinds(content["optimizer_history"][0]) == kinds(genuine["optimizer_history"][0])
+    assert strip_validation(content)[1] == []
+    save_checkpoint(tmp_path / "ours.pt", content)
+    source = torch.randn(2, 12, 2500)
+    with torch.inference_mode():
+        logits = load_classifier(tmp_path / "ours.pt")(source)
+        assert torch.equal(logits, trainer.model.eval()(source))
+    # Plain types only: PyTorch's own safe loading reads it with no allow-list, and so does any fairseq-signals.
+    assert torch.serialization.get_unsafe_globals_in_checkpoint(tmp_path / "ours.pt") == []
