@@ -133,6 +133,7 @@ def execute(
         if getattr(args, dest) is None:
             setattr(args, dest, locate(args.base_dir, artefact, getattr(args, "lead", "I")))
     del args.artefact_of
+    _inputs.clear()
     started = time.monotonic()
     try:
         print(f"{parser.prog}: {parser.description.strip().splitlines()[0]}")

@@ -22,8 +22,8 @@ def split_digest(study_ids: np.ndarray, split: np.ndarray) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def split_patients(patient: np.ndarray, split: np.ndarray) -> tuple[int, int, int]:
-    """Count patients that stand in several splits.
+def presence(patient: np.ndarray, split: np.ndarray) -> np.ndarray:
+    """Return which splits each patient has records in.
 
     Parameters
     ----------
@@ -34,17 +34,17 @@ def split_patients(patient: np.ndarray, split: np.ndarray) -> tuple[int, int, in
 
     Returns
     -------
-    on_both_sides : int
-        Patients with records in more than one split.
-    test_records : int
-        Test records whose patient is also in train.
-    n_patients : int
-        All patients.
+    ndarray of bool (patients, 3)
     """
     present = np.zeros((int(patient.max()) + 1, 3), dtype=bool)
     present[patient, split] = True
-    seen_in_train = present[patient[split == 2], 0]
-    return int((present.sum(axis=1) > 1).sum()), int(seen_in_train.sum()), len(present)
+    return present
+
+
+def on_both_sides(patient: np.ndarray, split: np.ndarray) -> tuple[int, int]:
+    """Count patients with records in more than one split, and test records whose patient is also in train."""
+    present = presence(patient, split)
+    return int((present.sum(axis=1) > 1).sum()), int(present[patient[split == 2], 0].sum())
 
 
 def size_table(split: np.ndarray, patient: np.ndarray | None) -> str:
@@ -52,7 +52,7 @@ def size_table(split: np.ndarray, patient: np.ndarray | None) -> str:
     records = np.bincount(split, minlength=3)
     table = pd.DataFrame({"records": records, "share": records / len(split)}, index=SPLITS)
     if patient is not None:
-        table["patients"] = [len(np.unique(patient[split == k])) for k in range(3)]
+        table["patients"] = presence(patient, split).sum(axis=0)
     return table.to_string(formatters={"records": "{:,}".format, "share": "{:.2%}".format, "patients": "{:,}".format})
 
 

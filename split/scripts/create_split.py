@@ -7,7 +7,7 @@
 
 Reads   record_list.csv: study_id, and subject_id or a path with p######## in it (800,035 rows, 83 MB);
         with --stratify labels.csv and study_id_mapping.csv of the labels stage.
-Writes  split/data/meta_split.csv: save_file,split in the order of the record list (800,035 rows, 29 MB);
+Writes  split/data/meta_split.csv: save_file,split in the order of the record list (800,035 rows, 26 MB);
         with --from-split also meta_split.left_out.csv beside it: the studies that only one of the two files has.
 
 The split depends on the studies, their patients, the labels, the fractions and the seed, not on the order of rows. Its
@@ -24,7 +24,7 @@ from ecg_split.assignment import assign_at_random, assign_stratified, wanted_rec
 from ecg_split.given import read_earlier_split, read_foreign_split
 from ecg_split.labels import count_per_group, labels_of, read_study_labels
 from ecg_split.records import read_records
-from ecg_split.summary import label_table, size_table, split_digest, split_patients
+from ecg_split.summary import label_table, on_both_sides, size_table, split_digest
 
 from ecg_finetune.command_line import UserError, add_path, execute, fraction, stage_parser
 from ecg_finetune.paths import save_file_name
@@ -93,8 +93,12 @@ def run(args: argparse.Namespace) -> str:
         group = patient if args.group_by == "patient" else np.unique(study_ids, return_inverse=True)[1]
         rows, split = make_split(args, study_ids, group, labels)
 
-    patient = patient[rows] if patient is not None else None
+    if patient is not None:  # numbered anew: the patients of this split only
+        patient = np.unique(patient[rows], return_inverse=True)[1]
     print(size_table(split, patient))
+    for name, count in zip(SPLITS, np.bincount(split, minlength=3)):
+        if not count:
+            print(f"warning: {name} is empty; later stages need records in every split", file=sys.stderr)
     if labels is not None:
         print("labels, share and number of the labelled records:")
         print(label_table(split, labels[0][rows], labels[1][rows]))
@@ -144,7 +148,7 @@ def make_split(
     kept_rows = np.array([], dtype=int)
     if args.extend and args.out.is_file():
         kept_rows, kept_split = read_earlier_split(args.out, study_ids)
-        if args.group_by == "patient" and split_patients(group[kept_rows], kept_split)[0]:
+        if args.group_by == "patient" and on_both_sides(group[kept_rows], kept_split)[0]:
             raise UserError(
                 f"{args.out} has patients in several splits, so they cannot keep one; extend it with --group-by study"
             )
@@ -161,16 +165,12 @@ def make_split(
         split_of_group[new] = assign_at_random(sizes[new], wanted, args.seed)
 
     if args.extend:
-        n_rows, n_groups_new = len(group) - len(kept_rows), len(new)
-        print(f"{len(kept_rows):,} rows kept, {n_rows:,} added; {n_groups_new:,} new {plural(args.group_by)}")
-    added_rows = np.setdiff1d(np.arange(len(group)), kept_rows)
-    rows = np.concatenate([kept_rows, added_rows])
+        n_added, unit = len(group) - len(kept_rows), {"patient": "patients", "study": "studies"}[args.group_by]
+        print(f"{len(kept_rows):,} rows kept, {n_added:,} added; {len(new):,} new {unit}")
+    added = np.ones(len(group), dtype=bool)
+    added[kept_rows] = False
+    rows = np.concatenate([kept_rows, np.flatnonzero(added)])
     return rows, split_of_group[group[rows]]
-
-
-def plural(group_by: str) -> str:
-    """Return "patients" or "studies"."""
-    return {"patient": "patients", "study": "studies"}[group_by]
 
 
 def split_from_file(args: argparse.Namespace, study_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -203,14 +203,12 @@ def report_leakage(args: argparse.Namespace, patient: np.ndarray | None, split: 
             file=sys.stderr,
         )
         return
-    # Patients whose records are all left out are not in this split.
-    patient = np.unique(patient, return_inverse=True)[1]
-    on_both_sides, test_records, n_patients = split_patients(patient, split)
-    print(f"patients on both sides: {on_both_sides:,} of {n_patients:,}")
-    if on_both_sides:
+    shared, test_records = on_both_sides(patient, split)
+    print(f"patients on both sides: {shared:,} of {int(patient.max()) + 1:,}")
+    if shared:
         share = test_records / max(int((split == SPLITS.index("test")).sum()), 1)
         print(
-            f"warning: {on_both_sides:,} patients stand in more than one split, and {share:.1%} of the test records "
+            f"warning: {shared:,} patients stand in more than one split, and {share:.1%} of the test records "
             "have their patient in train too; test scores say little about new patients",
             file=sys.stderr,
         )

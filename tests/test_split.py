@@ -1,0 +1,362 @@
+"""The split: shares, patients, determinism, labels, given and extended splits, and what it refuses."""
+
+import hashlib
+import importlib.util
+import lzma
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from ecg_split.assignment import assign_at_random, assign_stratified, wanted_records
+from ecg_split.labels import count_per_group, labels_of
+from ecg_split.summary import on_both_sides, split_digest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.paths import save_file_name
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SCRIPT = "split/scripts/create_split.py"
+
+
+@pytest.fixture
+def create_split(capsys):
+    """Return a function that runs the script in this process: a process of its own would cost half a second each."""
+    specification = importlib.util.spec_from_file_location("create_split", REPOSITORY / SCRIPT)
+    script = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(script)
+
+    def run(*arguments, exit_code=0):
+        capsys.readouterr()
+        try:
+            code = script.main([str(argument) for argument in arguments])
+        except SystemExit as stopped:  # argparse
+            code = stopped.code
+        printed = capsys.readouterr()
+        assert code == exit_code, printed
+        if exit_code == 1:
+            assert printed.err.startswith("error: ") and printed.err.count("\n") == 1, printed.err
+        return SimpleNamespace(stdout=printed.out, stderr=printed.err)
+
+    return run
+
+
+def make_list(folder, patients=200, seed=0, columns=("subject_id", "study_id", "path")):
+    """Write a record list of patients with 1 to 12 records; return its path and table."""
+    rng = np.random.default_rng(seed)
+    subject = np.repeat(10_000_000 + rng.permutation(patients), rng.integers(1, 13, patients))
+    study = 40_000_000 + rng.permutation(len(subject))
+    table = pd.DataFrame({"subject_id": subject, "study_id": study})
+    table["path"] = [f"files/p{s // 10_000}/p{s}/s{t}/{t}" for s, t in zip(subject, study)]
+    path = folder / "record_list.csv"
+    table[list(columns)].to_csv(path, index=False)
+    return path, table
+
+
+def make_labels(folder, study_ids, seed=1, prevalence=0.2):
+    """Write the labels stage's files for studies; return the labels."""
+    labels = (np.random.default_rng(seed).random((len(study_ids), 17)) < prevalence).astype(int)
+    index = np.arange(len(study_ids))
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(labels, columns=LABELS).assign(idx=index)[["idx", *LABELS]].to_csv(folder / "labels.csv", index=False)
+    mapping = pd.DataFrame({"idx": index, "study_id": study_ids, "split": ""})
+    mapping.to_csv(folder / "study_id_mapping.csv", index=False)
+    return labels
+
+
+def read_split(base, table):
+    """Read the meta_split.csv below `base`; return it with study_id and subject_id."""
+    split = pd.read_csv(base / "split/data/meta_split.csv")
+    assert list(split) == ["save_file", "split"]
+    split["study_id"] = split["save_file"].str[len("mimic_iv_ecg_") : -len(".mat")].astype(int)
+    return split.merge(table, on="study_id", validate="one_to_one")
+
+
+def digest_of(process):
+    return next(line.split()[1] for line in process.stdout.splitlines() if line.startswith("digest: "))
+
+
+# ------------------------------------------------------------------------------------------------ functions
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=80), st.integers(0, 2**40), st.data())
+def test_random_assignment_never_overfills_and_only_stops_short_when_nothing_fits(sizes, seed, data):
+    sizes = np.array(sizes)
+    valid, test = data.draw(st.floats(0, 0.49)), data.draw(st.floats(0, 0.49))
+    wanted = wanted_records(int(sizes.sum()), valid, test, np.zeros(3, dtype=int))
+    assigned = assign_at_random(sizes, wanted, seed)
+    filled = np.bincount(assigned, weights=sizes, minlength=3)
+    assert filled.sum() == sizes.sum()
+    for split in (1, 2):
+        room = wanted[split] - filled[split]
+        assert room >= 0
+        assert room == 0 or not (sizes[assigned == 0] <= room).any()
+
+
+def test_stratified_assignment_balances_records_of_rare_labels_better_than_chance():
+    rng = np.random.default_rng(3)
+    sizes = np.minimum(rng.geometric(0.25, 4000), 60)
+    # Patients have or have not a disposition, and then most of their records carry the label.
+    prone = rng.random((4000, 17)) < np.geomspace(0.01, 0.5, 17)
+    counts = rng.binomial(sizes[:, None], 0.8 * prone)
+    wanted = wanted_records(int(sizes.sum()), 0.1, 0.1, np.zeros(3, dtype=int))
+    prevalence = counts.sum(axis=0) / sizes.sum()
+
+    def deviation(assigned):
+        chosen = assigned == 2
+        return np.abs(counts[chosen].sum(axis=0) / sizes[chosen].sum() / prevalence - 1)
+
+    stratified = assign_stratified(sizes, counts, wanted, 42)
+    assert np.bincount(stratified, weights=sizes).tolist() == wanted.tolist()
+    chance = np.mean([deviation(assign_at_random(sizes, wanted, seed)) for seed in range(10)])
+    assert deviation(stratified).mean() < chance / 2
+    assert np.array_equal(stratified, assign_stratified(sizes, counts, wanted, 42))
+
+
+def test_labels_are_looked_up_by_study_and_counted_per_group():
+    labels, found = labels_of(np.array([7, 5, 9]), np.array([9, 7]), np.array([[True, False], [True, True]]))
+    assert labels.tolist() == [[True, True], [False, False], [True, False]]
+    assert found.tolist() == [True, False, True]
+    assert count_per_group(np.array([1, 0, 1]), 3, labels).tolist() == [[0, 0], [2, 1], [0, 0]]
+
+
+def test_patients_on_both_sides_are_counted():
+    patient, split = np.array([0, 0, 1, 1, 2, 3, 3, 3]), np.array([0, 2, 1, 2, 2, 0, 2, 2])
+    assert on_both_sides(patient, split) == (3, 3)
+
+
+def test_digest_is_the_sha256_of_the_sorted_lines():
+    assert split_digest(np.array([10, 9]), np.array([2, 0])) == hashlib.sha256(b"9,train\n10,test\n").hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------ by patient
+
+
+def test_no_patient_in_two_splits_and_shares_as_asked(tmp_path, create_split):
+    path, table = make_list(tmp_path)
+    process = create_split("--base-dir", tmp_path, "--record-list", path, "--valid-frac", 0.15, "--test-frac", 0.25)
+    split = read_split(tmp_path, table)
+    assert split["save_file"].tolist() == [save_file_name(study) for study in table["study_id"]]
+    assert (split.groupby("subject_id")["split"].nunique() == 1).all()
+    share = split["split"].value_counts(normalize=True)
+    assert share["valid"] == pytest.approx(0.15, abs=0.005) and share["test"] == pytest.approx(0.25, abs=0.005)
+    assert "patients on both sides: 0 of 200" in process.stdout
+    assert process.stdout.rstrip().splitlines()[-1].startswith("done in ")
+    lines = sorted(f"{study},{name}\n" for study, name in zip(split["study_id"], split["split"]))
+    assert digest_of(process) == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_row_order_does_not_matter_and_the_seed_does(tmp_path, create_split):
+    path, table = make_list(tmp_path)
+    labels = tmp_path / "labels"
+    make_labels(labels, table["study_id"].to_numpy())
+    shuffled = tmp_path / "shuffled.csv"
+    table.sample(frac=1, random_state=5).to_csv(shuffled, index=False)
+
+    def digest(record_list, *options):
+        return digest_of(create_split("--base-dir", tmp_path, "--record-list", record_list, *options))
+
+    assert digest(path) == digest(shuffled) != digest(path, "--seed", 43)
+    assert digest(path, "--stratify", labels) == digest(shuffled, "--stratify", labels)
+
+
+def test_patients_come_from_the_path_where_subject_id_is_missing(tmp_path, create_split):
+    path, _ = make_list(tmp_path)
+    by_column = digest_of(create_split("--base-dir", tmp_path, "--record-list", path))
+    path, _ = make_list(tmp_path, columns=("study_id", "path"))
+    assert digest_of(create_split("--base-dir", tmp_path, "--record-list", path)) == by_column
+
+
+def test_group_by_study_warns_how_many_patients_leak(tmp_path, create_split):
+    path, table = make_list(tmp_path)
+    process = create_split("--base-dir", tmp_path, "--record-list", path, "--group-by", "study")
+    split = read_split(tmp_path, table)
+    leaking = int((split.groupby("subject_id")["split"].nunique() > 1).sum())
+    assert leaking > 50
+    warnings = [line for line in process.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1 and f"{leaking:,} patients stand in more than one split" in warnings[0]
+
+
+def test_without_patients_only_group_by_study_works(tmp_path, create_split):
+    path, _ = make_list(tmp_path, columns=("study_id",))
+    process = create_split("--base-dir", tmp_path, "--record-list", path, exit_code=1)
+    assert "--group-by study" in process.stderr
+    assert not (tmp_path / "split").exists()
+    process = create_split("--base-dir", tmp_path, "--record-list", path, "--group-by", "study")
+    assert "is unknown" in process.stderr
+
+
+def test_a_path_without_patient_is_named(tmp_path, create_split):
+    path = tmp_path / "list.csv"
+    path.write_text("study_id,path\n1,files/p1000/p10000032/s1/1\n2,files/s2/2\n")
+    process = create_split("--base-dir", tmp_path, "--record-list", path, exit_code=1)
+    assert "line 3" in process.stderr and "--group-by study" in process.stderr
+
+
+def test_genuine_record_list(tmp_path, create_split, test_data):
+    path = tmp_path / "record_list.csv"
+    path.write_bytes(lzma.decompress((test_data / "mimic_iv_ecg/record_list.csv.xz").read_bytes()))
+    create_split("--base-dir", tmp_path, "--record-list", path)
+    split = read_split(tmp_path, pd.read_csv(path, usecols=["subject_id", "study_id"]))
+    assert len(split) == 800_035
+    assert (split.groupby("subject_id")["split"].nunique() == 1).all()
+    share = split["split"].value_counts(normalize=True)
+    for name, target in (("train", 0.8), ("valid", 0.1), ("test", 0.1)):
+        assert abs(share[name] / target - 1) < 0.005
+
+
+# ------------------------------------------------------------------------------------------------ --stratify
+
+
+def test_stratify_prints_prevalences_and_counts_studies_without_labels(tmp_path, create_split):
+    path, table = make_list(tmp_path)
+    labels = make_labels(tmp_path / "labels", table["study_id"].to_numpy()[:-40])
+    process = create_split("--base-dir", tmp_path, "--record-list", path, "--stratify", tmp_path / "labels")
+    assert f"40 of {len(table):,} studies are not in" in process.stdout
+    split = read_split(tmp_path, table)
+    assert (split.groupby("subject_id")["split"].nunique() == 1).all()
+    test_rows = (split["split"] == "test").to_numpy()[:-40]
+    printed = next(line for line in process.stdout.splitlines() if line.startswith("Infarction"))
+    share = labels[test_rows, LABELS.index("Infarction")].mean()
+    assert printed.split()[-2:] == [f"{share:.2%}", str(labels[test_rows, LABELS.index("Infarction")].sum())]
+
+
+def test_stratify_refuses_labels_of_other_records(tmp_path, create_split):
+    path, _ = make_list(tmp_path)
+    make_labels(tmp_path / "labels", np.arange(5))
+    options = ("--base-dir", tmp_path, "--record-list", path, "--stratify", tmp_path / "labels")
+    assert "not one study" in create_split(*options, exit_code=1).stderr
+    (tmp_path / "labels/study_id_mapping.csv").write_text("idx,study_id,split\n0,1,\n")
+    assert "labels stage again" in create_split(*options, exit_code=1).stderr
+
+
+# ------------------------------------------------------------------------------------------------ given splits
+
+
+@pytest.mark.parametrize("column", ["study_id", "save_file"])
+def test_from_split_keeps_the_given_split_and_lists_what_it_leaves_out(tmp_path, create_split, column):
+    path, table = make_list(tmp_path)
+    names = np.array(["Train", "validation", "test"])[np.random.default_rng(0).integers(0, 3, len(table))]
+    given_split = pd.DataFrame({"extra": "x", "study_id": table["study_id"], "split": names}).iloc[10:]
+    given_split.loc[len(table)] = ["x", 999, "test"]
+    given_split["save_file"] = [save_file_name(study) for study in given_split["study_id"]]
+    given_split.drop(columns={"study_id", "save_file"} - {column}).to_csv(tmp_path / "given.csv", index=False)
+
+    process = create_split("--base-dir", tmp_path, "--record-list", path, "--from-split", tmp_path / "given.csv")
+    split = read_split(tmp_path, table)
+    assert split["study_id"].tolist() == table["study_id"].tolist()[10:]
+    expected = np.array(["train", "valid", "test"])[[["Train", "validation", "test"].index(n) for n in names[10:]]]
+    assert split["split"].tolist() == expected.tolist()
+    leaking = int((split.groupby("subject_id")["split"].nunique() > 1).sum())
+    assert f"warning: {leaking:,} patients stand in more than one split" in process.stderr
+    left_out = pd.read_csv(tmp_path / "split/data/meta_split.left_out.csv")
+    assert left_out["study_id"].tolist() == [*table["study_id"].tolist()[:10], 999]
+    assert left_out["reason"].value_counts().to_dict() == {"only in the record list": 10, "only in the given split": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("study_id,split\n1,train\n2,0\n", ["line 3", "'0'"]),
+        ("study_id,split\n1,train\n1,test\n", ["study_id 1 stands twice"]),
+        ("save_file,split\nmimic_iv_ecg_1_0.mat,train\n", ["line 2", "mimic_iv_ecg_1_0.mat"]),
+        ("name,split\n1,train\n", ["neither a study_id nor a save_file"]),
+        ("study_id,fold\n1,train\n", ["'split' is missing"]),
+        ("study_id,split\n1,train\n", ["no study in common"]),
+        ("", ["empty"]),
+    ],
+)
+def test_from_split_refuses(tmp_path, create_split, content, words):
+    path, _ = make_list(tmp_path)
+    (tmp_path / "given.csv").write_text(content)
+    process = create_split(
+        "--base-dir", tmp_path, "--record-list", path, "--from-split", tmp_path / "given.csv", exit_code=1
+    )
+    assert all(word in process.stderr for word in ["given.csv", *words]), process.stderr
+    assert not (tmp_path / "split").exists()
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_extend_keeps_every_row_and_patient_and_fills_up_to_the_targets(tmp_path, create_split, stratified):
+    path, table = make_list(tmp_path, patients=400)
+    make_labels(tmp_path / "labels", table["study_id"].to_numpy())
+    options = ("--base-dir", tmp_path, "--extend", *(("--stratify", tmp_path / "labels") if stratified else ()))
+    # The first half of the records: some patients have records in both halves.
+    half = tmp_path / "half.csv"
+    table.sample(frac=0.5, random_state=1).to_csv(half, index=False)
+    create_split(*options, "--record-list", half)
+    meta = tmp_path / "split/data/meta_split.csv"
+    before = meta.read_bytes()
+
+    create_split(*options, "--record-list", path)
+    assert meta.read_bytes().startswith(before)
+    split = read_split(tmp_path, table)
+    assert len(split) == len(table)
+    assert (split.groupby("subject_id")["split"].nunique() == 1).all()
+    share = split["split"].value_counts(normalize=True)
+    assert share["valid"] == pytest.approx(0.1, abs=0.02) and share["test"] == pytest.approx(0.1, abs=0.02)
+
+    after = meta.read_bytes()
+    assert "0 added" in create_split(*options, "--record-list", path).stdout
+    assert meta.read_bytes() == after
+
+    process = create_split(*options, "--record-list", half, exit_code=1)
+    assert "complete record list" in process.stderr
+    assert meta.read_bytes() == after
+
+
+def test_extend_refuses_a_split_with_patients_on_both_sides(tmp_path, create_split):
+    path, _ = make_list(tmp_path)
+    options = ("--base-dir", tmp_path, "--record-list", path)
+    create_split(*options, "--group-by", "study")
+    assert "--group-by study" in create_split(*options, "--extend", exit_code=1).stderr
+    create_split(*options, "--extend", "--group-by", "study")
+
+
+# ------------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["no such file"]),
+        ("", ["empty"]),
+        ("subject_id,study_id\n", ["no rows"]),
+        ("subject_id,path\n1,a\n", ["'study_id' is missing"]),
+        ("subject_id,study_id\n1,5\n2,6\n1,5\n", ["study_id 5 stands twice", "line 4"]),
+        ("subject_id,study_id\n1,5\n2,x\n", ["not a readable CSV"]),
+    ],
+)
+def test_bad_record_lists_are_refused_in_one_line(tmp_path, create_split, content, words):
+    path = tmp_path / "record_list.csv"
+    if content is not None:
+        path.write_text(content)
+    process = create_split("--base-dir", tmp_path, "--record-list", path, exit_code=1)
+    assert all(word in process.stderr for word in ["record_list.csv", *words]), process.stderr
+    assert not (tmp_path / "split").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "exit_code"),
+    [
+        (("--valid-frac", 0.5, "--test-frac", 0.5), 1),
+        (("--seed", -1), 1),
+        (("--from-split", "x.csv", "--extend"), 1),
+        (("--valid-frac", 1.5), 2),
+        (("--group-by", "hospital"), 2),
+    ],
+)
+def test_bad_options_are_refused(tmp_path, create_split, options, exit_code):
+    path, _ = make_list(tmp_path, patients=5)
+    create_split("--base-dir", tmp_path, "--record-list", path, *options, exit_code=exit_code)
+    assert not (tmp_path / "split").exists()
+
+
+def test_an_empty_split_is_said(tmp_path, create_split):
+    path = tmp_path / "list.csv"
+    path.write_text("subject_id,study_id\n1,5\n1,6\n1,7\n")
+    process = create_split("--base-dir", tmp_path, "--record-list", path)
+    assert "warning: test is empty" in process.stderr
