@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import ctypes
 import itertools
 import multiprocessing
 import os
@@ -17,6 +18,8 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from ecg_finetune.command_line import UserError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -71,6 +74,7 @@ def run_batch(
     if dask is not None:
         results = _on_dask(function, measured(), dask)
     elif workers == 1:
+        _keep_freed_memory()
         results = (function(chunk) for chunk in measured())
     else:
         results = _on_processes(function, measured(), workers)
@@ -108,7 +112,20 @@ def _on_processes(function, chunks, workers):
 def _start_worker(parent: int) -> None:
     """Leave Ctrl-C to the parent, and end when it is gone (killed, it cannot end its workers)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _keep_freed_memory()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _keep_freed_memory() -> None:
+    """Ask glibc not to hand freed memory back to the system at once.
+
+    Every record needs the same quarter of a megabyte again; fetching it page by page takes half of the build stage's
+    time. At most 16 MB are kept.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 16 << 20)
+        mallopt(M_TRIM_THRESHOLD, 16 << 20)
 
 
 def _end_with(parent: int) -> None:

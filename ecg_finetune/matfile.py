@@ -5,8 +5,11 @@ shrinks to a twentieth. Layout: a 128-byte header, then one element per variable
 compressed elements, single numbers are not (they would only grow).
 """
 
+import functools
+import math
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +37,8 @@ NUMBERS = {
     "u8": (15, 13),
 }
 DTYPES = {numbers: np.dtype(f"<{name}") for name, numbers in NUMBERS.items()}
+# The pieces a zlib stream is put together from (RFC 1950, 1951).
+ZLIB_HEADER, FLUSHED, LAST_BLOCK = b"\x78\x01", b"\x00\x00\xff\xff", b"\x03\x00"
 INT8, INT32, UINT32, MATRIX, COMPRESSED = 1, 5, 6, 14, 15
 
 
@@ -43,40 +48,148 @@ def write_mat(path: Path, variables: Mapping[str, np.ndarray | int | float]) -> 
         temporary.write_bytes(encode_mat(variables))
 
 
-def encode_mat(variables: Mapping[str, np.ndarray | int | float]) -> bytes:
+def encode_mat(variables: Mapping[str, "np.ndarray | int | float | PackedColumns"], parts: int = 1) -> bytes:
     """Return the content of a MATLAB-5 file with the variables.
 
     Arrays of one to many dimensions keep shape and dtype (one dimension becomes a row, as `savemat` does); a number
     becomes (1, 1), int64 or float64. Fortran-ordered arrays are the fast case.
+
+    Parameters
+    ----------
+    variables : mapping
+        Name to value.
+    parts : int
+        Compress large arrays in so many equal shares of their columns, each on its own, for `packed_columns`.
 
     Raises
     ------
     TypeError
         A value is not made of real numbers.
     """
-    return b"".join([FILE_HEADER, *(_element(name, value) for name, value in variables.items())])
+    return b"".join([FILE_HEADER, *(_element(name, value, parts) for name, value in variables.items())])
 
 
-def _element(name: str, value: np.ndarray | int | float) -> bytes:
+@dataclass(frozen=True)
+class PackedColumns:
+    """Consecutive columns of an array, ready to be written as an array of their own without compressing them again.
+
+    `blocks` are deflate blocks that refer to nothing before them, `data` the bytes they stand for.
+    """
+
+    shape: tuple[int, int]
+    kind: str
+    blocks: bytes
+    data: bytes | memoryview
+
+
+def packed_columns(
+    content: bytes, name: str, shape: tuple[int, int], kind: str, parts: int
+) -> list[PackedColumns] | None:
+    """Take the shares of columns out of a file that `encode_mat` wrote with `parts`.
+
+    Parameters
+    ----------
+    content : bytes
+        The file.
+    name, shape, kind
+        Its first variable, the array's shape and its dtype as in `NUMBERS`.
+    parts : int
+        As given to `encode_mat`.
+
+    Returns
+    -------
+    list of PackedColumns or None
+        None where the file was not written in this way, or is damaged: `decode_mat` then reads it, or says so.
+    """
+    start = 128 + 8
+    kind_of_element, size = struct.unpack_from("<2I", content, 128) if len(content) >= start else (0, 0)
+    stream, head = content[start : start + size], _head(name, shape, kind)
+    opening = ZLIB_HEADER + _stored(head)
+    if kind_of_element != COMPRESSED or len(stream) != size or not stream.startswith(opening):
+        return None
+    *shares, rest = stream[len(opening) : -4].split(FLUSHED)
+    if len(shares) != parts or rest != LAST_BLOCK or shape[1] % parts:
+        return None
+    columns = (shape[0], shape[1] // parts)
+    size_of_share = math.prod(columns) * int(kind[1:])
+    try:
+        all_blocks = [share + FLUSHED for share in shares]
+        all_data = [
+            isal_zlib.decompress(blocks + LAST_BLOCK, wbits=-15, bufsize=size_of_share) for blocks in all_blocks
+        ]
+    except isal_zlib.error:
+        return None
+    if {len(data) for data in all_data} != {size_of_share} or _checksum(head, *all_data) != stream[-4:]:
+        return None
+    return [PackedColumns(columns, kind, blocks, data) for blocks, data in zip(all_blocks, all_data, strict=True)]
+
+
+def _element(name: str, value: "np.ndarray | int | float | PackedColumns", parts: int) -> bytes:
+    if isinstance(value, PackedColumns):
+        return _compressed(_head(name, value.shape, value.kind), [(value.blocks, value.data)])
+    if isinstance(value, (int, float)):
+        return encode_number(name, value)
     array = np.asarray(value)
     if array.ndim < 2:
         array = array.reshape(1, -1)
-    try:
-        array_class, data_type = NUMBERS[array.dtype.str[1:]]
-    except KeyError:
-        raise TypeError(f"{name}: cannot write dtype {array.dtype} to a MATLAB file") from None
     # MATLAB stores the first dimension fastest; `array.T` is then a plain buffer, without a copy if already so.
-    data = np.ascontiguousarray(array.T, dtype=array.dtype.newbyteorder("<"))
-    shape = struct.pack(f"<{array.ndim}i", *array.shape)
-    flags = struct.pack("<4I", UINT32, 8, array_class, 0)
-    head = flags + _tagged(INT32, shape) + _tagged(INT8, name.encode("ascii"))
-    padding = bytes(-data.nbytes % 8)
-    tags = struct.pack("<2I", MATRIX, len(head) + 8 + data.nbytes + len(padding)) + head
-    content = b"".join([tags, struct.pack("<2I", data_type, data.nbytes), data.data if data.size else b"", padding])
-    if data.nbytes < COMPRESS_FROM:
-        return content
-    packed = isal_zlib.compress(content, LEVEL)
-    return struct.pack("<2I", COMPRESSED, len(packed)) + packed
+    turned = np.ascontiguousarray(array.T, dtype=array.dtype.newbyteorder("<"))
+    head, padding = _head(name, array.shape, array.dtype.str[1:]), bytes(-turned.nbytes % 8)
+    if turned.nbytes < COMPRESS_FROM:
+        return head + turned.tobytes() + padding
+    shares = [memoryview(share).cast("B") for share in np.array_split(turned, parts)]
+    if padding:
+        shares.append(padding)
+    return _compressed(head, [(_deflated(share), share) for share in shares])
+
+
+def _compressed(head: bytes, shares: "list[tuple[bytes, bytes | memoryview]]") -> bytes:
+    """Return a compressed element: `head` stored as it is, then the (blocks, data) of the shares."""
+    checksum = _checksum(head, *(data for _, data in shares))
+    stream = b"".join([ZLIB_HEADER, _stored(head), *(blocks for blocks, _ in shares), LAST_BLOCK, checksum])
+    return struct.pack("<2I", COMPRESSED, len(stream)) + stream
+
+
+def _deflated(data: bytes | memoryview) -> bytes:
+    """Return deflate blocks that refer to nothing outside `data`, up to the next byte boundary."""
+    packer = isal_zlib.compressobj(LEVEL, wbits=-15)
+    return packer.compress(data) + packer.flush(isal_zlib.Z_FULL_FLUSH)
+
+
+def _stored(data: bytes) -> bytes:
+    """Return a deflate block that holds at most 64 kB as they are."""
+    return struct.pack("<B2H", 0, len(data), len(data) ^ 0xFFFF) + data
+
+
+def _checksum(*pieces: bytes | memoryview) -> bytes:
+    value = 1
+    for piece in pieces:
+        value = isal_zlib.adler32(piece, value)
+    return struct.pack(">I", value)
+
+
+@functools.lru_cache(maxsize=64)  # the rates and sizes are the same in file after file
+def encode_number(name: str, value: int | float) -> bytes:
+    """Return the element of a number, as `encode_mat` writes it."""
+    kind, code = ("i8", "<q") if isinstance(value, int) else ("f8", "<d")
+    return _head(name, (1, 1), kind) + struct.pack(code, value)
+
+
+@functools.lru_cache(maxsize=64)
+def _head(name: str, shape: tuple[int, ...], kind: str) -> bytes:
+    """Return everything of an uncompressed element that stands before its data; `kind` as in `NUMBERS`."""
+    try:
+        array_class, data_type = NUMBERS[kind]
+    except KeyError:
+        raise TypeError(f"{name}: cannot write numbers of type {kind!r} to a MATLAB file") from None
+    size = math.prod(shape) * int(kind[1:])
+    head = (
+        struct.pack("<4I", UINT32, 8, array_class, 0)
+        + _tagged(INT32, struct.pack(f"<{len(shape)}i", *shape))
+        + _tagged(INT8, name.encode("ascii"))
+        + struct.pack("<2I", data_type, size)
+    )
+    return struct.pack("<2I", MATRIX, len(head) + size + (-size % 8)) + head
 
 
 def _tagged(kind: int, data: bytes) -> bytes:
@@ -94,16 +207,20 @@ def read_mat(path: Path) -> dict[str, np.ndarray]:
         The file is missing or no MATLAB-5 file.
     """
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - called for every segment of every epoch; Path.open is slower
-            content = file.read()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the stage that makes it again") from None
-    try:
-        return decode_mat(content)
+        return decode_mat(read_bytes(path))
     except _NotPlainError:
         return _read_with_scipy(path)
     except (struct.error, ValueError, isal_zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable MATLAB-5 file ({error}); delete it and run its stage again") from None
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """Read a file that an earlier stage has written."""
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - called for every segment; Path.open is slower
+            return file.readall()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the stage that makes it again") from None
 
 
 class _NotPlainError(Exception):

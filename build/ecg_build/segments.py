@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.command_line import UserError
-from ecg_finetune.matfile import encode_mat, read_mat
+from ecg_finetune.matfile import PackedColumns, encode_mat, encode_number, packed_columns, read_bytes, read_mat
 from ecg_finetune.paths import save_file_name
 from ecg_finetune.run_folder import FileGroup, finished_files
 
 SEGMENTS = 2  # per record
+CHANNELS = 12
 SAMPLES = 2500
 RATE = 500
 
@@ -57,40 +58,47 @@ def cut_records(job: Job, records: Sequence[tuple[int, int]]) -> int:
     """
     group = FileGroup(job.partial, job.out)
     for study_id, position in records:
-        lead = read_lead(Path(job.preprocessed, save_file_name(study_id)), study_id)
-        for part in range(SEGMENTS):
-            values = lead[part * SAMPLES : (part + 1) * SAMPLES]
-            content = encode_segment(values, SEGMENTS * position + part, study_id)
+        halves = read_halves(f"{job.preprocessed}/{save_file_name(study_id)}", study_id)
+        for part, half in enumerate(halves):
+            content = encode_mat(
+                {
+                    "feats": half,
+                    "curr_sample_rate": RATE,
+                    "idx": SEGMENTS * position + part,
+                    "original_idx": study_id,
+                }
+            )
             group.write(segment_name(study_id, part), content)
     group.finish()
     return len(records)
 
 
-def read_lead(path: Path, study_id: int) -> np.ndarray:
-    """Read the lead of a 10 s file: float32 (5000,).
+def read_halves(path: str, study_id: int) -> list[PackedColumns] | list[np.ndarray]:
+    """Read the two segments of a 10 s file: float32 (12, 2500) each, ready compressed where preprocess wrote it.
 
     Raises
     ------
     UserError
         The file cannot be read or is not that record's 10 s file.
     """
+    content = read_bytes(path)
+    halves = packed_columns(content, "feats", (CHANNELS, SEGMENTS * SAMPLES), "f4", SEGMENTS)
+    if halves is None or not content.endswith(encode_number("idx", study_id)):
+        return _decode_halves(path, study_id)
+    for half in halves:
+        _refuse_not_finite(path, np.frombuffer(half.data, dtype="<f4")[::CHANNELS])
+    return halves
+
+
+def _decode_halves(path: str, study_id: int) -> list[np.ndarray]:
     content = read_mat(path)
     feats, idx = content.get("feats"), content.get("idx")
-    if feats is None or feats.ndim != 2 or feats.shape[1] != SEGMENTS * SAMPLES or idx is None or idx != study_id:
+    if feats is None or feats.shape != (CHANNELS, SEGMENTS * SAMPLES) or idx is None or idx.item() != study_id:
         raise UserError(f"{path}: not the 10 s file of study {study_id}; delete it and run preprocess again")
-    lead = np.asarray(feats[0], dtype=np.float32)
-    if not np.isfinite(lead).all():
+    _refuse_not_finite(path, feats)
+    return np.split(feats.astype(np.float32), SEGMENTS, axis=1)
+
+
+def _refuse_not_finite(path: str, values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
         raise UserError(f"{path}: holds samples that are no number; delete it and run preprocess again")
-    return lead
-
-
-def encode_segment(values: np.ndarray, row: int, study_id: int, channels: int = 12) -> bytes:
-    """Return the content of a segment's file: `values`, float32 (2500,), in all channels."""
-    return encode_mat(
-        {
-            "feats": np.repeat(values, channels).reshape(SAMPLES, channels).T,
-            "curr_sample_rate": RATE,
-            "idx": row,
-            "original_idx": study_id,
-        }
-    )

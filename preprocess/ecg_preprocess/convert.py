@@ -91,7 +91,8 @@ def encode_10_s(lead: np.ndarray, study_id: int, figures: Figures) -> bytes:
             "org_sample_size": figures.samples,
             "curr_sample_size": SAMPLES,
             "idx": study_id,
-        }
+        },
+        parts=2,  # the build stage cuts the file in the middle, without compressing it again
     )
 
 

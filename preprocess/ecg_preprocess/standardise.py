@@ -38,11 +38,20 @@ def measure(signal: LeadSignal) -> Figures:
     values = signal.values[: math.ceil(SECONDS * signal.rate)]
     missing = np.isnan(values)
     nan_count = int(np.count_nonzero(missing))
-    valid = values[~missing] if nan_count else values
+    _, mean, std = centred(values[~missing] if nan_count else values)
     scale = signal.millivolts_per_unit
-    mean, std = (float(valid.mean()), float(valid.std())) if len(valid) else (math.nan, math.nan)
-    flat = longest_run(values) if len(values) else 0
-    return Figures(signal.rate, signal.samples, mean * scale, std * scale, nan_count, flat / signal.rate)
+    flat = longest_run(values) / signal.rate
+    return Figures(signal.rate, signal.samples, mean * scale, std * scale, nan_count, flat)
+
+
+def centred(values: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Return the values less their mean, the mean, and the standard deviation (of the population)."""
+    if not len(values):
+        return values, math.nan, math.nan
+    # The sums are numpy's own, not those of its BLAS, whose last bit depends on the processor.
+    mean = float(np.add.reduce(values)) / len(values)
+    rest = values - mean
+    return rest, mean, math.sqrt(float(np.add.reduce(rest * rest)) / len(values))
 
 
 def longest_run(values: np.ndarray) -> int:
@@ -51,8 +60,10 @@ def longest_run(values: np.ndarray) -> int:
     >>> longest_run(np.array([1.0, 2.0, 2.0, 2.0, np.nan, np.nan]))
     3
     """
-    ends = np.flatnonzero(values[1:] != values[:-1])
-    return int(np.diff(ends, prepend=-1, append=len(values) - 1).max())
+    last = np.flatnonzero(values[1:] != values[:-1])  # of every run but the final one
+    if not len(last):
+        return len(values)
+    return max(int(last[0]) + 1, len(values) - 1 - int(last[-1]), int((last[1:] - last[:-1]).max(initial=0)))
 
 
 def standardise(signal: LeadSignal, figures: Figures) -> np.ndarray:
@@ -77,13 +88,13 @@ def standardise(signal: LeadSignal, figures: Figures) -> np.ndarray:
     if figures.longest_flat_s >= LONGEST_FLAT_S:
         raise RecordError("flat", f"one value for {figures.longest_flat_s:.3g} s")
     values = to_500_hz(values, signal, size)
-    peak = float(np.abs(values).max()) * signal.millivolts_per_unit
+    peak = max(float(values.max()), -float(values.min())) * signal.millivolts_per_unit
     if peak > GREATEST_AMPLITUDE_MV:
         raise RecordError("amplitude", f"{peak:.4g} mV, beyond {GREATEST_AMPLITUDE_MV:g} mV")
-    std = values.std()
+    rest, _, std = centred(values)
     if not std > 0:
         raise RecordError("flat", "one value throughout")
-    return ((values - values.mean()) / std).astype(np.float32)
+    return (rest / std).astype(np.float32)
 
 
 def resampled_size(signal: LeadSignal) -> int:
