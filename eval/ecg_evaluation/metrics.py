@@ -77,12 +77,13 @@ class Ranking:
         negatives = passed[-1] - positives
         if positives == 0:
             return np.nan, np.nan
-        auprc = hits @ (true_positives / np.maximum(upto, 1)) / positives
+        # Sums and not `@`: BLAS would start threads of its own below those of the bootstrap.
+        auprc = np.sum(hits * (true_positives / np.maximum(upto, 1))) / positives
         if negatives == 0:
             return np.nan, auprc
         # A positive beats the negatives not yet passed, and half of those in its own group.
         false_positives = (upto - true_positives + before - (true_positives - hits)) / 2
-        return hits @ (negatives - false_positives) / (positives * negatives), auprc
+        return np.sum(hits * (negatives - false_positives)) / (positives * negatives), auprc
 
 
 def rates(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> dict[str, np.ndarray]:
