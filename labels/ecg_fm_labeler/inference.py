@@ -1,6 +1,8 @@
 """From hits to entities, their probabilities and everything that follows from them."""
 
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -52,24 +54,27 @@ def attach(hits: Sequence[Pattern], always: bool = False) -> list[TextEntity]:
 def without_negated(hits: Sequence[Pattern]) -> list[TextEntity]:
     """Attach as a reader would, for the policy "asserted", and drop the negated findings.
 
-    A negation also covers the findings joined to the negated one by "or": "no ischemia or infarct".
+    A negation also covers a list that ends in "or": "no ischemia, injury or infarct".
     """
-    hits = [_spread(hits, number) for number in range(len(hits))]
-    return [found for found in attach(hits, always=True) if ABSENCE not in found.descriptors]
+    letters = "".join(map(_letter, hits))
+    negated = {number for match in _NEGATED.finditer(letters) for number in range(*match.span())}
+    kept = [
+        replace(hit, entities=()) if number in negated and hit.kind == "entity" else hit
+        for number, hit in enumerate(hits)
+    ]
+    return [found for found in attach(kept, always=True) if ABSENCE not in found.descriptors]
 
 
-def _spread(hits: Sequence[Pattern], number: int) -> Pattern:
-    """Return hit `number`; the word "or" within a negation negates what follows too."""
-    hit = hits[number]
-    if hit.kind != "connective" or hit.text not in ("or", "and/or"):
-        return hit
-    before = [other for other in hits[:number] if other.kind in ("entity", "before") or other.text in ("or", "and/or")]
-    while before and (before[-1].kind == "connective" or before[-1].kind == "entity"):
-        before.pop()
-    negated = False
-    while before and before[-1].kind == "before":
-        negated |= ABSENCE in before.pop().right
-    return Pattern(hit.text, hit.kind, right=(ABSENCE,)) if negated else hit
+# n: a negation of what follows, f: a finding, o: "or", d: another descriptor of what follows, x: anything else.
+_NEGATED = re.compile(r"n[nd]*f(?:(?:[nd]*f)*o[nd]*f)*")
+
+
+def _letter(hit: Pattern) -> str:
+    if hit.kind == "before":
+        return "n" if ABSENCE in hit.right else "d"
+    if hit.kind == "connective" and hit.text in ("or", "and/or"):
+        return "o"
+    return "f" if hit.kind == "entity" else "x"
 
 
 class Inference:
@@ -151,9 +156,13 @@ class Inference:
         rows = []
         for including, excluding, entity in self._masks:
             if mask & including == including and not mask & excluding:
-                row = Row(entity, frozenset(), 1.0, ("compound", entity))
+                row = Row(entity, frozenset(), 1.0, (self._spelled(including, excluding), entity))
                 rows += [row, *self._climb(row)]
         return tuple(rows)
+
+    def _spelled(self, including: int, excluding: int) -> str:
+        names = [[e for n, (e, _) in enumerate(self.parts) if mask >> n & 1] for mask in (including, excluding)]
+        return " and ".join(names[0]) + (f" without {' or '.join(names[1])}" if names[1] else "")
 
     def report_rows(self, found: Sequence[TextEntity]) -> list[Row]:
         """Return all rows of a report."""

@@ -126,12 +126,18 @@ class Labeler:
 
     def plain(self, report: Sequence[str]) -> tuple[str, Match]:
         """Return the normalised text and the hits of a report taken as one text, nothing remembered."""
-        text = self.normalizer(" ".join(part for part in map(str.strip, report) if part))
+        text = self.normalizer(" ".join(_stripped(report)))
         return text, self.matcher.match(text)
+
+    def normalized(self, report: Sequence[str]) -> list[str]:
+        """Return the normalised text of a report: one run of text, or one a statement for the policy "asserted"."""
+        if self.policy == "ecg-fm":
+            return [self.plain(report)[0]]
+        return [self.normalizer.normalize(part).strip() for part in self._cut(_stripped(report))]
 
     def read(self, report: Sequence[str]) -> list[Block]:
         """Return the blocks of a report in order."""
-        parts = self._cut([part for part in map(str.strip, report) if part])
+        parts = self._cut(_stripped(report))
         if self.policy == "asserted":
             return [self._block(part, True, True) for part in parts]
         while True:
@@ -188,6 +194,10 @@ class Labeler:
             else:
                 joined[-1] += " " + parts[number]
         return joined
+
+
+def _stripped(report: Sequence[str]) -> list[str]:
+    return [part for part in map(str.strip, report) if part]
 
 
 def _remember(memory: dict, key, value) -> None:

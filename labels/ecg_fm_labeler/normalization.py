@@ -53,21 +53,33 @@ def bordered(phrase: str, flags: int = 0) -> re.Pattern:
 
 
 class Phrases:
-    """Where the phrases of one step may reach over the ends of a text (see the module's docstring)."""
+    """Where the phrases of one step may reach over the ends of a text (see the module's docstring).
+
+    A phrase is cut at each of its spaces: a text that ends in the left piece, or that starts with the right one, gets
+    the mark of the cut. So does a text that is the whole of the piece's near side, as "b" is for "a b | c": it may
+    stand in the middle of the phrase.
+    """
 
     def __init__(self, step: int, phrases: Iterable[str]):
         self.ends: dict[str, list[tuple]] = {}
         self.starts: dict[str, list[tuple]] = {}
+        self.middles: tuple[dict, dict] = ({}, {})
         for number, phrase in enumerate(phrases):
             for position, character in enumerate(phrase):
                 if character == " ":
-                    mark = (step, number, position)
-                    self.ends.setdefault(phrase[:position], []).append(mark)
-                    self.starts.setdefault(phrase[position + 1 :], []).append(mark)
+                    left, right, mark = phrase[:position], phrase[position + 1 :], (step, number, position)
+                    self.ends.setdefault(left, []).append(mark)
+                    self.starts.setdefault(right, []).append(mark)
+                    for space in [n for n, letter in enumerate(left) if letter == " "]:
+                        self.middles[0].setdefault(left[space + 1 :], []).append(mark)
+                    for space in [n for n, letter in enumerate(right) if letter == " "]:
+                        self.middles[1].setdefault(right[:space], []).append(mark)
         self.all_ends, self.all_starts = tuple(self.ends), tuple(self.starts)
 
     def mark(self, text: str, edges: "Edges") -> None:
         """Add the marks of `text`."""
+        edges.end.update(self.middles[0].get(text, ()))
+        edges.start.update(self.middles[1].get(text, ()))
         if text.endswith(self.all_ends):
             for piece, marks in self.ends.items():
                 if text.endswith(piece):
@@ -269,7 +281,7 @@ def _dashes_and_slashes(text: str, place: Place) -> str:
     if place.edges:
         _mark(place.edges, text, r"/\s*$", None, "slash")
         _mark(place.edges, text, None, r"\s*/", "slash")
-        _mark(place.edges, text, r"(?<!\w)[a-z][ -]*$", r"[ -]*wave", "wave")
+        _mark(place.edges, text, r"((?<!\w)[a-z]|^)[ -]*$", r"[ -]*(wave|$)", "wave")
     text = re.sub(r"\s*/\s*", "/", text)
     text = re.sub(r"(?<!\w)([a-z]) ?-? ?(waves?)(?!\w)", r"\1 \2", text)
     return re.sub(r"([a-z])(?=wave)", r"\1 ", text)
@@ -278,8 +290,8 @@ def _dashes_and_slashes(text: str, place: Place) -> str:
 def _collapse(text: str, place: Place) -> str:
     """White space to single spaces."""
     if place.edges:
-        _mark(place.edges, text, r"\s$", None, "space")
-        _mark(place.edges, text, None, r"\s", "space")
+        _mark(place.edges, text, r"(^|\s)$", None, "space")
+        _mark(place.edges, text, None, r"\s|$", "space")
     return re.sub(r"\s+", " ", text)
 
 

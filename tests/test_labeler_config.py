@@ -1,0 +1,195 @@
+"""The labeler's configuration: ours is sound, ECG-FM's format is read, mistakes are told with file and entry."""
+
+import json
+import shutil
+
+import pytest
+from ecg_fm_labeler import Labeler
+from ecg_fm_labeler import explain as explain_module
+from ecg_fm_labeler import validate as validate_module
+from ecg_fm_labeler.configuration import PROJECT_CONFIG, Knowledge
+from ecg_fm_labeler.normalization import TABLES_FILE, TEMPLATES_FILE, expand, read_tables
+from ecg_fm_labeler.validate import problems_of
+
+from ecg_finetune.command_line import UserError
+from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.tables import iterate_rows
+
+# Three entities are enough for a configuration in ECG-FM's format, without our own additions to it.
+SMALL = {
+    "entity_tem": [
+        {"name": "Infarction", "sup": None, "aka": ["MI"], "tags": ["x"], "feature": [], "hallmark": []},
+        {"name": "Inferior infarction", "sup": ["Infarction"], "require_descriptors": False},
+        {"name": "Both", "sup": []},
+        {"name": "Sinus rhythm", "require_descriptors": True},
+    ],
+    "entity_pat": [
+        {"pattern": "infarct", "entities": [{"tem": "Infarction", "descriptors": []}]},
+        {"pattern": "sinus rhythm", "entities": [{"tem": "Sinus rhythm", "descriptors": ["Old"]}]},
+        {"pattern": "two", "entities": [{"tem": "Infarction"}, {"tem": "Sinus rhythm"}]},
+        {"pattern": "nothing", "entities": []},
+    ],
+    "desc_tem": [
+        {"name": "Inferior", "category": "location", "tags": [], "create_entities": []},
+        {"name": "Old", "category": None},
+        {"name": "Possible", "category": "uncertainty"},
+        {"name": "Anywhere", "create_entities": ["Both"]},
+    ],
+    "desc_pat": [
+        {"pattern": "inferior", "descriptors": [{"tem": "Inferior", "descriptors": ["Possible"]}]},
+        {"pattern": "possible", "descriptors": [{"tem": "Possible"}], "before_after": "b"},
+        {"pattern": ", old", "descriptors": [{"tem": "Old"}], "before_after": "a"},
+        {"pattern": "oldest", "descriptors": [{"tem": "Oldest"}]},
+        {"pattern": "anywhere infarct", "descriptors": [{"tem": "Anywhere"}], "parse_before_entities": True},
+    ],
+    "split_desc_tem": [{"name": "Oldest", "descriptors": ["Old", "Possible"]}],
+    "connective": [{"pattern": "with", "descriptors": [[], []], "tags": []}],
+    "compound_tem": [{"entity": "Both", "including": [{"tem": "Infarction", "descriptors": ["Old"]}], "excluding": []}],
+    "attached_desc_tem": [
+        {"resulting_entity": "Inferior infarction", "entity": "Infarction", "descriptor": "Inferior"}
+    ],
+    "traveling_desc_tem": [{"entity": "Infarction", "descriptors": ["Old"]}],
+    "uncertainty_map": {"Possible": 0.5},
+}
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Return a function that writes the small configuration, with changes, and returns its folder."""
+
+    def write(**changes):
+        for name, content in {**SMALL, **changes}.items():
+            if content is not None:
+                (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        return tmp_path
+
+    return write
+
+
+def test_our_configuration_has_no_problem():
+    knowledge, problems = problems_of(PROJECT_CONFIG)
+    assert problems == []
+    assert set(LABELS) <= set(knowledge.entities)
+
+
+def test_label_definition_holds_the_published_counts():
+    rows = [row for _, row in iterate_rows(PROJECT_CONFIG / "label_def.csv", ["name", "count", "all_reports"])]
+    assert tuple(name for name, _, _ in rows) == LABELS
+    assert {"Sinus rhythm": "639304", "Ventricular tachycardia": "716"}.items() <= {n: c for n, c, _ in rows}.items()
+    assert dict((name, total) for name, _, total in rows)["Infarction"] == "179649"
+
+
+def test_every_phrase_of_a_family_is_lower_case_and_settles():
+    for family in read_tables(PROJECT_CONFIG, TEMPLATES_FILE)["passes"]:
+        for phrase, result in expand(family).items():
+            assert phrase == phrase.lower() and "{" not in phrase + result, phrase
+
+
+def test_tables_leave_good_words_alone():
+    normalizer = Labeler.from_config().normalizer
+    for text in ("partial missing lead", "anterior", "bilateral", "septal", "arterial", "contrast", "minimal"):
+        assert normalizer(text) == text
+
+
+def test_ecg_fm_format_is_read(small):
+    folder = small()
+    labeler = Labeler.from_config(folder)  # text normalisation comes from the project
+    hard, soft = labeler.label([["Inferior MI"], ["Possible inferior MI, old with sinus rhythm"], ["nothing"]])
+    assert soft[:, LABELS.index("Infarction")] == pytest.approx([1, 0.65, 0])
+    assert soft[:, LABELS.index("Sinus rhythm")].tolist() == [0, 0, 0]  # its bare name is no label
+    flat = labeler.labels_flat([["Possible inferior MI, old with sinus rhythm"], ["two"], ["oldest two with"]])
+    assert flat[0] == pytest.approx(
+        {
+            "Infarction": 0.65,
+            "Infarction - Inferior": 1,
+            "Infarction - Old": 1,
+            "Infarction - Possible": 1,
+            "Inferior infarction": 0.5,
+            "Both": 1,
+            "Sinus rhythm - Old": 1,
+        }
+    )
+    assert flat[1] == {"Infarction": 1}
+    assert flat[2]["Sinus rhythm - Possible"] == flat[2]["Infarction - Old"] == 1
+
+
+def test_descriptors_parsed_first_beat_entities(small):
+    labeler = Labeler.from_config(small())
+    assert labeler.labels_flat([["anywhere infarct sinus rhythm with"]])[0]["Both"] == 1
+
+
+def test_without_uncertainty_map_everything_is_certain(small):
+    labeler = Labeler.from_config(small(uncertainty_map=None))
+    assert labeler.labels_flat([["Possible MI with"]])[0]["Infarction"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"entity_tem": None}, "entity_tem.json: no such file"),
+        ({"entity_tem": {}}, "entity_tem.json: it must hold a JSON list"),
+        ({"entity_tem": [*SMALL["entity_tem"], {"name": "Both"}]}, "entry 5: the entity 'Both' is defined twice"),
+        ({"entity_tem": [*SMALL["entity_tem"], {"name": "A", "sup": ["B"]}]}, "'A': the entity 'B' is not in"),
+        (
+            {"entity_tem": [*SMALL["entity_tem"], {"name": "A", "sup": ["B"]}, {"name": "B", "sup": ["A"]}]},
+            "'A' is its own ancestor: A > B > A",
+        ),
+        ({"entity_pat": [{"pattern": "x", "entities": [{"tem": "Y"}]}]}, "entry 1 ('x'): the entity 'Y' is not in"),
+        (
+            {"entity_pat": [{"pattern": "x", "entities": [{"tem": "Both", "descriptors": ["Z"]}]}]},
+            "entity_pat.json: entry 1 ('x'): the descriptor 'Z' is not in desc_tem.json",
+        ),
+        ({"entity_pat": ["x"]}, "entity_pat.json: entry 1: 'x' is not an object"),
+        ({"entity_pat": [{"pattern": 3}]}, "entity_pat.json: entry 1: pattern is 3"),
+        ({"entity_pat": [{"pattern": " x"}]}, "start or end with white space"),
+        ({"connective": [{"pattern": "infarct", "descriptors": [[], []]}]}, "listed twice; first as entity_pat.json"),
+        ({"connective": [{"pattern": "with", "descriptors": [[]]}]}, "connective.json: entry 1 ('with'): descriptors"),
+        ({"desc_pat": [{"pattern": "x", "descriptors": [{"tem": "Q"}]}]}, "the descriptor 'Q' is not in"),
+        ({"desc_pat": [{"pattern": "x", "descriptors": [], "before_after": "c"}]}, "before_after is 'c'"),
+        ({"desc_tem": [{"name": "Old", "create_entities": ["N"]}]}, "desc_tem.json: entry 1: the entity 'N'"),
+        ({"compound_tem": [{"entity": "Both", "including": []}]}, "compound_tem.json: entry 1: a compound needs"),
+        ({"attached_desc_tem": [{"entity": "Both"}]}, "attached_desc_tem.json: entry 1: None names nothing"),
+        ({"traveling_desc_tem": [{"entity": "Both", "descriptors": ["Q"]}]}, "traveling_desc_tem.json: entry 1"),
+        ({"uncertainty_map": {"Possible": 0}}, "uncertainty_map.json: 'Possible': the probability 0"),
+        ({"text_normalization": {}}, "text_normalization.json"),
+    ],
+)
+def test_mistake_is_told_with_its_file_and_entry(small, capsys, changes, problem):
+    folder = small(**changes)
+    if changes == {"entity_tem": None}:
+        (folder / "entity_tem.json").unlink(missing_ok=True)
+    assert any(problem in line for line in problems_of(folder)[1]), problems_of(folder)[1]
+    with pytest.raises(UserError):
+        Labeler.from_config(folder)
+    assert validate_module.main([str(folder)]) == 1
+    streams = capsys.readouterr()
+    assert problem in streams.out and streams.err.startswith("error: ") and streams.err.count("\n") == 1
+
+
+def test_phrase_listed_twice_in_a_text_table(small):
+    folder = small()
+    shutil.copy(PROJECT_CONFIG / TABLES_FILE, folder)
+    path = folder / TABLES_FILE
+    path.write_text(path.read_text(encoding="utf-8").replace('"words": {', '"words": {"ekg": "x",', 1))
+    with pytest.raises(UserError, match="'ekg' is listed twice"):
+        Labeler.from_config(folder)
+
+
+def test_no_json_and_no_folder(small, tmp_path):
+    (small() / "desc_pat.json").write_text("[")
+    with pytest.raises(UserError, match=r"desc_pat\.json: not readable as JSON"):
+        Knowledge.from_folder(tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        Knowledge.from_folder(tmp_path / "nowhere")
+
+
+def test_validate_accepts_ours(capsys):
+    assert validate_module.main([str(PROJECT_CONFIG)]) == 0
+    assert "no problems" in capsys.readouterr().out
+
+
+def test_explain_command(capsys, tmp_path):
+    assert explain_module.main(["Atrial fibrillation", "--policy", "asserted"]) == 0
+    assert "Atrial fibrillation > Reentry > Accessory pathway conduction" in capsys.readouterr().out
+    assert explain_module.main(["x", "--labeler-config", str(tmp_path / "nowhere")]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
