@@ -1,0 +1,199 @@
+"""create_labels_ecgfm.py as a user runs it: its files, tables as they are in the wild, and bad input."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from ecg_fm_labeler import Labeler
+from ecg_fm_labeler.batch import label_reports
+from ecg_fm_labeler.configuration import PROJECT_CONFIG
+from ecg_fm_labeler.outputs import prevalence_table
+from ecg_fm_labeler.reports import read_reports
+
+from ecg_finetune.command_line import UserError
+from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.paths import ARTEFACTS
+
+SCRIPT = "labels/scripts/create_labels_ecgfm.py"
+
+WILD = """\ufeffextra,study_id,report_0,report_1,report_10,report_2,report_9,bandwidth
+a,40000001,Sinus rhythm,,"Compared to the previous ECG, LBBB",,Left bundle branch block,x
+b,40000002,,,,,,x
+c,40000003,,Sinus tachycardia with PVC(s),,"  Possible inferior infarct - age undetermined ",,x
+d,40000004,"Ünlesbar „Text“ ♥ ×",,,,,x
+c,40000003,,Sinus tachycardia with PVC(s),,"  Possible inferior infarct - age undetermined ",,x
+e,40000005,Normal ECG,,,,,x
+"""
+
+
+def read_csv(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+@pytest.fixture
+def base(tmp_path):
+    """A base folder with the wild table and a split of some of its studies."""
+    table = tmp_path / ARTEFACTS["machine_measurements"].location
+    table.parent.mkdir(parents=True)
+    table.write_text(WILD, encoding="utf-8")
+    return tmp_path
+
+
+def write_splits(base):
+    meta = base / ARTEFACTS["meta_split"].location
+    meta.parent.mkdir(parents=True)
+    rows = [(40000001, "train"), (40000003, "test"), (40000004, "train"), (49999999, "valid")]
+    meta.write_text("save_file,split\n" + "".join(f"mimic_iv_ecg_{study}.mat,{split}\n" for study, split in rows))
+
+
+def test_files_of_a_table_from_the_wild(base, run_script):
+    write_splits(base)
+    process = run_script(SCRIPT, "--base-dir", base, "--workers", 1)
+    out = base / "labels/computed_labels"
+    y, soft = np.load(out / "y.npy"), np.load(out / "y_soft.npy")
+    assert y.dtype == soft.dtype == np.float32 and y.shape == soft.shape == (6, 17)
+    named = [{name for name, value in zip(LABELS, row) if value} for row in y]
+    assert named == [
+        {"Sinus rhythm", "Left bundle branch block"},  # report_10 comes last, and ends at "Compared to ..."
+        set(),
+        {"Sinus rhythm", "Tachycardia", "Premature ventricular contraction", "Infarction"},
+        set(),
+        {"Sinus rhythm", "Tachycardia", "Premature ventricular contraction", "Infarction"},
+        set(),
+    ]
+    assert soft[2, LABELS.index("Infarction")] == np.float32(0.65)
+    labels = read_csv(out / "labels.csv")
+    assert labels[0] == ["idx", *LABELS]
+    assert [row[0] for row in labels[1:]] == list("012345")
+    assert np.array_equal(np.array(labels[1:], dtype=float)[:, 1:], y)
+    assert read_csv(out / "study_id_mapping.csv") == [
+        ["idx", "study_id", "split"],
+        ["0", "40000001", "train"],
+        ["1", "40000002", ""],
+        ["2", "40000003", "test"],
+        ["3", "40000004", "train"],
+        ["4", "40000003", "test"],
+        ["5", "40000005", ""],
+    ]
+    recomputed = {row[0]: row[1:] for row in read_csv(out / "label_def_recomputed.csv")}
+    assert recomputed["name"] == ["count", "pos_percent", "pos_weight"]
+    assert [float(value) for value in recomputed["Sinus rhythm"]] == pytest.approx([3, 0.5, 1])
+    assert [float(value) for value in recomputed["Atrial flutter"]] == [0, 0, 0]
+    weights = (out / "pos_weight.txt").read_text()
+    assert weights.endswith("\n") and weights.split(" ")[1] == "1.00000000" and len(weights.split(" ")) == 17
+    assert (out / "label_def_official_17.csv").read_bytes() == (PROJECT_CONFIG / "label_def.csv").read_bytes()
+    assert read_csv(out / "unmatched.csv") == [["words", "count"], ["ünlesbar text", "1"]]
+    assert {path.name for path in out.iterdir()} == {
+        *("labels.csv", "y.npy", "y_soft.npy", "label_def_recomputed.csv", "label_def_official_17.csv"),
+        *("pos_weight.txt", "study_id_mapping.csv", "unmatched.csv"),
+    }
+    assert "2 of 6 rows have no split" in process.stdout
+    assert "1 rows repeat an earlier one" in process.stdout
+    assert "differs by more than a tenth" in process.stdout
+
+
+def test_one_split(base, run_script):
+    write_splits(base)
+    process = run_script(SCRIPT, "--base-dir", base, "--split", "test", "--workers", 2)
+    rows = read_csv(base / "labels/computed_labels/study_id_mapping.csv")[1:]
+    assert rows == [["0", "40000003", "test"], ["1", "40000003", "test"]]
+    assert np.load(base / "labels/computed_labels/y.npy").shape == (2, 17)
+    assert "2 of 6 rows have no split" in process.stdout
+
+
+def test_without_splits_max_rows_and_own_configuration(base, run_script):
+    own = base / "labels/ecg_fm_labeler_config"
+    shutil.copytree(PROJECT_CONFIG, own)
+    (own / "label_def.csv").unlink()
+    for name in ("text_normalization.json", "text_templates.json", "asserted_desc_pat.json"):
+        (own / name).unlink()  # as in ECG-FM's folder
+    pattern = json.loads((own / "entity_pat.json").read_text())
+    pattern.append({"pattern": "ünlesbar", "entities": [{"tem": "Atrial flutter"}]})
+    (own / "entity_pat.json").write_text(json.dumps(pattern))
+    process = run_script(SCRIPT, "--base-dir", base, "--out-dir", base / "out", "--max-rows", 4, "--workers", 1)
+    assert f"labeler configuration: {own}" in process.stdout
+    y = np.load(base / "out/y.npy")
+    assert y.shape == (4, 17) and y[3, LABELS.index("Atrial flutter")] == 1
+    assert [row[2] for row in read_csv(base / "out/study_id_mapping.csv")[1:]] == [""] * 4
+    assert (base / "out/label_def_official_17.csv").is_file()
+
+
+def test_policy_asserted(base, run_script):
+    (base / ARTEFACTS["machine_measurements"].location).write_text(
+        "study_id,report_0,report_1\n1,Sinus rhythm,No acute infarct\n"
+    )
+    for policy, infarction in (("ecg-fm", 1), ("asserted", 0)):
+        run_script(SCRIPT, "--base-dir", base, "--policy", policy, "--workers", 1)
+        y = np.load(base / "labels/computed_labels/y.npy")
+        assert y[0, LABELS.index("Infarction")] == infarction and y[0, LABELS.index("Sinus rhythm")] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        ("", [], "the file is empty"),
+        ("study_id,report_0\n", [], "no rows below the header"),
+        ("study_id,x\n1,y\n", [], "column 'report_0' is missing"),
+        ("report_0\nSinus rhythm\n", [], "column 'study_id' is missing"),
+        ("study_id,report_0\n1,a\nx7,b\n", [], "line 3 has study_id 'x7'"),
+        ("study_id,report_0\n1,a\n2,b\n1,c\n", [], "study_id 1 stands in line 2 and again in line 4"),
+        ("study_id,report_0\n1,a\n", ["--split", "train"], "meta_split.csv: no such file"),
+        ("study_id,report_0\n1,a\n", ["--labeler-config", "nowhere"], "nowhere: no such folder"),
+    ],
+)
+def test_bad_input(base, run_script, content, arguments, message):
+    (base / ARTEFACTS["machine_measurements"].location).write_text(content)
+    process = run_script(SCRIPT, "--base-dir", base, "--workers", 1, *arguments, exit_code=1)
+    assert message in process.stderr
+    assert not (base / "labels/computed_labels").exists()
+
+
+def test_missing_table_and_split_without_rows(base, run_script):
+    write_splits(base)
+    process = run_script(SCRIPT, "--base-dir", base, "--split", "valid", "--workers", 1, exit_code=1)
+    assert "none of the 6 reports is in split valid" in process.stderr
+    run_script(SCRIPT, "--base-dir", base, "--split", "validation", exit_code=2)
+    (base / ARTEFACTS["machine_measurements"].location).unlink()
+    process = run_script(SCRIPT, "--base-dir", base, exit_code=1)
+    assert "machine_measurements.csv: no such file" in process.stderr
+
+
+def test_workers_make_no_difference(tmp_path):
+    rng = np.random.default_rng(0)
+    statements = ["Sinus rhythm", "Atrial fibrillation", "Tachycardia with", "LBBB", "possible", "infarct", "zzz", ""]
+    rows = [f"{study}," + ",".join(rng.choice(statements, 6)) for study in range(3000)]
+    table = tmp_path / "table.csv"
+    table.write_text("study_id," + ",".join(f"report_{n}" for n in range(6)) + "\n" + "\n".join(rows) + "\n")
+    reports = read_reports(table)
+    one, words_of_one = label_reports(reports, PROJECT_CONFIG, "ecg-fm", workers=1)
+    two, words_of_two = label_reports(reports, PROJECT_CONFIG, "ecg-fm", workers=2)
+    assert np.array_equal(one, two) and words_of_one == words_of_two
+    assert words_of_one["zzz"] > 0
+    labeler = Labeler.from_config()
+    texts = [[reports.statements[n] for n in reports.distinct[which]] for which in reports.which]
+    assert np.array_equal(labeler.label(texts).soft, one)
+    assert sum((labeler.unmatched(text) for text in texts), start=type(words_of_one)()) == words_of_one
+
+
+def test_read_reports_keeps_order_and_distinct_texts(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("report_1,report_0,study_id\nb,a,7\n, a ,8\nb,a,9\n")
+    reports = read_reports(table)
+    assert reports.study_id.tolist() == [7, 8, 9] and reports.which.tolist() == [0, 1, 0]
+    assert [[reports.statements[n] for n in report] for report in reports.distinct] == [["a", "b"], ["a"]]
+    assert read_reports(table, max_rows=2).study_id.tolist() == [7, 8]
+    table.write_text("study_id,report_0\n1,a\n99999999999999999999,b\n")
+    with pytest.raises(UserError, match="line 3 has study_id '99999999999999999999'"):
+        read_reports(table)
+
+
+def test_prevalence_table_marks_what_differs():
+    soft = np.zeros((1000, 17))
+    soft[:809, LABELS.index("Sinus rhythm")] = 1  # published: 80.95 %
+    soft[:300, LABELS.index("Infarction")] = 0.5  # published: 22.46 %
+    lines = {line.split("  ")[0]: line for line in prevalence_table(soft).splitlines()}
+    assert "differs" not in lines["Sinus rhythm"] and "80.90%" in lines["Sinus rhythm"]
+    assert "differs" in lines["Infarction"] and "22.46%" in lines["Infarction"]
