@@ -11,11 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
-
-from tqdm import tqdm
 
 from ecg_finetune.command_line import UserError
 
@@ -78,13 +74,28 @@ def run_batch(
         results = (function(chunk) for chunk in measured())
     else:
         results = _on_processes(function, measured(), workers)
-    with contextlib.closing(results), tqdm(total=total, unit=f" {unit}", disable=None) as progress:
+    with contextlib.closing(results), _progress_bar(total, unit) as advance:
         for result in results:
-            progress.update(sizes.popleft())
+            advance(sizes.popleft())
             yield result
 
 
+@contextlib.contextmanager
+def _progress_bar(total, unit):
+    """Yield what to call with the number of items done; shows nothing where nobody looks."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=f" {unit}") as progress:
+        yield progress.update
+
+
 def _on_processes(function, chunks, workers):
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
     # The standard pool rather than joblib's: it starts in 10 ms instead of 600, and joblib's waits for ever (its
     # "multiprocessing") where the kernel has killed a worker.
     fork = multiprocessing.get_context("fork") if sys.platform == "linux" else None

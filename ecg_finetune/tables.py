@@ -145,6 +145,23 @@ def iterate_rows(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, list
         raise UserError(f"{path}: not a readable CSV ({error}); make it again") from None
 
 
+def find_rows(numbers: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Look numbers up in an unsorted column without repetitions.
+
+    Returns
+    -------
+    position : ndarray (wanted,)
+        int64, where in `numbers` each wanted one stands; any position where it does not.
+    found : ndarray (wanted,)
+        bool, whether it does.
+    """
+    if not len(numbers):
+        return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=bool)
+    order = np.argsort(numbers, kind="stable")
+    position = order[np.minimum(np.searchsorted(numbers, wanted, sorter=order), len(numbers) - 1)]
+    return position, numbers[position] == wanted
+
+
 def read_splits(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read meta_split.csv into two small arrays.
 
@@ -176,9 +193,10 @@ def read_splits(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not study_ids:
         raise UserError(f"{path}: no rows below the header; make it again")
     study_id, split = np.array(study_ids), np.array(splits)
-    _, first = np.unique(study_id, return_index=True)
-    if len(first) < len(study_id):
-        row = int(np.setdiff1d(np.arange(len(study_id)), first)[0])
+    order = np.argsort(study_id, kind="stable")
+    again = order[1:][study_id[order[1:]] == study_id[order[:-1]]]
+    if len(again):
+        row = int(again.min())
         raise UserError(
             f"{path}: study_id {study_id[row]} stands twice (again in line {lines[row]}); remove one of the rows"
         )

@@ -13,7 +13,7 @@ from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.paths import save_file_name
 from ecg_finetune.run_folder import beside, finished_files
-from ecg_finetune.tables import SPLITS, iterate_rows, read_splits
+from ecg_finetune.tables import SPLITS, find_rows, iterate_rows, read_splits
 
 NO_LABELS = "no_labels"
 NOT_PREPROCESSED = "not_preprocessed"
@@ -73,7 +73,7 @@ def read_records(meta: Path, preprocessed: Path, labels_folder: Path) -> tuple[R
     study_id, split = read_splits(meta)
     reason, figures = read_report(beside(preprocessed, ".report.csv"), study_id)
     labelled, all_labels = read_study_labels(labels_folder)
-    place, found = locate(labelled, study_id)
+    place, found = find_rows(labelled, study_id)
     for index in np.flatnonzero(~found).tolist():
         reason[index] = NO_LABELS if reason[index] == "ok" else reason[index]
     good = np.array([status == "ok" for status in reason])
@@ -88,15 +88,6 @@ def read_records(meta: Path, preprocessed: Path, labels_folder: Path) -> tuple[R
     records = Records(study_id[order], split[order], all_labels[place[order]], digest.hexdigest()[:16])
     left_out = LeftOut(study_id[~good], split[~good], [status for status in reason if status != "ok"])
     return records, left_out
-
-
-def locate(numbers: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the position in `numbers` of each wanted one (any where there is none), and whether there is one."""
-    if not len(numbers):
-        return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=bool)
-    order = np.argsort(numbers, kind="stable")
-    position = order[np.minimum(np.searchsorted(numbers, wanted, sorter=order), len(numbers) - 1)]
-    return position, numbers[position] == wanted
 
 
 def read_report(path: Path, study_id: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -117,7 +108,7 @@ def read_report(path: Path, study_id: np.ndarray) -> tuple[list[str], np.ndarray
         studies.append(_integer(path, line, "study_id", study))
         statuses.append(known.setdefault(status, status))
         figures.append(zlib.crc32(",".join(values).encode()))
-    position, found = locate(np.array(studies, dtype=np.int64), study_id)
+    position, found = find_rows(np.array(studies, dtype=np.int64), study_id)
     picked = [
         statuses[place] if there else NOT_PREPROCESSED
         for place, there in zip(position.tolist(), found.tolist(), strict=True)
@@ -160,7 +151,7 @@ def read_study_labels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     ):
         _refuse_twice(path, name, np.array(values, dtype=np.int64))
     row_idx = np.array(row_idx, dtype=np.int64)
-    place, found = locate(np.array(mapped_idx, dtype=np.int64), row_idx)
+    place, found = find_rows(np.array(mapped_idx, dtype=np.int64), row_idx)
     if not found.all():
         raise UserError(
             f"{mapping_path}: has no idx {row_idx[~found][0]}, which {labels_path.name} has; run the labels stage again"
@@ -191,7 +182,7 @@ def _refuse_missing_files(preprocessed: Path, study_id: np.ndarray) -> None:
         return int(digits) if name.startswith(prefix) and name.endswith(suffix) and digits.isdecimal() else None
 
     present, _ = finished_files(preprocessed, study_of)
-    missing = np.setdiff1d(study_id, present)
+    missing = study_id[~find_rows(present, study_id)[1]]
     if len(missing):
         raise UserError(
             f"{preprocessed}: {len(missing):,} of the {len(study_id):,} files its report calls ok are not there "

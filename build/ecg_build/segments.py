@@ -10,6 +10,7 @@ from ecg_finetune.command_line import UserError
 from ecg_finetune.matfile import PackedColumns, encode_mat, encode_number, packed_columns, read_bytes, read_mat
 from ecg_finetune.paths import save_file_name
 from ecg_finetune.run_folder import FileGroup, finished_files
+from ecg_finetune.tables import find_rows
 
 SEGMENTS = 2  # per record
 CHANNELS = 12
@@ -47,7 +48,7 @@ def pending_records(folder: Path, study_id: np.ndarray) -> np.ndarray:
 
     present, sizes = finished_files(folder, number_of)
     present = present[sizes > 0]
-    there = [np.isin(study_id * SEGMENTS + part, present) for part in range(SEGMENTS)]
+    there = [find_rows(present, study_id * SEGMENTS + part)[1] for part in range(SEGMENTS)]
     return np.flatnonzero(~np.logical_and.reduce(there))
 
 

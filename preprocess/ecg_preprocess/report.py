@@ -11,6 +11,7 @@ import numpy as np
 from ecg_finetune.command_line import replacing
 from ecg_finetune.paths import save_file_name
 from ecg_finetune.run_folder import beside, finished_files
+from ecg_finetune.tables import find_rows
 from ecg_preprocess.convert import REPORT_COLUMNS, STATUSES
 
 OK_ROW = re.compile(r"mimic_iv_ecg_(\d{1,18})\.mat,\1,ok,(?:[^,]*,){7}(\d+)\n")
@@ -38,7 +39,7 @@ class Report:
         self.study_id = study_id
         self.rows: list[str | None] = [None] * len(study_id)
         numbers, sizes = finished_files(Path(folder), _study_id_of)
-        self.unlisted_files = int(np.count_nonzero(~np.isin(numbers, study_id)))
+        self.unlisted_files = int(np.count_nonzero(~find_rows(study_id, numbers)[1]))
         for path in (self.path, self.journal_path):
             self._take_rows(path, numbers, sizes)
 
@@ -61,12 +62,10 @@ class Report:
                         stated.append(int(match[2]))
         if not rows:
             return
-        study_ids, stated = np.array(study_ids), np.array(stated)
-        place = np.minimum(np.searchsorted(numbers, study_ids), len(numbers) - 1)
-        done = (numbers[place] == study_ids) & (sizes[place] == stated)
-        order = np.argsort(self.study_id)
-        position = order[np.minimum(np.searchsorted(self.study_id, study_ids, sorter=order), len(order) - 1)]
-        for index in np.flatnonzero(done & (self.study_id[position] == study_ids)).tolist():
+        study_ids = np.array(study_ids)
+        place, there = find_rows(numbers, study_ids)
+        position, listed = find_rows(self.study_id, study_ids)
+        for index in np.flatnonzero(there & listed & (sizes[place] == np.array(stated))).tolist():
             self.rows[position[index]] = rows[index]
 
     def pending(self) -> np.ndarray:
