@@ -83,9 +83,20 @@ def test_reliability_curve_equals_scikit_learn():
     rng = np.random.default_rng(0)
     probabilities = rng.random(500)
     truth = rng.random(500) < probabilities**2
-    ours = reliability_curve(truth, probabilities)
+    ours = reliability_curve(truth, probabilities, smallest=1)
     observed, predicted = calibration_curve(truth, probabilities, n_bins=10)
     np.testing.assert_allclose(ours[:, 0], predicted)
     np.testing.assert_allclose(ours[:, 1], observed)
-    assert ours[:, 2].sum() == 500
     assert reliability_curve(np.array([1]), np.array([1.0])).tolist() == [[1.0, 1.0, 1.0]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=60))
+def test_reliability_bins_are_never_too_small_and_lose_nothing(rows):
+    truth, probabilities = (np.array(column, dtype=float) for column in zip(*rows))
+    predicted, observed, count = reliability_curve(truth, probabilities).T
+    assert count.min() >= 10 or len(count) == 1
+    assert count.sum() == len(rows)
+    assert (observed * count).sum() == pytest.approx(truth.sum())
+    assert (predicted * count).sum() == pytest.approx(probabilities.sum())
+    assert (np.diff(predicted) > 0).all()

@@ -64,8 +64,8 @@ def _logit(probabilities: np.ndarray) -> np.ndarray:
     return logit(np.clip(np.asarray(probabilities, dtype=float), SMALLEST, 1 - SMALLEST))
 
 
-def reliability_curve(truth: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> np.ndarray:
-    """Return mean prediction, observed frequency and count of each filled bin of equal width.
+def reliability_curve(truth: np.ndarray, probabilities: np.ndarray, bins: int = 10, smallest: int = 10) -> np.ndarray:
+    """Return mean prediction, observed frequency and count of bins of equal width.
 
     Parameters
     ----------
@@ -73,15 +73,25 @@ def reliability_curve(truth: np.ndarray, probabilities: np.ndarray, bins: int = 
         0/1, and predicted probabilities.
     bins : int
         Number of bins between 0 and 1.
+    smallest : int
+        Neighbouring bins are merged until each has this many values: the frequency among fewer says nothing.
 
     Returns
     -------
-    ndarray (filled bins, 3), float64
-        In rising order of the prediction.
+    ndarray (bins, 3), float64
+        In rising order of the prediction; at least one bin.
     """
     place = np.minimum((probabilities * bins).astype(int), bins - 1)
-    count = np.bincount(place, minlength=bins)
-    predicted = np.bincount(place, weights=probabilities, minlength=bins)
-    observed = np.bincount(place, weights=truth, minlength=bins)
-    filled = count > 0
-    return np.column_stack((predicted[filled] / count[filled], observed[filled] / count[filled], count[filled]))
+    sums = np.stack(
+        [np.bincount(place, weights=values, minlength=bins) for values in (probabilities, truth, np.ones(len(place)))]
+    )
+    merged = [np.zeros(3)]
+    for values in sums.T:
+        if merged[-1][2] >= smallest:
+            merged.append(np.zeros(3))
+        merged[-1] = merged[-1] + values
+    if len(merged) > 1 and merged[-1][2] < smallest:
+        last = merged.pop()
+        merged[-1] = merged[-1] + last
+    predicted, observed, count = np.array(merged).T
+    return np.column_stack((predicted / count, observed / count, count))

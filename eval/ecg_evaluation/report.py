@@ -198,7 +198,8 @@ def curves(results: Evaluation) -> str:
     return (
         '<h2>Curves</h2><p class="note">Left: ROC; middle: precision against recall, the dashed line is the share of '
         "positive records; the dot is the threshold. Right: reliability, the observed frequency against the predicted "
-        "probability in ten bins of equal width, grey as predicted, blue calibrated; larger dots are more records."
+        "probability in bins of 0.1 (wider where one had fewer than 10 records), grey as predicted, blue calibrated; "
+        "larger dots are more records."
         f'{missing}</p><div class="plots">{"".join(cards)}</div>'
     )
 

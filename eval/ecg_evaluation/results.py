@@ -127,9 +127,9 @@ def notes(table: pd.DataFrame, drawn: np.ndarray, decisions: Decisions) -> list[
         }
         if row["label"] == MACRO:
             without = table["label"][: len(LABELS)][table["auroc"][: len(LABELS)].isna()]
-            parts.append(f"mean of the labels where defined, for auroc {len(LABELS) - len(without)} of {len(LABELS)}")
             if len(without):
-                parts[-1] += f" (not {', '.join(without)})"
+                count = len(LABELS) - len(without)
+                parts.append(f"auroc is the mean of {count} of {len(LABELS)} labels (not {', '.join(without)})")
         elif row["label"] != MICRO:
             for reason, metrics in reasons.items():
                 undefined = [metric for metric in metrics if np.isnan(row[metric])]
