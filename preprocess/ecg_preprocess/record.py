@@ -210,17 +210,23 @@ def _read_with_wfdb(stem: str, lead: str, seconds: float, verify_checksums: bool
     header = None
     try:
         header = wfdb.rdheader(stem, rd_segments=True)
-        if not header.sig_name or not header.fs:
+        if not header.sig_name:
             raise RecordError("no_lead", "the header describes no signal")
-        channel = find_lead([name or "" for name in header.sig_name], lead)
+        if not header.fs:
+            raise RecordError("unreadable", "the header has a sampling rate of 0")
+        channels = [find_lead([name or "" for name in header.sig_name], lead)]
         if verify_checksums:
             _verify_checksums(wfdb, stem, header)
-        samples = header.sig_len or wfdb.rdrecord(stem, channels=[channel]).sig_len
-        wanted = _frames_wanted(seconds, header.fs, samples)
-        record = wfdb.rdrecord(stem, sampto=wanted, channels=[channel])
-        if wanted < samples:  # the rest is not needed, but a file that ends early is not to be trusted
-            wfdb.rdrecord(stem, sampfrom=samples - 1, sampto=samples, channels=[channel])
-        values = np.asarray(record.p_signal, dtype=np.float64)[:, 0]
+        if header.sig_len is None:  # then only wfdb's reading of everything finds the length
+            record = wfdb.rdrecord(stem, channels=channels)
+            wanted = _frames_wanted(seconds, header.fs, record.sig_len)
+        else:
+            wanted = _frames_wanted(seconds, header.fs, header.sig_len)
+            record = wfdb.rdrecord(stem, sampto=wanted, channels=channels)
+            if wanted < header.sig_len:  # the rest is not needed, but a file that ends early is not to be trusted
+                wfdb.rdrecord(stem, sampfrom=header.sig_len - 1, sampto=header.sig_len, channels=channels)
+        samples = header.sig_len or record.sig_len
+        values = np.asarray(record.p_signal, dtype=np.float64)[:wanted, 0]
         return LeadSignal(values, record.units[0], record.fs, samples)
     except RecordError:
         raise

@@ -1,0 +1,126 @@
+"""The MATLAB-5 writer and reader, against scipy's."""
+
+import io
+
+import numpy as np
+import pytest
+import scipy.io
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from ecg_finetune.command_line import UserError
+from ecg_finetune.matfile import decode_mat, encode_mat, packed_columns, read_mat, write_mat
+
+SHAPES = arrays.array_shapes(min_dims=1, max_dims=3, max_side=20) | st.just((12, 100)) | st.just((3, 0))
+NUMBERS = st.sampled_from(["f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
+ARRAYS = st.builds(
+    lambda dtype, shape, order: np.asarray(
+        np.random.default_rng(sum(shape)).integers(0, 100, shape).astype(dtype), order=order
+    ),
+    NUMBERS,
+    SHAPES,
+    st.sampled_from("CF"),
+)
+NAMES = st.from_regex(r"[a-z][a-z_0-9]{0,20}", fullmatch=True)
+VALUES = ARRAYS | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
+
+
+def by_scipy(content: bytes) -> dict:
+    return {name: value for name, value in scipy.io.loadmat(io.BytesIO(content)).items() if not name.startswith("__")}
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype and found[name].shape == value.shape
+        assert np.array_equal(found[name], value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(variables=st.dictionaries(NAMES, VALUES, max_size=4), parts=st.integers(1, 3))
+def test_scipy_reads_what_is_written_as_if_it_had_written_it_itself(variables, parts):
+    buffer = io.BytesIO()
+    scipy.io.savemat(buffer, variables)
+    expected = by_scipy(buffer.getvalue())
+    content = encode_mat(variables, parts)
+    assert_same(by_scipy(content), expected)
+    assert_same(decode_mat(content), expected)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_files_of_scipy_are_read(tmp_path, compressed):
+    variables = {"feats": np.arange(24000, dtype=np.float32).reshape(12, 2000), "idx": 7, "text": "abc", "flag": True}
+    path = tmp_path / "a.mat"
+    for some in (variables, {"feats": variables["feats"], "idx": 7}):
+        scipy.io.savemat(path, some, do_compression=compressed)
+        assert_same(read_mat(path), by_scipy(path.read_bytes()))
+
+
+def twelve_times(seed: int, samples: int = 5000) -> np.ndarray:
+    lead = np.random.default_rng(seed).integers(-50, 50, samples).astype(np.float32) / 7
+    return np.repeat(lead, 12).reshape(samples, 12).T
+
+
+def test_a_file_is_a_tenth_and_the_same_each_time(tmp_path):
+    write_mat(tmp_path / "a.mat", {"feats": twelve_times(1), "idx": 5})
+    content = (tmp_path / "a.mat").read_bytes()
+    assert content == encode_mat({"feats": twelve_times(1), "idx": 5})
+    assert len(content) < 24_000
+    assert not list(tmp_path.glob(".tmp*"))
+
+
+def test_columns_are_taken_out_without_compressing_again():
+    feats = twelve_times(2)
+    content = encode_mat({"feats": feats, "idx": 5}, parts=2)
+    halves = packed_columns(content, "feats", (12, 5000), "f4", 2)
+    for half, expected in zip(halves, (feats[:, :2500], feats[:, 2500:]), strict=True):
+        again = encode_mat({"feats": half, "idx": 6})
+        assert_same(by_scipy(again), {"feats": expected, "idx": np.array([[6]])})
+        assert_same(decode_mat(again), {"feats": expected, "idx": np.array([[6]])})
+
+
+def test_columns_are_not_taken_from_other_files():
+    feats = twelve_times(3)
+    shape = (12, 5000)
+    buffer = io.BytesIO()
+    scipy.io.savemat(buffer, {"feats": feats}, do_compression=True)
+    assert packed_columns(buffer.getvalue(), "feats", shape, "f4", 2) is None
+    assert packed_columns(encode_mat({"feats": feats}), "feats", shape, "f4", 2) is None
+    assert packed_columns(encode_mat({"feats": feats}, parts=2), "other", shape, "f4", 2) is None
+    assert packed_columns(encode_mat({"feats": feats}, parts=2), "feats", (12, 2500), "f4", 2) is None
+    assert packed_columns(b"", "feats", shape, "f4", 2) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
+def test_damage_is_noticed(tmp_path_factory, place, bit, cut):
+    feats = twelve_times(4)
+    content = bytearray(encode_mat({"feats": feats, "idx": 5}, parts=2))
+    position = int(place * len(content))
+    if cut:
+        del content[position:]
+    else:
+        content[position] ^= 1 << bit
+    halves = packed_columns(bytes(content), "feats", (12, 5000), "f4", 2)
+    if halves is not None:
+        assert np.array_equal(np.frombuffer(halves[0].data + halves[1].data, np.float32), feats.T.ravel())
+    path = tmp_path_factory.mktemp("damaged") / "a.mat"
+    path.write_bytes(content)
+    try:
+        found = read_mat(path)
+    except UserError as error:
+        assert str(path) in str(error)
+    else:  # in the text of the header, in a name, in the one number that is not compressed, or whole variables gone
+        assert "feats" not in found or np.array_equal(found["feats"], feats)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_mat(tmp_path / "a.mat")
+
+
+@pytest.mark.parametrize("value", [np.array([1 + 1j]), "text", np.array([True])])
+def test_other_types_are_refused(value):
+    with pytest.raises(TypeError, match="feats"):
+        encode_mat({"feats": value})

@@ -1,0 +1,228 @@
+"""Reading one lead: the same numbers as wfdb, whatever the header looks like."""
+
+import math
+import random
+import warnings
+
+import numpy as np
+import pytest
+import wfdb
+from ecg_preprocess.record import RecordError, find_lead, parse_plain, read_lead
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from synthetic_records import digital_ecg, write_record
+
+LEADS = ["I", "II", "avf", "V1"]
+
+
+class HeaderMaker:
+    """Headers for a file r.dat of some kilobytes: plain ones, of which some places are then made odd."""
+
+    def __init__(self, seed: int):
+        self.random = random.Random(seed)
+        self.oddity = self.random.choice([0, 0.01, 0.05])
+
+    def pick(self, usual, *odd: str) -> str:
+        """Return (one of) the usual, rarely one of the odd."""
+        if self.random.random() < self.oddity:
+            return self.random.choice(odd)
+        return usual if isinstance(usual, str) else self.random.choice(usual)
+
+    def signal_line(self, lead: str) -> str:
+        formats = ["16x2", "16:3", "16+24", "16x1", "16:0", "16+0", "212", "80", "61", "24", "32", "160", "8", "99"]
+        gains = ["1e3", "200(0", "200.0(5)/", "200/mV/s", "200(1.5)/mV", ".5", "200.", "", "200(0)mV", "x", "-"]
+        fields = [
+            self.pick("r.dat", "r.xyz", "r.dat.gz", "sub/r.dat", "~", "r"),
+            self.pick("16", *formats),
+            self.pick(["200.0(0)/mV", "1000/mV", "200", "0", "2000(-7)", "31.25(12)/uV", "-200/mV", "0.5"], *gains),
+            self.pick("16", "0", "", "-16", "16.0"),
+            self.pick(["0", "100", "-3"], "", "1.5"),
+            self.pick("-31", "99999", ""),
+            self.pick(["9616", "-8337"], "", "x"),
+            self.pick(["0", "4"], "-1", ""),
+            self.pick(lead, "", "lead one", "I ", "V1\t", "#I", "Ä", "i,"),
+        ]
+        separator = self.pick([" ", "\t", "  "], "\x0b", "\xa0", "\x0c")
+        return separator.join(fields[: int(self.pick("9", *"2345678"))])
+
+    def header(self) -> bytes:
+        count = self.random.randint(1, 4)
+        record = [
+            self.pick("r", "r/2", "other", "r r", ""),
+            self.pick(str(count), str(count + 1), str(count - 1), "0", f"0{count}", ""),
+            self.pick(["500", "360", "250.5"], "500/250", "500/250(3)", "500.", "", "0", "1e3"),
+            self.pick([str(self.random.randint(1, 40)), "40"], "", "0", "99999", "40.0"),
+            self.pick(["08:44:00", "08:44:00.5", ""], "24:00:00", "8:4:0", "08:44", "08:60:00", "1:2:3:4"),
+            self.pick(["23/07/2180", ""], "31/02/2020", "2180/07/23", "23/07/80", "23-07-2180"),
+        ]
+        lines = [" ".join(record).rstrip(" "), *(self.signal_line(lead) for lead in LEADS[:count])]
+        for _ in range(3):
+            if extra := self.pick("", "# comment", "  ", "#", "\t# x", "\x0c"):
+                lines.insert(self.random.randint(0, len(lines)), extra)
+        lines += self.pick(["", "# <age>: 50", "\n#", "# caf\xe9"], "# a\x0cb", "r.dat 16 200", "# a\x85b").split("\n")
+        ending = self.pick(["\n", "\r\n", " \n"], "\r")
+        return (self.pick("", " ", "\t", "\ufeff") + ending.join(lines) + self.random.choice([ending, ""])).encode()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a data file that is long enough for most headers, with some codes for missing samples in it."""
+    folder = tmp_path_factory.mktemp("headers")
+    data = np.random.default_rng(1).integers(-32768, 32767, 2000, dtype="<i2")
+    data[::17] = -32768
+    (folder / "r.dat").write_bytes(data.tobytes())
+    (folder / "r.xyz").write_bytes(data[::-1].tobytes())
+    return folder
+
+
+def by_wfdb(stem, lead):
+    """Return what wfdb alone says: (values, unit, rate, samples), or None where it fails or has no such lead."""
+    try:
+        record = wfdb.rdrecord(str(stem))
+        channel = find_lead([name or "" for name in record.sig_name], lead)
+        if record.fs == 0:  # wfdb does not mind
+            return None
+        return record.p_signal[:, channel], record.units[channel], record.fs, record.sig_len
+    except Exception:
+        return None
+
+
+def by_us(stem, lead):
+    try:
+        signal = read_lead(str(stem), lead)
+    except RecordError:
+        return None
+    return signal.values, signal.unit, signal.rate, signal.samples
+
+
+def same(ours, theirs) -> bool:
+    return ours[1:] == theirs[1:] and ours[0].dtype == np.float64 and np.array_equal(ours[0], theirs[0], equal_nan=True)
+
+
+SEEN = {"plain": 0, "left to wfdb": 0}
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32), lead=st.sampled_from(["I", "aVF", "V1", "II"]))
+def test_every_header_gives_the_numbers_of_wfdb(folder, seed, lead):
+    header = HeaderMaker(seed).header()
+    (folder / "r.hea").write_bytes(header)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs, ours = by_wfdb(folder / "r", lead), by_us(folder / "r", lead)
+    if theirs is not None:
+        assert ours is not None and same(ours, theirs)
+    try:
+        plain = parse_plain(header, lead) is not None
+    except RecordError:
+        plain = False
+    SEEN["plain" if plain else "left to wfdb"] += 1
+    if plain:
+        assert (theirs is None) == (ours is None)
+
+
+def test_the_property_above_saw_both_kinds_of_header():
+    assert min(SEEN.values()) > 50
+
+
+def test_genuine_records_give_the_numbers_of_wfdb(test_data):
+    stems = [path.with_suffix("") for path in sorted(test_data.glob("wfdb*/**/*.hea"))]
+    plain = 0
+    for stem in stems:
+        plain += parse_plain(stem.with_suffix(".hea").read_bytes(), "I") is not None
+        for lead in ("I", "aVL"):
+            assert same(by_us(stem, lead), by_wfdb(stem, lead)), stem
+    assert len(stems) == 52 and plain == 26
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.999, 2.0, 3.0])
+def test_reading_the_first_seconds_is_the_beginning_of_reading_all(tmp_path, seconds):
+    write_record(tmp_path, "plain", digital_ecg(1, 1000), gain="200.0(3)/mV")
+    write_record(tmp_path, "odd", digital_ecg(1, 1000), gain="200.0(3)/mV")
+    header = (tmp_path / "odd.hea").read_text()
+    (tmp_path / "odd.hea").write_text(header.replace(".dat 16 ", ".dat 16+0 "))
+    everything = by_wfdb(tmp_path / "plain", "II")[0]
+    for name in ("plain", "odd"):
+        signal = read_lead(str(tmp_path / name), "II", seconds)
+        assert np.array_equal(signal.values, everything[: math.ceil(seconds * 500)])
+        assert signal.samples == 1000
+
+
+def make_odd(stem, old: str, new: str) -> None:
+    header = stem.with_suffix(".hea")
+    text = header.read_text()
+    assert old in text
+    header.write_text(text.replace(old, new))
+
+
+def cut(stem, length: int) -> None:
+    data = stem.with_suffix(".dat")
+    data.write_bytes(data.read_bytes()[:length])
+
+
+@pytest.mark.parametrize(
+    ("damage", "status"),
+    [
+        (lambda _: None, "ok"),
+        (lambda stem: stem.with_suffix(".hea").unlink(), "missing_header"),
+        (lambda stem: stem.with_suffix(".dat").unlink(), "missing_data"),
+        (lambda stem: cut(stem, 119_999), "truncated"),
+        (lambda stem: cut(stem, 0), "truncated"),
+        (lambda stem: make_odd(stem, " I\n", " X\n"), "no_lead"),
+        (lambda stem: stem.with_suffix(".hea").write_text(""), "unreadable"),
+        (lambda stem: stem.with_suffix(".hea").write_bytes(b"\x00\xff" * 300), "unreadable"),
+        (lambda stem: make_odd(stem, ".dat 16 ", ".dat 99 "), "unreadable"),
+        (lambda stem: make_odd(stem, ".dat 16 ", ".dat 16+24 "), "truncated"),
+    ],
+)
+@pytest.mark.parametrize("plain", [True, False])
+def test_damaged_records_get_their_reason(tmp_path, damage, status, plain):
+    stem = tmp_path / "r"
+    write_record(tmp_path, "r", digital_ecg(3))
+    if not plain:
+        make_odd(stem, " 12 500 ", " 12 500/500 ")
+        assert parse_plain(stem.with_suffix(".hea").read_bytes(), "I") is None
+    damage(stem)
+    try:
+        read_lead(str(stem), "I")
+        found = "ok"
+    except RecordError as error:
+        found = error.status
+    assert found == status
+
+
+def test_checksums_are_compared_when_asked(tmp_path):
+    write_record(tmp_path, "r", digital_ecg(4))
+    expected = by_wfdb(tmp_path / "r", "I")
+    assert same(by_us(tmp_path / "r", "I"), expected)
+    signal = read_lead(str(tmp_path / "r"), "I", verify_checksums=True)
+    assert np.array_equal(signal.values, expected[0])
+    data = bytearray((tmp_path / "r.dat").read_bytes())
+    data[-1] ^= 1  # one bit, in another lead than the one read
+    (tmp_path / "r.dat").write_bytes(data)
+    read_lead(str(tmp_path / "r"), "I")
+    with pytest.raises(RecordError) as error:
+        read_lead(str(tmp_path / "r"), "I", verify_checksums=True)
+    assert error.value.status == "bad_checksum" and "V6" in error.value.detail
+
+
+def test_checksums_of_genuine_records_are_right(test_data):
+    for stem in [path.with_suffix("") for path in sorted(test_data.glob("wfdb*/**/*.hea"))][::5]:
+        read_lead(str(stem), "I", verify_checksums=True)
+
+
+def test_several_segments_are_read_as_one(tmp_path):
+    for name, seed in (("s1", 1), ("s2", 2)):
+        write_record(tmp_path, name, digital_ecg(seed, 3000))
+    (tmp_path / "m.hea").write_text("m/2 12 500 6000\ns1 3000\ns2 3000\n")
+    signal = read_lead(str(tmp_path / "m"), "I")
+    expected = np.concatenate([digital_ecg(1, 3000)[:, 0], digital_ecg(2, 3000)[:, 0]]) / 200
+    assert signal.samples == 6000 and np.array_equal(signal.values, expected)
+
+
+def test_a_lead_is_found_by_name():
+    assert find_lead(["II", "I"], "I") == 1
+    assert find_lead(["i", "avf"], "aVF") == 1
+    assert find_lead(["i", "I"], "I") == 1
+    with pytest.raises(RecordError, match="no_lead"):
+        find_lead(["II", "III"], "I")
