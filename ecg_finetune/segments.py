@@ -12,6 +12,7 @@ from ecg_finetune.batch import chunked
 from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.matfile import read_mat
+from ecg_finetune.tables import read_array
 
 SAMPLE_RATE = 500
 
@@ -116,12 +117,7 @@ def read_labels(path: Path) -> np.ndarray:
         The file is missing, no array, or of another shape, or a value is outside 0 to 1.
     """
     path = Path(path)
-    try:
-        labels = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run build/scripts/build_test_and_finetune_data.py first") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path}: not a readable .npy file ({error}); run the build stage again") from None
+    labels = read_array(path)
     if labels.ndim != 2 or labels.shape[1] != len(LABELS) or labels.dtype.kind not in "fiub":
         raise UserError(f"{path}: {labels.dtype} of shape {labels.shape}, not numbers of shape (rows, {len(LABELS)})")
     wrong = ~((labels >= 0) & (labels <= 1)).all(axis=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import csv
 import re
+import tokenize
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -106,11 +107,15 @@ def read_record_list(path: Path, columns: Iterable[str] = ("subject_id", "study_
     Raises
     ------
     UserError
-        As `read_table`; also a duplicate study_id.
+        As `read_table`; also an empty cell or a duplicate study_id.
     """
     columns = list(columns)
     dtypes = {name: "int64" if name in ("subject_id", "study_id") else "str" for name in columns}
     table = read_table(path, columns, dtypes)
+    for name in columns:
+        empty = table[name].isna().to_numpy()
+        if empty.any():
+            raise UserError(f"{path}: line {int(np.argmax(empty)) + 2} has no {name}; mend or remove the row")
     refuse_duplicates(path, table, "study_id")
     return table
 
@@ -256,6 +261,22 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a CSV file without an index, under a temporary name first."""
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Read an .npy file.
+
+    Raises
+    ------
+    UserError
+        The file is missing or no array of numbers.
+    """
+    path = _existing(path)
+    try:
+        return np.load(path, allow_pickle=False)
+    # numpy reads the header with Python's own parser, which has errors of its own for a damaged one.
+    except (ValueError, TypeError, EOFError, SyntaxError, tokenize.TokenError, MemoryError) as error:
+        raise UserError(f"{path}: not a readable .npy file ({error}); run the stage that makes it again") from None
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

@@ -11,7 +11,14 @@ from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.matfile import read_mat
 from ecg_finetune.paths import inside
 from ecg_finetune.segments import SAMPLE_RATE, read_labels
-from ecg_finetune.tables import read_header, read_meta_split, read_record_list, read_table, refuse_duplicates
+from ecg_finetune.tables import (
+    read_array,
+    read_header,
+    read_meta_split,
+    read_record_list,
+    read_table,
+    refuse_duplicates,
+)
 
 CHANNELS = 12
 SAMPLES = 10 * SAMPLE_RATE
@@ -118,12 +125,7 @@ def read_valid_set(folder: Path, study_ids: np.ndarray, name: str) -> Labelled:
 def read_segment_studies(folder: Path) -> np.ndarray:
     """Return the study_id of each row of the manifests' y.npy: int64 (segments,)."""
     path = inside(folder, "original_idx_order")
-    try:
-        order = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run build/scripts/build_test_and_finetune_data.py first") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path}: not a readable .npy file ({error}); run the build stage again") from None
+    order = read_array(path)
     if order.ndim != 1 or order.dtype.kind not in "iu":
         raise UserError(f"{path}: {order.dtype} of shape {order.shape}, not study ids; run the build stage again")
     return order.astype(np.int64)
