@@ -1,5 +1,6 @@
 """One lead drawn on ECG paper, as inline SVG: 25 mm/s, 10 mm/mV, a 1 mm and a 5 mm grid."""
 
+import math
 from html import escape
 
 import numpy as np
@@ -39,7 +40,7 @@ def strip_svg(millivolts: np.ndarray, rate: float, caption: str = "") -> str:
     signal = signal - offset
     top, bottom = _reach(signal[valid]), _reach(-signal[valid])
     # Whole 5 mm squares above and below the middle line.
-    width = LEFT + -(-len(signal) * SECOND // (round(rate) * 5 * MM)) * 5 * MM
+    width = LEFT + math.ceil(len(signal) * SECOND / rate / (5 * MM)) * 5 * MM
     middle = TOP + round(top * MILLIVOLT)
     height = middle + round(bottom * MILLIVOLT) + 5 * MM
     x = LEFT + np.rint(np.arange(len(signal)) * SECOND / rate).astype(int)

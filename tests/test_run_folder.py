@@ -1,0 +1,132 @@
+"""Owning a folder: settings, lock, unfinished files."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from ecg_finetune import run_folder as module
+from ecg_finetune.command_line import UserError
+from ecg_finetune.run_folder import FileGroup, beside, finished_files, run_folder
+
+
+def fill(folder, settings, names, overwrite=False):
+    with run_folder(folder, settings, overwrite) as partial:
+        group = FileGroup(partial, folder)
+        for name in names:
+            group.write(name, b"x" * 10)
+        group.finish()
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_files_appear_when_finished_and_nothing_else_stays(tmp_path):
+    folder = tmp_path / "a" / "out"
+    with run_folder(folder, {"--lead": "I"}, False) as partial:
+        group = FileGroup(partial, folder)
+        group.write("1.mat", b"one")
+        assert names_in(folder) == []
+        group.finish()
+        group.write("2.mat", b"two")
+        assert names_in(folder) == ["1.mat"]
+    assert names_in(folder) == ["1.mat"]
+    assert names_in(folder.parent) == ["out", "out.run.json"]
+
+
+def test_the_same_settings_go_on_others_are_refused_by_name(tmp_path):
+    folder = tmp_path / "out"
+    fill(folder, {"--lead": "I", "--raw-root": "/a"}, ["1.mat"])
+    fill(folder, {"--lead": "I", "--raw-root": "/a"}, ["2.mat"])
+    with pytest.raises(UserError, match=r"out: was filled with --lead I, this run has --lead II.*--overwrite"):
+        fill(folder, {"--lead": "II", "--raw-root": "/a"}, ["3.mat"])
+    assert names_in(folder) == ["1.mat", "2.mat"]
+    fill(folder, {"--lead": "II", "--raw-root": "/a"}, ["3.mat"], overwrite=True)
+    assert names_in(folder) == ["3.mat"]
+    with pytest.raises(UserError, match="--lead"):
+        fill(folder, {"--lead": "I", "--raw-root": "/a"}, ["1.mat"])
+
+
+def test_files_of_unknown_settings_are_refused(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    fill(folder, {"--lead": "I"}, ["1.mat"])
+    beside(folder, ".run.json").unlink()
+    with pytest.raises(UserError, match=r"run\.json"):
+        fill(folder, {"--lead": "I"}, ["2.mat"])
+    beside(folder, ".run.json").write_text("{")
+    with pytest.raises(UserError, match="not readable"):
+        fill(folder, {"--lead": "I"}, ["2.mat"])
+
+
+def test_an_error_leaves_what_was_finished(tmp_path):
+    folder = tmp_path / "out"
+    with pytest.raises(ZeroDivisionError), run_folder(folder, {}, False) as partial:
+        group = FileGroup(partial, folder)
+        group.write("1.mat", b"one")
+        group.finish()
+        group.write("2.mat", b"two")
+        _ = 1 / 0
+    assert names_in(folder) == ["1.mat"]
+    assert names_in(tmp_path) == ["out", "out.run.json"]
+
+
+HOLDER = """
+    import sys, time
+    from pathlib import Path
+    from ecg_finetune.run_folder import run_folder
+    with run_folder(Path(sys.argv[1]), {}, False) as partial:
+        (partial / "rest").touch()
+        print("holding", flush=True)
+        time.sleep(60)
+"""
+
+
+def test_a_second_run_says_so_and_a_killed_one_is_no_obstacle(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LOCK_PATIENCE", 0.2)
+    folder = tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(HOLDER), folder], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"holding\n"
+    with pytest.raises(UserError, match=rf"another run \(process {process.pid} on "):
+        fill(folder, {}, ["1.mat"])
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    fill(folder, {}, ["1.mat"])
+    assert names_in(tmp_path) == ["out", "out.run.json"]
+
+
+def test_a_lock_file_removed_between_opening_and_locking_is_not_taken(tmp_path, monkeypatch):
+    path = tmp_path / "out.lock"
+    lock = fcntl.flock
+
+    def remove_first(file, operation):
+        path.unlink()
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    assert module._try_lock(path) is None
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with module._try_lock(path) as file:
+        assert os.fstat(file.fileno()).st_ino == path.stat().st_ino
+
+
+def test_a_link_to_a_folder_will_do(tmp_path):
+    (tmp_path / "big").mkdir()
+    (tmp_path / "out").symlink_to("big")
+    fill(tmp_path / "out", {"--lead": "I"}, ["1.mat"])
+    fill(tmp_path / "out", {"--lead": "I"}, ["2.mat"])
+    assert names_in(tmp_path / "big") == ["1.mat", "2.mat"]
+
+
+def test_finished_files_are_listed_by_number(tmp_path):
+    for number in (10, 9, 100):
+        (tmp_path / f"{number}.mat").write_bytes(b"x" * number)
+    (tmp_path / "other").touch()
+    numbers, sizes = finished_files(tmp_path, lambda name: int(name[:-4]) if name.endswith(".mat") else None)
+    assert numbers.tolist() == sizes.tolist() == [9, 10, 100] and numbers.dtype == np.int64
