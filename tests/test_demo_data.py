@@ -43,6 +43,7 @@ SINUS = Condition(
     preexcited=False,
     atrial_fibrillation=False,
     flutter_ratio=4,
+    mobitz=False,
     quality="good",
 )
 
@@ -197,7 +198,7 @@ def expected_labels(condition):
     sinus_like = c.rhythm in ("sinus", "2nd degree AV block")
     tachycardia = af or runs or c.rhythm == "supraventricular tachycardia" or (c.rhythm == "sinus" and c.rate > 100)
     slow_sinus = c.rhythm == "sinus" and c.rate < 58
-    slow_two_to_one = c.rhythm == "2nd degree AV block" and c.rate < 50 and c.flutter_ratio != 0
+    slow_two_to_one = c.rhythm == "2nd degree AV block" and c.rate < 50 and not c.mobitz
     first_degree = c.rhythm == "sinus" and c.pr > 0.2 and not c.preexcited
     labels = {
         "Poor data quality": c.quality != "good",

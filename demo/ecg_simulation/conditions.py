@@ -80,7 +80,8 @@ class Condition:
     sinus_arrhythmia: bool
     preexcited: bool
     atrial_fibrillation: bool  # of a paced or completely blocked rhythm: no P waves, fibrillating atria
-    flutter_ratio: int  # atrial waves per beat; 0 = varying
+    flutter_ratio: int  # flutter waves per beat; 0 = varying
+    mobitz: bool  # of a 2nd degree block: every third P wave is blocked (Mobitz II) instead of every second (2:1)
     quality: str
 
 
@@ -161,5 +162,6 @@ def draw_condition(rng: np.random.Generator, patient: Patient) -> Condition:
         preexcited=patient.tendency == "pre-excitation" and rhythm == "sinus",
         atrial_fibrillation=bool(rng.random() < 0.2),
         flutter_ratio=flutter_ratio,
+        mobitz=flutter_ratio == 0,
         quality=choose(rng, QUALITY),
     )

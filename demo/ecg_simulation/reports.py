@@ -3,7 +3,6 @@
 import numpy as np
 
 from ecg_simulation.conditions import Condition
-from ecg_simulation.signals import is_two_to_one
 
 INFARCT_STATEMENTS = {
     "lateral": (
@@ -99,7 +98,7 @@ def _rhythm_statements(condition: Condition) -> list[str]:
     if rhythm == "ventricular tachycardia":
         return ["WIDE COMPLEX TACHYCARDIA - POSSIBLE VENTRICULAR TACHYCARDIA"]
     if rhythm == "2nd degree AV block":
-        if not is_two_to_one(condition):
+        if condition.mobitz:
             return ["Sinus rhythm with 2nd degree A-V block, Mobitz II"]
         return ["Sinus bradycardia with 2:1 A-V block" if condition.rate < 50 else "Sinus rhythm with 2:1 A-V block"]
     if rhythm == "3rd degree AV block":

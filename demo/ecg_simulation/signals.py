@@ -258,31 +258,32 @@ def _sinus_beats(condition: Condition, cycle: float, rng: np.random.Generator) -
     sinus = _regular(cycle, 0.012, rng)
     if condition.sinus_arrhythmia:  # the rate follows the breath
         sinus = sinus + 0.16 * cycle / 0.9 * np.sin(2 * np.pi * rng.uniform(0.2, 0.28) * sinus + rng.uniform(0, 6))
-    pr = condition.pr - 0.03 * (cycle < 0.55) if condition.pr < 0.2 else min(condition.pr, 0.62 * cycle)
-    pr = 0.075 if condition.preexcited else pr
-    conducted = np.ones(len(sinus), dtype=bool)
-    early = early_index(condition.ectopy, len(sinus), cycle, rng)
-    if condition.ectopy == "PAC":  # the early P wave resets the sinus node: no full compensatory pause
-        early_p = sinus[early - 1] + 0.62 * cycle
-        shifted = sinus.copy()
-        for index in early:
-            shifted[index:] -= 0.2 * cycle
-        conducted[early] = False
-        early_p = shifted[early - 1] + 0.62 * cycle
-        return {
-            "P": shifted[conducted],
-            "early P": early_p,
-            "QRS": np.concatenate([shifted[conducted] + pr, early_p + max(pr, 0.14)]),
-        }
+    pr = _pr_interval(condition, cycle)
     if condition.ectopy == "ventricular run":
         start = rng.uniform(1.0, 5.5)
         run = start + 60 / rng.uniform(150, 190) * np.arange(rng.integers(5, 11))
         conducted = (sinus + pr < start - 0.35) | (sinus > run[-1] + 0.45)
         return {"P": sinus, "QRS": sinus[conducted] + pr, "ventricular beat": run}
-    # The sinus node goes on undisturbed below an early ventricular beat: the pause after it is compensatory.
-    conducted[early] = False
-    early_beats = sinus[early - 1] + pr + cycle * rng.uniform(0.58, 0.66)
-    return {"P": sinus[conducted], "QRS": sinus[conducted] + pr, "ventricular beat": early_beats}
+    early = early_index(condition.ectopy, len(sinus), cycle, rng)
+    undisturbed = np.ones(len(sinus), dtype=bool)
+    undisturbed[early] = False
+    if condition.ectopy == "PAC":  # the early P wave resets the sinus node: the pause is not fully compensatory
+        sinus = sinus - 0.2 * cycle * np.cumsum(~undisturbed)
+        early_p = sinus[early - 1] + 0.62 * cycle
+        beats = np.concatenate([sinus[undisturbed] + pr, early_p + max(pr, 0.14)])
+        return {"P": sinus[undisturbed], "early P": early_p, "QRS": beats}
+    # The sinus node goes on below an early ventricular beat: the pause after it is compensatory.
+    ventricular = sinus[early - 1] + pr + cycle * rng.uniform(0.58, 0.66)
+    return {"P": sinus[undisturbed], "QRS": sinus[undisturbed] + pr, "ventricular beat": ventricular}
+
+
+def _pr_interval(condition: Condition, cycle: float) -> float:
+    """Return the PR interval (s), which shortens at fast rates."""
+    if condition.preexcited:
+        return 0.075
+    if condition.pr > 0.2:
+        return min(condition.pr, 0.62 * cycle)
+    return condition.pr - 0.03 * (cycle < 0.55)
 
 
 def early_index(ectopy: str, n_beats: int, cycle: float, rng: np.random.Generator) -> np.ndarray:
@@ -318,15 +319,11 @@ def _flutter_beats(condition: Condition, patient: Patient, rng: np.random.Genera
 
 
 def _second_degree_block(condition: Condition, cycle: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Return P waves of which every second is blocked (2:1), or every third or fourth (Mobitz II)."""
+    """Return P waves of which every second is blocked (2:1), or every third (Mobitz II)."""
     atrial = _regular(cycle / 2, 0.01, rng)
-    dropped = np.arange(len(atrial)) % 2 == 1 if is_two_to_one(condition) else np.arange(len(atrial)) % 3 == 2
+    number = np.arange(len(atrial))
+    dropped = number % 3 == 2 if condition.mobitz else number % 2 == 1
     return {"P": atrial, "QRS": atrial[~dropped] + min(condition.pr, 0.22)}
-
-
-def is_two_to_one(condition: Condition) -> bool:
-    """Say whether a 2nd degree block is 2:1 (else Mobitz II, 3:2)."""
-    return condition.flutter_ratio != 0
 
 
 def atrial_waves(condition: Condition, patient: Patient, rng: np.random.Generator) -> np.ndarray:
