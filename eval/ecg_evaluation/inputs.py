@@ -10,15 +10,9 @@ from ecg_finetune.command_line import UserError, replacing
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.matfile import read_mat
 from ecg_finetune.paths import inside
+from ecg_finetune.patients import read_studies
 from ecg_finetune.segments import SAMPLE_RATE, read_labels
-from ecg_finetune.tables import (
-    read_array,
-    read_header,
-    read_meta_split,
-    read_record_list,
-    read_table,
-    refuse_duplicates,
-)
+from ecg_finetune.tables import read_array, read_meta_split, read_table, refuse_duplicates
 
 CHANNELS = 12
 SAMPLES = 10 * SAMPLE_RATE
@@ -201,16 +195,10 @@ def read_patients(record_list: Path) -> pd.Series:
     Raises
     ------
     UserError
-        As `read_record_list`; also when neither a subject_id column nor the path tells the patient.
+        As `read_studies`.
     """
-    if "subject_id" in read_header(record_list):
-        return read_record_list(record_list, ["study_id", "subject_id"]).set_index("study_id")["subject_id"]
-    table = read_record_list(record_list, ["study_id", "path"]).set_index("study_id")
-    subject = table["path"].str.extract(r"(?:^|/)p([0-9]{8})/", expand=False)
-    if subject.isna().any():
-        study = subject.index[int(np.argmax(subject.isna().to_numpy()))]
-        raise UserError(f"{record_list}: no subject_id column, and the path of study {study} holds no p########")
-    return subject.astype("int64")
+    studies = read_studies(record_list, need_patients=True, otherwise="give another --record-list")
+    return studies.set_index("study_id")["subject_id"]
 
 
 def patient_overlap(meta: Path, patient_of: pd.Series, test_ids: np.ndarray) -> dict[str, int]:

@@ -23,11 +23,11 @@ import pandas as pd
 from ecg_split.assignment import assign_at_random, assign_stratified, wanted_records
 from ecg_split.given import read_earlier_split, read_foreign_split
 from ecg_split.labels import count_per_group, labels_of, read_study_labels
-from ecg_split.records import read_records
 from ecg_split.summary import label_table, on_both_sides, size_table, split_digest
 
 from ecg_finetune.command_line import UserError, add_path, execute, fraction, stage_parser
 from ecg_finetune.paths import save_file_name
+from ecg_finetune.patients import read_studies
 from ecg_finetune.tables import SPLITS, write_table
 
 UNASSIGNED = -1
@@ -79,7 +79,9 @@ def get_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> str:
     """Read the studies and their patients, take or make the split, say what it is like, write it."""
     check_options(args)
-    records = read_records(args.record_list, need_patients=args.group_by == "patient")
+    records = read_studies(
+        args.record_list, need_patients=args.group_by == "patient", otherwise="give --group-by study"
+    )
     study_ids = records["study_id"].to_numpy()
     patient = None
     if "subject_id" in records:

@@ -1,4 +1,4 @@
-"""Reading the record list: studies and the patients they belong to."""
+"""Which patient each study belongs to."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from ecg_finetune.command_line import UserError
 from ecg_finetune.tables import read_header, read_record_list
 
 
-def read_records(path: Path, need_patients: bool) -> pd.DataFrame:
+def read_studies(path: Path, *, need_patients: bool, otherwise: str) -> pd.DataFrame:
     """Read the studies of a record list with their patients.
 
     Parameters
@@ -18,6 +18,8 @@ def read_records(path: Path, need_patients: bool) -> pd.DataFrame:
         record_list.csv: `study_id`, and `subject_id` or else a `path` with `p########` in it.
     need_patients : bool
         Whether a list without patients is an error.
+    otherwise : str
+        What the user can do then, besides adding the column.
 
     Returns
     -------
@@ -42,11 +44,11 @@ def read_records(path: Path, need_patients: bool) -> pd.DataFrame:
             row = int(np.argmax(missing))
             raise UserError(
                 f"{path}: no subject_id column, and line {row + 2} has no p######## folder in its path "
-                f"({records['path'].iloc[row]}); add the column, or give --group-by study"
+                f"({records['path'].iloc[row]}); add the column, or {otherwise}"
             )
     elif need_patients:
         raise UserError(
             f"{path}: neither a subject_id nor a path column, so patients cannot be told apart; "
-            "add subject_id, or give --group-by study"
+            f"add subject_id, or {otherwise}"
         )
     return read_record_list(path, ["study_id"])
