@@ -7,7 +7,7 @@ this data say that the pipeline works, and nothing about ECG-FM.
     python demo/make_demo_data.py --base-dir demo/data --records 1200
     python demo/make_demo_data.py --base-dir /tmp/try --records 50 --workers 1     (a small one, half a second)
 
-Reads nothing. Writes into <base-dir>/mimic-iv-ecg-demo (121 kB and about 1 ms a record: 145 MB for 1200 records):
+Reads nothing. Writes into <base-dir>/mimic-iv-ecg-demo (121 kB and 2 ms of one core a record: 145 MB for 1200):
 
     record_list.csv            subject_id,study_id,file_name,ecg_time,path; a row per record
     machine_measurements.csv   subject_id,study_id,cart_id,ecg_time,report_0..report_17, intervals; a row per record
