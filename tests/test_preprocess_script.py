@@ -1,0 +1,328 @@
+"""preprocess_ecgfm.py as a user runs it."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+import wfdb
+from synthetic_records import digital_ecg, make_base, make_tables, record_path, write_record
+
+from ecg_finetune.paths import locate, save_file_name
+from ecg_finetune.run_folder import beside
+from ecg_finetune.tables import write_rows
+
+SCRIPT = "preprocess/scripts/preprocess_ecgfm.py"
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def report_of(base, lead="I") -> list[dict]:
+    with locate(base, "report", lead).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def contents(base) -> dict[str, bytes]:
+    """Return every file below preprocess/data but the page, which is for people."""
+    root = base / "preprocess/data"
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def check_against_wfdb(base, raw, paths: dict[int, str], lead="I") -> None:
+    for study, path in paths.items():
+        record = wfdb.rdrecord(str(raw / path))
+        signal = record.p_signal[:, [name.lower() for name in record.sig_name].index(lead.lower())]
+        found = scipy.io.loadmat(locate(base, "lead", lead) / save_file_name(study))
+        assert found["feats"].shape == (12, 5000) and found["feats"].dtype == np.float32
+        assert (found["feats"] == found["feats"][0]).all()
+        if record.fs == 500:
+            expected = (signal - signal.mean()) / signal.std()
+            assert np.abs(found["feats"] - expected).max() < 1e-5
+        assert abs(found["feats"][0].astype(float).mean()) < 1e-6
+        assert abs(found["feats"][0].astype(float).std() - 1) < 1e-6
+        numbers = {name: found[name].item() for name in found if not name.startswith("__") and name != "feats"}
+        assert numbers == {
+            "org_sample_rate": record.fs,
+            "curr_sample_rate": 500,
+            "org_sample_size": record.sig_len,
+            "curr_sample_size": 5000,
+            "idx": study,
+        }
+
+
+def test_genuine_records_come_through(test_data, tmp_path, run_script):
+    folder = test_data / "wfdb50"
+    with (folder / "record_list.csv").open() as file:
+        paths = {int(row["study_id"]): row["path"] for row in csv.DictReader(file)}
+    rows = [(save_file_name(study), "train") for study in paths]
+    write_rows(locate(tmp_path, "meta_split"), ["save_file", "split"], rows)
+    options = ("--base-dir", tmp_path, "--record-list", folder / "record_list.csv", "--raw-root", folder / "raw")
+    process = run_script(SCRIPT, *options, "--max-failed-fraction", "0")
+    assert "50 10 s files" in process.stdout.splitlines()[-1]
+    check_against_wfdb(tmp_path, folder / "raw", paths)
+    report = report_of(tmp_path)
+    assert [int(row["study_id"]) for row in report] == list(paths) and {row["status"] for row in report} == {"ok"}
+    files = list(locate(tmp_path, "lead").iterdir())
+    assert len(files) == 50 and sum(file.stat().st_size for file in files) < 50 * 24_000
+
+
+@pytest.mark.parametrize("lead", ["I", "aVR"])
+def test_records_of_other_rates_and_lengths_come_through(test_data, tmp_path, run_script, lead):
+    paths = {1: "s0010_re", 2: "00001_lr"}
+    write_rows(locate(tmp_path, "record_list"), ["study_id", "path"], paths.items())
+    rows = [(save_file_name(study), "train") for study in paths]
+    write_rows(locate(tmp_path, "meta_split"), ["save_file", "split"], rows)
+    options = ("--base-dir", tmp_path, "--raw-root", test_data / "wfdb_odd", "--lead", lead, "--verify-checksums")
+    run_script(SCRIPT, *options, "--max-failed-fraction", "0")
+    check_against_wfdb(tmp_path, test_data / "wfdb_odd", paths, lead)
+    assert [row["rate"] for row in report_of(tmp_path, lead)] == ["1000", "100"]
+
+
+def break_records(raw) -> dict[int, str]:
+    """Damage records of make_base(records=12), one way each; return the status expected of each study."""
+    expected = dict.fromkeys(range(40_000_001, 40_000_013), "ok")
+    stem = {k: raw / record_path(40_000_000 + k) for k in range(1, 13)}
+    stem[1].with_suffix(".hea").unlink()
+    stem[2].with_suffix(".dat").unlink()
+    stem[3].with_suffix(".dat").write_bytes(stem[3].with_suffix(".dat").read_bytes()[:1000])
+    for k, change in {
+        4: lambda ecg: ecg.__setitem__((slice(100, 900), 0), -32768),
+        5: lambda ecg: ecg.__setitem__((slice(None), 0), 0),
+        6: lambda ecg: ecg.__setitem__((7, 0), 4200),
+    }.items():
+        ecg = digital_ecg(k)
+        change(ecg)
+        write_record(raw, record_path(40_000_000 + k), ecg)
+    write_record(raw, record_path(40_000_007), digital_ecg(7, 4000))
+    write_record(raw, record_path(40_000_008), digital_ecg(8, 5000, 2), leads=("II", "III"))
+    stem[9].with_suffix(".hea").write_text('9 of "these", and more\n')
+    statuses = [
+        "missing_header",
+        "missing_data",
+        "truncated",
+        "nan",
+        "flat",
+        "amplitude",
+        "too_short",
+        "no_lead",
+        "unreadable",
+    ]
+    expected |= {40_000_001 + k: status for k, status in enumerate(statuses)}
+    return expected
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory, run_script):
+    """A base folder whose run left nine of twelve records out, and what the run printed."""
+    base, raw = make_base(tmp_path_factory.mktemp("broken"))
+    expected = break_records(raw)
+    refused = run_script(SCRIPT, "--base-dir", base, "--raw-root", raw, exit_code=1)
+    return base, raw, expected, refused
+
+
+def test_every_record_is_listed_with_its_reason(broken):
+    base, _, expected, refused = broken
+    report = report_of(base)
+    assert {int(row["study_id"]): row["status"] for row in report} == expected
+    assert [row["save_file"] for row in report] == [save_file_name(study) for study in expected]
+    figures = {row["status"]: row for row in report}
+    assert figures["nan"]["nan_count"] == "800" and "1.6 s" in figures["nan"]["detail"]
+    assert float(figures["flat"]["longest_flat_s"]) == 10
+    assert figures["ok"]["rate"] == "500" and float(figures["ok"]["std_mv"]) > 0.05
+    present = {path.name for path in locate(base, "lead").iterdir()}
+    assert present == {save_file_name(study) for study, status in expected.items() if status == "ok"}
+    for status in set(expected.values()):
+        assert any(status in line.split() for line in refused.stdout.splitlines()[-12:])
+    assert "9 of 12 records" in refused.stderr and "--max-failed-fraction" in refused.stderr
+
+
+def test_the_quality_page_shows_each_kind(broken):
+    base, _, expected, _ = broken
+    page = locate(base, "quality").read_text(encoding="utf-8")
+    for status in set(expected.values()):
+        assert f"<h2>{status}: " in page
+    assert page.count("<svg") == 3 + 4  # the good ones; nan, flat, amplitude, too_short can be read too
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_what_was_mended_comes_with_the_next_run(broken, tmp_path, run_script):
+    base, raw, expected, _ = broken
+    shutil.copytree(base, tmp_path / "base")
+    before = contents(tmp_path / "base")
+    settings = tmp_path / "base/preprocess/data/lead_1_duplicated.run.json"
+    settings.write_text(settings.read_text().replace(str(raw), str(tmp_path / "raw")))
+    shutil.copytree(raw, tmp_path / "raw")
+    write_record(tmp_path / "raw", record_path(40_000_002), digital_ecg(1))
+    options = ("--base-dir", tmp_path / "base", "--raw-root", tmp_path / "raw", "--max-failed-fraction", "1")
+    process = run_script(SCRIPT, *options)
+    assert "12 records, 3 of them done before" in process.stdout
+    statuses = {int(row["study_id"]): row["status"] for row in report_of(tmp_path / "base")}
+    assert statuses == {**expected, 40_000_002: "ok"}
+    after = contents(tmp_path / "base")
+    assert {name for name in after if name.endswith(".mat")} - before.keys() == {
+        f"lead_1_duplicated/{save_file_name(40_000_002)}"
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, run_script):
+    """(base, raw, contents) of an undisturbed run over 60 records."""
+    base, raw = make_base(tmp_path_factory.mktemp("undisturbed"), 60)
+    run_script(SCRIPT, "--base-dir", base, "--raw-root", raw, "--workers", 1)
+    return base, raw, contents(base)
+
+
+def test_a_rerun_changes_nothing(undisturbed, run_script):
+    base, raw, before = undisturbed
+    times = {path: path.stat().st_mtime_ns for path in locate(base, "lead").iterdir()}
+    process = run_script(SCRIPT, "--base-dir", base, "--raw-root", raw)
+    assert "60 of them done before" in process.stdout
+    assert contents(base) == before
+    assert times == {path: path.stat().st_mtime_ns for path in locate(base, "lead").iterdir()}
+
+
+def new_base(undisturbed, folder) -> Path:
+    """Return a base folder with the same tables, where nothing is preprocessed."""
+    for name in ("split", "labels"):
+        shutil.copytree(undisturbed[0] / name, folder / name)
+    return folder
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_files(undisturbed, tmp_path):
+    _, raw, expected = undisturbed
+    command = [sys.executable, REPOSITORY / SCRIPT, "--raw-root", raw, "--workers", "2", "--base-dir"]
+    base = new_base(undisturbed, tmp_path)
+    killed = 0
+    for moment in (0.2, 0.35, 0.45, 0.6):
+        process = subprocess.Popen([*command, base], stdout=subprocess.DEVNULL, start_new_session=True)
+        try:
+            process.wait(moment)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            killed += 1
+        for name, content in contents(base).items():
+            if name.endswith(".mat") and ".partial/" not in name:
+                assert content == expected[name]
+    assert killed
+    assert subprocess.run([*command, base], capture_output=True, check=False).returncode == 0
+    assert contents(base) == expected
+
+
+def test_rows_of_a_cut_journal_and_changed_files_are_made_again(undisturbed, tmp_path, run_script):
+    """What a power failure may leave: a journal that ends in zeros, rows whose files are not there or shorter."""
+    base, raw, expected = undisturbed
+    shutil.copytree(base, tmp_path / "base")
+    folder, report = locate(tmp_path / "base", "lead"), locate(tmp_path / "base", "report")
+    rows = report.read_text().splitlines(keepends=True)[1:]
+    beside(folder, ".journal.csv").write_text("\n" + "".join(rows[:40]) + rows[40][:-9] + "\0\0\0")
+    report.unlink()
+    (folder / save_file_name(40_000_003)).unlink()
+    (folder / save_file_name(40_000_004)).write_bytes(b"")
+    process = run_script(SCRIPT, "--base-dir", tmp_path / "base", "--raw-root", raw)
+    assert "38 of them done before" in process.stdout
+    assert contents(tmp_path / "base") == expected
+
+
+def test_records_added_later_are_added(undisturbed, tmp_path, run_script):
+    base, raw, expected = undisturbed
+    new_base(undisturbed, tmp_path)
+    full = locate(tmp_path, "meta_split").read_text()
+    locate(tmp_path, "meta_split").write_text("".join(full.splitlines(keepends=True)[:21]))
+    run_script(SCRIPT, "--base-dir", tmp_path, "--raw-root", raw)
+    locate(tmp_path, "meta_split").write_text(full)
+    process = run_script(SCRIPT, "--base-dir", tmp_path, "--raw-root", raw)
+    assert "60 records, 20 of them done before" in process.stdout
+    assert contents(tmp_path) == expected
+    locate(tmp_path, "meta_split").write_text("".join(full.splitlines(keepends=True)[:11]))
+    process = run_script(SCRIPT, "--base-dir", tmp_path, "--raw-root", raw)
+    assert len(report_of(tmp_path)) == 10 and "note: 50 files" in process.stdout
+
+
+def test_other_settings_are_refused_unless_overwritten(undisturbed, tmp_path, run_script):
+    base, raw, expected = undisturbed
+    shutil.copytree(base, tmp_path / "base")
+    options = ("--base-dir", tmp_path / "base", "--raw-root", raw)
+    out = locate(tmp_path / "base", "lead")
+    refused = run_script(SCRIPT, *options, "--lead", "II", "--out", out, exit_code=1)
+    assert "--lead I, this run has --lead II" in refused.stderr
+    refused = run_script(SCRIPT, *options, "--raw-root", tmp_path, exit_code=1)
+    assert "--raw-root" in refused.stderr
+    assert contents(tmp_path / "base") == expected
+    run_script(SCRIPT, *options, "--lead", "II", "--out", out, "--overwrite")
+    assert contents(tmp_path / "base").keys() == expected.keys()
+    assert report_of(tmp_path / "base")[0]["std_mv"] != report_of(base)[0]["std_mv"]
+
+
+def test_a_dask_cluster_writes_the_same_files(undisturbed, tmp_path, run_script):
+    distributed = pytest.importorskip("distributed")
+    _, raw, expected = undisturbed
+    base = new_base(undisturbed, tmp_path)
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None) as cluster:
+        run_script(SCRIPT, "--base-dir", base, "--raw-root", raw, "--dask", cluster.scheduler_address)
+    assert contents(base) == expected
+
+
+def test_ctrl_c_keeps_what_was_finished(undisturbed, tmp_path):
+    _, raw, expected = undisturbed
+    base = new_base(undisturbed, tmp_path)
+    # wfdb's slow way, so that there is something to interrupt
+    command = [sys.executable, REPOSITORY / SCRIPT, "--base-dir", base, "--raw-root", raw, "--verify-checksums"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    limit = time.monotonic() + 30
+    while not list(locate(base, "lead").glob("*.mat")) and time.monotonic() < limit:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) in (0, 130)
+    assert process.stderr.read().startswith("error: stopped by Ctrl-C") or process.returncode == 0
+    found = {name: content for name, content in contents(base).items() if name.endswith(".mat")}
+    assert found and all(expected[name] == content for name, content in found.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda base: shutil.rmtree(base.parent / "raw"), ["raw", "--raw-root"]),
+        (lambda base: locate(base, "meta_split").unlink(), ["meta_split.csv", "no such file"]),
+        (lambda base: locate(base, "meta_split").write_text(""), ["meta_split.csv", "empty"]),
+        (lambda base: locate(base, "meta_split").write_text("save_file,split\n"), ["meta_split.csv", "no rows"]),
+        (lambda base: locate(base, "meta_split").write_text("save_file\na\n"), ["meta_split.csv", "'split'"]),
+        (
+            lambda base: locate(base, "meta_split").write_text(
+                "save_file,split\nmimic_iv_ecg_1.mat,test\nx.mat,test\n"
+            ),
+            ["line 3", "'x.mat'"],
+        ),
+        (lambda base: locate(base, "meta_split").write_text("save_file,split\nmimic_iv_ecg_1.mat,dev\n"), ["'dev'"]),
+        (
+            lambda base: locate(base, "meta_split").write_text("save_file,split" + 2 * "\nmimic_iv_ecg_1.mat,test"),
+            ["study_id 1", "line 3"],
+        ),
+        (lambda base: locate(base, "record_list").write_text("study_id\n1\n"), ["record_list.csv", "'path'"]),
+        (lambda base: locate(base, "record_list").write_text("study_id,path\nx,y\n"), ["line 2", "'x'"]),
+        (
+            lambda base: locate(base, "record_list").write_text("study_id,path" + 2 * "\n40000001,y"),
+            ["study_id 40000001", "line 3"],
+        ),
+    ],
+)
+def test_bad_input_is_told_in_one_line(tmp_path, run_script, change, words):
+    base, raw = make_base(tmp_path, 1)
+    change(base)
+    process = run_script(SCRIPT, "--base-dir", base, "--raw-root", raw, exit_code=1)
+    assert all(word in process.stderr for word in words), process.stderr
+    assert not list((base / "preprocess").rglob("*"))
+
+
+def test_a_record_that_the_list_does_not_have_is_listed(tmp_path, run_script):
+    base, raw = make_base(tmp_path, 2)
+    make_tables(base, [40_000_001, 40_000_002, 5])
+    locate(base, "record_list").write_text(f"study_id,path\n40000001,{record_path(40000001)}\n")
+    run_script(SCRIPT, "--base-dir", base, "--raw-root", raw, "--max-failed-fraction", "1")
+    assert [row["status"] for row in report_of(base)] == ["ok", "not_in_record_list", "not_in_record_list"]
