@@ -144,6 +144,20 @@ def test_without_valid_split_and_patients(evaluated, capsys, tmp_path):
     assert "records were resampled" in report and "not recorded beside the predictions file" in report
 
 
+def test_valid_predictions_that_are_none(evaluated, capsys, tmp_path):
+    base, _ = evaluated
+    folder = locate(base, "eval")
+    test_file = outputs(folder, "predictions")[0]
+    arguments = ["--base-dir", base, "--out", tmp_path, "--bootstrap", 0]
+    told = evaluate(capsys, ANY, *arguments, "--predictions", test_file, "--valid-predictions", test_file, exit_code=1)
+    assert "is in the test set too (60 are)" in told
+
+    write_checkpoint(tmp_path / "other.pt", seed=5)
+    (valid_file,) = folder.glob("predictions_valid_*.csv")
+    arguments += ["--model-path", tmp_path / "other.pt", "--valid-predictions", valid_file]
+    assert "was made by another checkpoint" in evaluate(capsys, ANY, *arguments)
+
+
 def test_leaked_patients_are_told(evaluated, capsys, tmp_path):
     base, _ = evaluated
     records = pd.read_csv(locate(base, "record_list"))

@@ -106,13 +106,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> str:
     """Predict, compute every metric from the predictions file, write the tables and the report."""
     test = read_test_set(args.test_dir, args.max_samples)
+    # What the user may have got wrong is read before the model runs, which can take hours.
+    patients, findings = patients_of(args, test)
+    other = None if args.compare is None else read_predictions(args.compare, test.study_id)[1]
     stamp = new_stamp(args.out, test.name)
-    test_file, valid_file = predictions_files(args, test, stamp)
+    test_file, valid_file = given_predictions(args, test) if args.predictions else run_model(args, test, stamp)
 
     _, probabilities = read_predictions(test_file, test.study_id)
-    valid, valid_probabilities = read_valid(args, valid_file, test.name)
-    other = None if args.compare is None else read_predictions(args.compare, test.study_id)[1]
-    patients, findings = patients_of(args, test)
+    valid, valid_probabilities = read_valid(args, valid_file, test)
+    findings += doubts_about_valid(test_file, valid_file)
 
     decisions = decide(valid, valid_probabilities, args.threshold_rule)
     results = evaluate(test, probabilities, decisions, patients, args.bootstrap)
@@ -123,8 +125,6 @@ def run(args: argparse.Namespace) -> str:
     write_table(metrics_file, results.table)
     if comparison is not None:
         write_table(inside(args.out, "comparison", set=test.name, time=stamp), comparison)
-    if valid is None:
-        findings.append("no predictions for a valid split: thresholds were not chosen and nothing was calibrated")
     read = sources(args, test, test_file, valid, valid_file)
     write_report(report_file, Report(results, comparison, findings, read, read_origin(test_file)), args)
 
@@ -152,53 +152,74 @@ def valid_name(test_name: str) -> str:
     return "valid" + test_name.removeprefix("test")
 
 
-def predictions_files(args: argparse.Namespace, test: Labelled, stamp: str) -> tuple[Path, Path | None]:
-    """Return the predictions files of the test set and of the valid split (None: there is none).
+def given_predictions(args: argparse.Namespace, test: Labelled) -> tuple[Path, Path | None]:
+    """Return the predictions files that the user names: of the test set, and of the valid split (None: there is none).
 
-    They are the files the user names; what is not named is made by the model.
+    A run with a model writes both with the same time in their names, so the second need not be named.
     """
-    if args.predictions is not None:
-        beside = args.predictions.name.replace(f"_{test.name}_", f"_{valid_name(test.name)}_")
-        beside = args.predictions.with_name(beside)
-        found = beside if beside != args.predictions and beside.exists() else None
-        return args.predictions, args.valid_predictions or found
+    beside = args.predictions.name.replace(f"_{test.name}_", f"_{valid_name(test.name)}_")
+    beside = args.predictions.with_name(beside)
+    found = beside if beside != args.predictions and beside.exists() else None
+    return args.predictions, args.valid_predictions or found
+
+
+def run_model(args: argparse.Namespace, test: Labelled, stamp: str) -> tuple[Path, Path | None]:
+    """Predict the test set and, where it is there, the valid split; return the files written (None: no valid split)."""
     if args.model_path is None:
         raise UserError("--model-path is missing: give a classifier checkpoint, or --predictions to do without a model")
 
     # Here and not above: PyTorch takes seconds to import and is not needed with --predictions.
     from ecg_evaluation.inference import RecordDataset, load_model, predict, valid_segments
 
+    records, segments = RecordDataset(args.test_dir, test.study_id), None
+    if args.valid_predictions is None and inside(args.manifests, "manifest", split="valid").exists():
+        segments = valid_segments(args.manifests, args.max_samples)
     model, made_by = load_model(
         args.model_path, device=args.device, precision=args.precision, trust=args.trust_checkpoint
     )
-    print(f"model: {made_by}")
+    print(f"model: {made_by}", flush=True)
     origin = {"checkpoint": str(args.model_path), "checkpoint_sha256": sha256(args.model_path), "model": made_by}
     origin |= {"batch_size": args.batch_size, "made": stamp, "versions": versions()}
 
-    def make(name: str, data, records_per_batch: int, unit: str) -> Path:
+    def make(name: str, data, batch_size: int, unit: str) -> Path:
         path = inside(args.out, "predictions", set=name, time=stamp)
-        write_predictions(
-            path, *predict(model, data, batch_size=records_per_batch, num_workers=args.num_workers, unit=unit)
-        )
+        write_predictions(path, *predict(model, data, batch_size=batch_size, num_workers=args.num_workers, unit=unit))
         write_origin(path, {**origin, "set": name})
         print(f"predictions: {path}", flush=True)
         return path
 
-    test_file = make(test.name, RecordDataset(args.test_dir, test.study_id), args.batch_size, "records")
-    if args.valid_predictions is not None or not inside(args.manifests, "manifest", split="valid").exists():
+    test_file = make(test.name, records, args.batch_size, "records")
+    if segments is None:
         return test_file, args.valid_predictions
-    segments = valid_segments(args.manifests, args.max_samples)
     return test_file, make(valid_name(test.name), segments, 2 * args.batch_size, "segments")
 
 
 def read_valid(
-    args: argparse.Namespace, path: Path | None, test_name: str
+    args: argparse.Namespace, path: Path | None, test: Labelled
 ) -> tuple[Labelled | None, np.ndarray | None]:
     """Read labels and predictions of the valid split; (None, None) where there are none."""
     if path is None:
         return None, None
     study_ids, probabilities = read_predictions(path)
-    return read_valid_set(args.manifests, study_ids, valid_name(test_name)), probabilities
+    both = np.intersect1d(study_ids, test.study_id)
+    if len(both):
+        raise UserError(
+            f"{path}: study {both[0]} is in the test set too ({len(both):,} are); thresholds and calibration must not "
+            "be learnt from test, give predictions for the valid split"
+        )
+    return read_valid_set(args.manifests, study_ids, valid_name(test.name)), probabilities
+
+
+def doubts_about_valid(test_file: Path, valid_file: Path | None) -> list[str]:
+    """Return what is wrong or missing with the predictions for the valid split."""
+    if valid_file is None:
+        return ["no predictions for a valid split: thresholds were not chosen and nothing was calibrated"]
+    checkpoints = {read_origin(file).get("checkpoint_sha256") for file in (test_file, valid_file)} - {None}
+    if len(checkpoints) > 1:
+        return [
+            f"{valid_file} was made by another checkpoint than {test_file}: thresholds and calibration are not its own"
+        ]
+    return []
 
 
 def patients_of(args: argparse.Namespace, test: Labelled) -> tuple[np.ndarray | None, list[str]]:
