@@ -130,6 +130,11 @@ def test_labels_flat_names_entities_and_descriptors():
     assert flat["Infarction - Possible"] == 1 and flat["Premature ventricular contraction - Multiple"] == 1
 
 
+def test_a_text_is_no_report():
+    with pytest.raises(TypeError, match="sequence of statements"):
+        LABELER.label(["Sinus rhythm"])
+
+
 # The policy "asserted".
 
 

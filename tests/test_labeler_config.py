@@ -113,6 +113,12 @@ def test_ecg_fm_format_is_read(small):
     assert flat[2]["Sinus rhythm - Possible"] == flat[2]["Infarction - Old"] == 1
 
 
+def test_negations_come_with_the_project(small):
+    absent = [*SMALL["desc_tem"], {"name": "Absence"}]
+    labeler = Labeler.from_config(small(desc_tem=absent), policy="asserted")
+    assert labeler.labels_flat([["MI is no longer present"]]) == [{}]
+
+
 def test_descriptors_parsed_first_beat_entities(small):
     labeler = Labeler.from_config(small())
     assert labeler.labels_flat([["anywhere infarct sinus rhythm with"]])[0]["Both"] == 1
@@ -141,7 +147,7 @@ def test_without_uncertainty_map_everything_is_certain(small):
         ),
         ({"entity_pat": ["x"]}, "entity_pat.json: entry 1: 'x' is not an object"),
         ({"entity_pat": [{"pattern": 3}]}, "entity_pat.json: entry 1: pattern is 3"),
-        ({"entity_pat": [{"pattern": " x"}]}, "start or end with white space"),
+        ({"entity_pat": [{"pattern": " "}]}, "a pattern must not be empty"),
         ({"connective": [{"pattern": "infarct", "descriptors": [[], []]}]}, "listed twice; first as entity_pat.json"),
         ({"connective": [{"pattern": "with", "descriptors": [[]]}]}, "connective.json: entry 1 ('with'): descriptors"),
         ({"desc_pat": [{"pattern": "x", "descriptors": [{"tem": "Q"}]}]}, "the descriptor 'Q' is not in"),
@@ -164,6 +170,15 @@ def test_mistake_is_told_with_its_file_and_entry(small, capsys, changes, problem
     assert validate_module.main([str(folder)]) == 1
     streams = capsys.readouterr()
     assert problem in streams.out and streams.err.startswith("error: ") and streams.err.count("\n") == 1
+
+
+def test_label_definition_of_unknown_entities(small):
+    folder = small()
+    (folder / "label_def.csv").write_text("name,count\nInfarction,1\nNobody,2\n")
+    assert [line.split(": ", 1)[1] for line in problems_of(folder)[1]] == [
+        "line 3: the entity 'Nobody' is not in entity_tem.json"
+    ]
+    Labeler.from_config(folder)  # labelling does not need it
 
 
 def test_phrase_listed_twice_in_a_text_table(small):

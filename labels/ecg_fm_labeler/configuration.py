@@ -2,21 +2,24 @@
 
 The format is ECG-FM's own, so its configuration folder can be used unchanged. Every file is a JSON list, but
 `uncertainty_map.json`, which is an object. Files a folder may lack: `split_desc_tem.json`, `uncertainty_map.json`,
-`label_def.csv` and the text normalisation tables (see `normalization`).
+`label_def.csv` and what is the project's own addition: `asserted_desc_pat.json` and the text normalisation tables
+(see `normalization`).
 """
 
-import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ecg_finetune.command_line import UserError
+from ecg_finetune.tables import iterate_rows
 
 PROJECT_CONFIG = Path(__file__).resolve().parent.parent / "ecg_fm_labeler_config"
 
 # A finding that carries this descriptor was negated.
 ABSENCE = "Absence"
+# Descriptor patterns that only the policy "asserted" knows; a folder without them gets the project's.
+NEGATIONS = "asserted_desc_pat"
 REQUIRED = (
     "entity_tem",
     "entity_pat",
@@ -113,7 +116,6 @@ class Reader:
         self._patterns(knowledge)
         self._templates(knowledge)
         self._cycles(knowledge.entities)
-        self._label_definition(knowledge.entities)
         return knowledge
 
     def _entities(self, knowledge: Knowledge) -> None:
@@ -159,18 +161,8 @@ class Reader:
                 self._known([name], knowledge.entities, "entity")
                 entities.append((name, frozenset(self._descriptor_names(preset, knowledge))))
             knowledge.patterns.append(Pattern(text, "entity", entities=tuple(entities)))
-        for file, target in (("desc_pat", knowledge.patterns), ("asserted_desc_pat", knowledge.negations)):
-            for entry in self._entries(file):
-                text = self._pattern(entry, seen)
-                names = tuple(self._descriptor_names(self._names(entry, "descriptors"), knowledge))
-                side = entry.get("before_after", "b")
-                first = bool(entry.get("parse_before_entities", False))
-                if side == "b":
-                    target.append(Pattern(text, "before", right=names, first=first))
-                elif side == "a":
-                    target.append(Pattern(text, "after", left=names, first=first))
-                else:
-                    self._problem(f'before_after is {side!r}; it must be "b" (next finding) or "a" (previous one)')
+        for entry in self._entries("desc_pat"):
+            knowledge.patterns += self._descriptor_pattern(entry, seen, knowledge)
         for entry in self._entries("connective"):
             text = self._pattern(entry, seen)
             sides = self._list(entry, "descriptors") or [[], []]
@@ -179,6 +171,25 @@ class Reader:
                 continue
             left, right = (tuple(self._descriptor_names(map(self._name, side), knowledge)) for side in sides)
             knowledge.patterns.append(Pattern(text, "connective", left=left, right=right))
+        if (self.folder / f"{NEGATIONS}.json").is_file():
+            for entry in self._entries(NEGATIONS):
+                knowledge.negations += self._descriptor_pattern(entry, seen, knowledge)
+        elif ABSENCE in knowledge.created and self.folder != PROJECT_CONFIG:
+            own = Knowledge.from_folder(PROJECT_CONFIG).negations
+            knowledge.negations += [negation for negation in own if negation.text not in seen]
+
+    def _descriptor_pattern(self, entry: dict, seen: dict[str, str], knowledge: Knowledge) -> list[Pattern]:
+        """Return the pattern of an entry; none if it is wrong."""
+        text = self._pattern(entry, seen)
+        names = tuple(self._descriptor_names(self._names(entry, "descriptors"), knowledge))
+        side = entry.get("before_after", "b")
+        first = bool(entry.get("parse_before_entities", False))
+        if side == "b":
+            return [Pattern(text, "before", right=names, first=first)]
+        if side == "a":
+            return [Pattern(text, "after", left=names, first=first)]
+        self._problem(f'before_after is {side!r}; it must be "b" (next finding) or "a" (previous one)')
+        return []
 
     def _templates(self, knowledge: Knowledge) -> None:
         for entry in self._entries("compound_tem"):
@@ -220,21 +231,17 @@ class Reader:
         for name in entities:
             visit(name, ())
 
-    def _label_definition(self, entities: dict[str, Entity]) -> None:
+    def check_label_definition(self, entities: dict[str, Entity]) -> None:
+        """Check label_def.csv, where there is one, against the entities; labelling does not need it."""
         path = self.folder / "label_def.csv"
         if not path.is_file():
             return
         try:
-            with path.open(encoding="utf-8-sig", newline="") as handle:
-                rows = list(csv.reader(handle))
-        except (UnicodeDecodeError, csv.Error) as error:
-            self.problems.append(f"{path}: not a readable CSV ({error})")
-            return
-        if not rows or rows[0][:1] != ["name"]:
-            self.problems.append(f"{path}: the first column must be 'name'")
-        for number, row in enumerate(rows[1:], start=2):
-            if row and row[0] not in entities:
-                self.problems.append(f"{path}: line {number}: the entity {row[0]!r} is not in entity_tem.json")
+            for line, (name,) in iterate_rows(path, ["name"]):
+                if name not in entities:
+                    self.problems.append(f"{path}: line {line}: the entity {name!r} is not in entity_tem.json")
+        except UserError as error:
+            self.problems.append(str(error))
 
     # What the methods above read entries with.
 
@@ -268,8 +275,8 @@ class Reader:
         self.where += f" ({text!r})"
         if text in seen:
             self._problem(f"the pattern is listed twice; first as {seen[text]}")
-        elif text != text.strip() or not text:
-            self._problem("a pattern must not be empty, start or end with white space")
+        elif not text.strip():
+            self._problem("a pattern must not be empty")
         seen.setdefault(text, self.where)
         return text
 

@@ -158,7 +158,8 @@ class Labeler:
                 cut = (*self.normalizer.cut(clean(part), edges), edges)
                 _remember(self._cuts, part, cut)
             cuts.append(cut)
-        if any(not a[2].end.isdisjoint(b[2].start) for a, b in zip(cuts, cuts[1:])):
+        # The phrase may stand across a boundary; for "asserted" statements stay apart.
+        if self.policy == "ecg-fm" and any(not a[2].end.isdisjoint(b[2].start) for a, b in zip(cuts, cuts[1:])):
             text = self.normalizer.cut(clean(" ".join(parts)))[0]
             return [text] if text else []
         kept = []
@@ -173,7 +174,9 @@ class Labeler:
         block = self._blocks.get((text, first, last))
         if block is None:
             edges = Edges()
-            match = self.matcher.match(self.normalizer.normalize(text, Place(first, last, edges)), edges)
+            normal = self.normalizer.normalize(text, Place(first, last, edges))
+            normal = normal.lstrip() if first else normal
+            match = self.matcher.match(normal.rstrip() if last else normal, edges)
             hits = tuple(self.matcher.patterns[number] for number in match.hits)
             found = tuple(TextEntity(*entity) for hit in hits for entity in hit.entities)
             connective = any(hit.kind == "connective" for hit in hits)
@@ -197,6 +200,8 @@ class Labeler:
 
 
 def _stripped(report: Sequence[str]) -> list[str]:
+    if isinstance(report, str):
+        raise TypeError(f"a report is a sequence of statements, not a text: [{report!r}]")
     return [part for part in map(str.strip, report) if part]
 
 

@@ -19,6 +19,8 @@ def problems_of(folder: Path) -> tuple[Knowledge, list[str]]:
     """Read a configuration folder; return what was read and everything that is wrong with it."""
     reader = Reader(folder)
     knowledge = reader.read()
+    if knowledge.entities:
+        reader.check_label_definition(knowledge.entities)
     problems = list(reader.problems)
     try:
         Normalizer(folder)
