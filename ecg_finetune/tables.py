@@ -80,10 +80,27 @@ def read_table(path: Path, columns: Iterable[str], dtypes: dict | None = None, *
     try:
         table = pd.read_csv(path, usecols=columns, dtype=dtypes, **options)[columns]
     except (pd.errors.ParserError, UnicodeDecodeError, ValueError) as error:
+        _refuse_bad_integers(path, dtypes or {})
         raise UserError(f"{path}: not a readable CSV ({error}); make it again") from None
     if table.empty:
         raise UserError(f"{path}: no rows below the header; make it again")
     return table
+
+
+def _refuse_bad_integers(path: Path, dtypes: dict) -> None:
+    """Raise `UserError` naming the first value of an integer column that is none: pandas does not say which it was."""
+    import pandas as pd
+
+    integers = [name for name, dtype in dtypes.items() if str(dtype).startswith("int")]
+    try:
+        table = pd.read_csv(path, usecols=integers, dtype="str", keep_default_na=False)
+    except (pd.errors.ParserError, UnicodeDecodeError, ValueError):
+        return
+    for name in integers:
+        bad = ~table[name].str.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*").to_numpy(dtype=bool)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise UserError(f"{path}: line {row + 2} has {name} {table[name].iloc[row]!r}, which is no whole number")
 
 
 def refuse_duplicates(path: Path, table: pd.DataFrame, column: str) -> None:

@@ -327,7 +327,9 @@ def test_extend_refuses_a_split_with_patients_on_both_sides(tmp_path, create_spl
         ("subject_id,study_id\n", ["no rows"]),
         ("subject_id,path\n1,a\n", ["'study_id' is missing"]),
         ("subject_id,study_id\n1,5\n2,6\n1,5\n", ["study_id 5 stands twice", "line 4"]),
-        ("subject_id,study_id\n1,5\n2,x\n", ["not a readable CSV"]),
+        ("subject_id,study_id\n1,5\n2,x\n", ["line 3 has study_id 'x'"]),
+        ("subject_id,study_id\n1,5\n,6\n", ["line 3 has subject_id ''"]),
+        ("subject_id,study_id\n1,5.5\n", ["line 2 has study_id '5.5'"]),
     ],
 )
 def test_bad_record_lists_are_refused_in_one_line(tmp_path, create_split, content, words):
