@@ -26,10 +26,10 @@ table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tab
 caption { text-align: left; color: var(--soft); padding: .2rem 0; }
 th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { background: var(--band); vertical-align: bottom; white-space: nowrap; }
-th button { all: unset; cursor: pointer; }
-th button:focus-visible { outline: 2px solid var(--accent); }
-th[aria-sort=ascending] button::after { content: " \\25B4"; }
-th[aria-sort=descending] button::after { content: " \\25BE"; }
+th[tabindex] { cursor: pointer; }
+th:focus-visible { outline: 2px solid var(--accent); outline-offset: -2px; }
+th[aria-sort=ascending]::after { content: " \\25B4"; }
+th[aria-sort=descending]::after { content: " \\25BE"; }
 tbody tr:last-child td { border-bottom-width: 2px; } tfoot td { background: var(--band); }
 .n { text-align: right; white-space: nowrap; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.6rem, 1fr)); gap: .6rem; margin: 1rem 0; }
@@ -50,23 +50,27 @@ tbody tr:last-child td { border-bottom-width: 2px; } tfoot td { background: var(
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 
-# Click a column's head to sort by it, again to turn the order round. Empty cells stay last, <tfoot> stays put.
+# Click a column's head (or press Enter on it) to sort by it, again to turn the order. Empty cells stay last, <tfoot>
+# stays put. The heads are no buttons, because browsers do not repeat buttons on the next printed page.
 SORTING = """
-for (const table of document.querySelectorAll("table.sortable")) {
-  table.querySelectorAll("thead th").forEach((head, column) => head.firstElementChild.onclick = () => {
-    const numeric = head.classList.contains("n"), key = row => row.cells[column].textContent.trim();
-    const value = text => numeric ? parseFloat(text.replace(/,/g, "").replace("\\u2212", "-")) : text;
-    const down = head.getAttribute("aria-sort") === (numeric ? null : "ascending");
-    for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
-    head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const compare = (a, b) => numeric ? value(a) - value(b) : a.localeCompare(b);
-    const rows = [...table.tBodies[0].rows].sort((a, b) => {
-      const x = key(a), y = key(b);
-      if (!x || !y) return !x - !y;
-      return down ? compare(y, x) : compare(x, y);
-    });
-    table.tBodies[0].append(...rows);
+for (const table of document.querySelectorAll("table.sortable"))
+  table.querySelectorAll("thead th").forEach((head, column) => {
+    head.onclick = () => sort(table, head, column);
+    head.onkeydown = event => { if (event.key === "Enter") sort(table, head, column); };
   });
+function sort(table, head, column) {
+  const numeric = head.classList.contains("n"), key = row => row.cells[column].textContent.trim();
+  const value = text => numeric ? parseFloat(text.replace(/,/g, "").replace("\\u2212", "-")) : text;
+  const down = head.getAttribute("aria-sort") === (numeric ? null : "ascending");
+  for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", down ? "descending" : "ascending");
+  const compare = (a, b) => numeric ? value(a) - value(b) : a.localeCompare(b);
+  const rows = [...table.tBodies[0].rows].sort((a, b) => {
+    const x = key(a), y = key(b);
+    if (!x || !y) return !x - !y;
+    return down ? compare(y, x) : compare(x, y);
+  });
+  table.tBodies[0].append(...rows);
 }
 """
 
@@ -114,7 +118,7 @@ def html_table(
     numeric = [_is_numeric([row[i] for row in rows + footer]) for i in range(len(columns))]
 
     def cell(tag: str, content, number: bool) -> str:
-        return f"<{tag}{' class=n' if number else ''}>{content}</{tag}>"
+        return f"<{tag}{' class=n' if number else ''}>{content}</{tag.split()[0]}>"
 
     def lines(table: list[list]) -> str:
         return "\n".join(
@@ -122,7 +126,7 @@ def html_table(
             for row in table
         )
 
-    head = "".join(cell("th", f"<button>{escape(name)}</button>", number) for name, number in zip(columns, numeric))
+    head = "".join(cell("th tabindex=0", escape(name), number) for name, number in zip(columns, numeric))
     return Markup(
         '<div class="scroll"><table class="sortable">'
         + (f"<caption>{escape(caption)}</caption>" if caption else "")

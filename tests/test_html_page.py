@@ -51,6 +51,6 @@ def test_numeric_columns():
         [["1st degree atrioventricular block", "0.97 (0.95 to 0.98)", "-0.2"], ["Sinus rhythm", None, "\u22120.1"]],
         footer=[["all", "1,234", "5 %"]],
     )
-    assert "<th><button>label" in table
-    assert "<th class=n><button>auroc" in table and "<th class=n><button>difference" in table
+    assert "<th tabindex=0>label" in table
+    assert "<th tabindex=0 class=n>auroc" in table and "<th tabindex=0 class=n>difference" in table
     assert "<tfoot><tr><td>all" in table

@@ -75,8 +75,8 @@ def headline(report: Report) -> str:
         ("AUPRC, micro", micro, "auprc"),
         ("AUPRC, macro", macro, "auprc"),
         ("F1, macro", macro, "f1"),
-        ("Brier score", micro, "brier"),
-        ("Brier score, calibrated", micro, "brier_calibrated"),
+        ("Brier", micro, "brier"),
+        ("Brier, calibrated", micro, "brier_calibrated"),
     ]
     cards = []
     for name, row, metric in wanted:
