@@ -8,6 +8,7 @@ the settings first, the summary that `run` returns last, and turns every user-le
 import argparse
 import contextlib
 import errno
+import glob
 import os
 import sys
 import time
@@ -181,6 +182,7 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept last: numpy and pandas choose a format by it.
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    _remove_leftovers(path)
     try:
         yield temporary
         with temporary.open("rb") as handle:
@@ -189,3 +191,14 @@ def replacing(path: Path) -> Iterator[Path]:
         _inputs.pop(path, None)  # our own doing
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files that killed processes left beside `path`."""
+    for leftover in path.parent.glob(f".tmp-*-{glob.escape(path.name)}"):
+        process = leftover.name.split("-", 2)[1]
+        with contextlib.suppress(OSError):
+            try:
+                os.kill(int(process), 0)
+            except (ProcessLookupError, ValueError):
+                leftover.unlink()

@@ -102,7 +102,7 @@ def read_lead(stem: str, lead: str, seconds: float = math.inf, verify_checksums:
     seconds : float
         How much to read at least (default: all).
     verify_checksums : bool
-        Read all channels and compare them with the header's checksums.
+        Read all channels in the lead's file and compare them with the header's checksums.
 
     Raises
     ------
@@ -216,7 +216,7 @@ def _read_with_wfdb(stem: str, lead: str, seconds: float, verify_checksums: bool
             raise RecordError("unreadable", "the header has a sampling rate of 0")
         channels = [find_lead([name or "" for name in header.sig_name], lead)]
         if verify_checksums:
-            _verify_checksums(wfdb, stem, header)
+            _verify_checksums(wfdb, stem, header, channels[0])
         if header.sig_len is None:  # then only wfdb's reading of everything finds the length
             record = wfdb.rdrecord(stem, channels=channels)
             wanted = _frames_wanted(seconds, header.fs, record.sig_len)
@@ -240,14 +240,16 @@ def _read_with_wfdb(stem: str, lead: str, seconds: float, verify_checksums: bool
         raise RecordError("unreadable", f"{type(error).__name__}: {error}") from None
 
 
-def _verify_checksums(wfdb, stem: str, header) -> None:
-    """Compare all channels of a single-segment record with its header (a multi-segment one has no checksums)."""
+def _verify_checksums(wfdb, stem: str, header, channel: int) -> None:
+    """Compare all channels in the file of the lead with their header (a multi-segment one has no checksums)."""
     if not getattr(header, "checksum", None):
         return
-    found = wfdb.rdrecord(stem, physical=False, ignore_skew=True, smooth_frames=False).calc_checksum(expanded=True)
-    for name, stated, sum_found in zip(header.sig_name, header.checksum, found):
-        if stated is not None and stated % 65536 != sum_found:
-            raise RecordError("bad_checksum", f"lead {name}: {sum_found}, the header says {stated % 65536}")
+    channels = [k for k, name in enumerate(header.file_name) if name == header.file_name[channel]]
+    record = wfdb.rdrecord(stem, channels=channels, physical=False, ignore_skew=True, smooth_frames=False)
+    for k, found in zip(channels, record.calc_checksum(expanded=True), strict=True):
+        stated = header.checksum[k]
+        if stated is not None and stated % 65536 != found:
+            raise RecordError("bad_checksum", f"lead {header.sig_name[k]}: {found}, the header says {stated % 65536}")
 
 
 def _missing_bytes(stem: str, header) -> str:
