@@ -20,19 +20,18 @@ STRIPS = {"ok": 4}  # all other statuses: 2
 
 def write_quality_page(path: Path, report: Report, raw_root: Path, paths: Sequence[str], lead: str) -> None:
     """Write the page; `paths` are the records' paths below `raw_root`, in the order of the report."""
-    statuses = np.array(report.statuses())
-    counts, total = report.counts(), len(report.rows)
+    codes, counts, total = report.status_codes(), report.counts(), len(report.rows)
     table = [[status, n, f"{n / total:.2%}", STATUSES[status]] for status, n in counts.items()]
     parts = [
         f"<p>Lead {lead} of the {total:,} records of meta_split.csv. {counts.get('ok', 0):,} came through, "
         f"{total - counts.get('ok', 0):,} were left out; each one's row is in {escape(report.path.name)}.</p>",
         html_table(["status", "records", "share", "meaning"], table),
         "<h2>Figures of the records that came through</h2>",
-        _figures_table(report, statuses),
+        _figures_table(report, np.flatnonzero(codes == 0)),
     ]
     for status, number in counts.items():
         parts.append(f"<h2>{status}: {escape(STATUSES[status])} ({number:,})</h2>")
-        for position in _spread(np.flatnonzero(statuses == status), STRIPS.get(status, 2)):
+        for position in _spread(np.flatnonzero(codes == list(STATUSES).index(status)), STRIPS.get(status, 2)):
             parts.append(_strip(report.rows[position], raw_root, paths[position], lead))
     with replacing(path) as temporary:
         temporary.write_text(html_page(f"Signal quality, lead {lead}", "\n".join(parts)), encoding="utf-8")
@@ -56,14 +55,16 @@ def _strip(row: str, raw_root: Path, path: str, lead: str) -> str:
     return f"<figure>{strip_svg(signal.values * signal.millivolts_per_unit, signal.rate, caption)}</figure>"
 
 
-def _figures_table(report: Report, statuses: np.ndarray) -> str:
+def _figures_table(report: Report, good: np.ndarray) -> str:
+    """Return a table over the records at the positions `good`, whose status is ok."""
+    if not len(good):
+        return "<p>None.</p>"
     names = ["mean_mv", "std_mv", "nan_count", "longest_flat_s"]
     places = [REPORT_COLUMNS.index(name) for name in names]
-    # `ok` rows have no detail, so no quoted comma.
-    good = [report.rows[position].split(",") for position in np.flatnonzero(statuses == "ok")]
-    if not good:
-        return "<p>None.</p>"
-    values = np.array([[float(cells[place]) for place in places] for cells in good])
+    values = np.empty((len(good), len(names)))
+    for row, position in enumerate(good.tolist()):
+        cells = report.rows[position].split(",")  # an ok row has no detail, so no comma within a cell
+        values[row] = [float(cells[place]) for place in places]
     shares = (0, 1, 25, 50, 75, 99, 100)
     rows = [
         [name, *(f"{value:.4g}" for value in np.percentile(values[:, column], shares))]

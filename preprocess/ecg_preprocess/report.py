@@ -1,6 +1,5 @@
 """The report of a preprocess run, and the journal that lets an interrupted run go on where it stopped."""
 
-import collections
 import os
 import re
 from array import array
@@ -89,14 +88,15 @@ class Report:
             file.writelines(f"{row}\n" for row in self.rows)
         self.journal_path.unlink(missing_ok=True)
 
-    def statuses(self) -> list[str]:
-        """Return the status of every record."""
-        return [row.split(",", 3)[2] for row in self.rows]
+    def status_codes(self) -> np.ndarray:
+        """Return the status of every record as int8: its position in `STATUSES`."""
+        codes = {status: code for code, status in enumerate(STATUSES)}
+        return np.fromiter((codes[row.split(",", 3)[2]] for row in self.rows), dtype=np.int8, count=len(self.rows))
 
     def counts(self) -> dict[str, int]:
         """Return how many records have each status that occurs, `ok` first."""
-        found = collections.Counter(self.statuses())
-        return {status: found[status] for status in STATUSES if found[status]}
+        found = np.bincount(self.status_codes(), minlength=len(STATUSES)).tolist()
+        return {status: number for status, number in zip(STATUSES, found, strict=True) if number}
 
 
 def _study_id_of(name: str) -> int | None:
