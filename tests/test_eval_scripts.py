@@ -89,7 +89,7 @@ def test_undefined_values_are_named(evaluated):
     assert "threshold not chosen, not calibrated" in result.at[rare, "note"]
     assert "replicates, undefined in the rest" in result.at[rare, "note"]
     assert f"auroc is the mean of 16 of 17 labels (not {never})" in result.at["__macro__", "note"]
-    assert f"note: {never}: auroc, auprc, recall undefined: no record has it" in process.stdout
+    assert f"note: auroc, auprc, recall undefined, no record has it: {never}\n" in process.stdout
     assert result["note"].isna()["__micro__"]
 
 

@@ -13,13 +13,11 @@ from ecg_evaluation.calibration import reliability_curve
 from ecg_evaluation.inputs import COMBINED_BY_MAX
 from ecg_evaluation.misses import worst_misses
 from ecg_evaluation.provenance import versions
-from ecg_evaluation.results import Evaluation, with_interval
+from ecg_evaluation.results import SHOWN, Evaluation, grouped_notes, with_interval
 from ecg_evaluation.thresholds import has_both
 from ecg_finetune.command_line import replacing
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.html_page import html_page, html_table
-
-SHOWN = {"__macro__": "Macro average", "__micro__": "Micro average"}
 
 
 @dataclass(frozen=True)
@@ -57,11 +55,9 @@ def rows_of(table: pd.DataFrame) -> list[dict]:
 
 
 def cell(row: dict, metric: str) -> Markup | None:
-    """Return a value with its interval below it, or None where it is undefined."""
-    value, _, rest = with_interval(row, metric).partition(" (")
-    if not value:
-        return None
-    return Markup("{} <small>{}</small>").format(value, rest.rstrip(")").replace(" to ", "\u2013")) if rest else value
+    """Return a value with its interval in small type, or None where it is undefined."""
+    value, interval = with_interval(row, metric)
+    return Markup("{} <small>{}</small>").format(value, interval.replace(" to ", "\u2013")) if value else None
 
 
 def headline(report: Report) -> str:
@@ -80,9 +76,9 @@ def headline(report: Report) -> str:
     ]
     cards = []
     for name, row, metric in wanted:
-        value, _, rest = with_interval(row, metric).partition(" (")
+        value, interval = with_interval(row, metric)
         if value:
-            cards.append(f'<div class="card"><span>{name}</span><b>{value}</b><span>{rest.rstrip(")")}</span></div>')
+            cards.append(f'<div class="card"><span>{name}</span><b>{value}</b><span>{interval}</span></div>')
     units = f"{results.unit.max() + 1:,} patients" if results.resampled == "patients" else "patients not known"
     cards.append(
         f'<div class="card"><span>Test set</span><b>{len(results.unit):,}</b><span>records, {units}</span></div>'
@@ -143,7 +139,7 @@ def per_label(results: Evaluation) -> str:
         },
         ("auroc", "auprc", "brier", "brier_calibrated"),
     )
-    noted = "".join(f"<li>{escape(row['label'])}: {escape(row['note'])}</li>" for row in rows if row["note"])
+    noted = "".join(f"<li>{escape(note)}</li>" for note in grouped_notes(results.table))
     remarks = f'<h3>Notes</h3><ul class="note">{noted}</ul>' if noted else ""
     decisions = table(
         {"Threshold": lambda _, row: None if pd.isna(row["threshold"]) else f"{row['threshold']:.3f}"},

@@ -12,6 +12,7 @@ from ecg_evaluation.metrics import MACRO, METRICS, MICRO, ROWS, Scored
 from ecg_evaluation.thresholds import choose_thresholds, has_both
 from ecg_finetune.diagnoses import LABELS
 
+SHOWN = {MACRO: "Macro average", MICRO: "Micro average"}
 FIRST_COLUMNS = ("label", "n_pos", "n_neg", *METRICS[:8])
 
 
@@ -134,16 +135,25 @@ def notes(table: pd.DataFrame, drawn: np.ndarray, decisions: Decisions) -> list[
             for reason, metrics in reasons.items():
                 undefined = [metric for metric in metrics if np.isnan(row[metric])]
                 if undefined:
-                    parts.append(f"{', '.join(undefined)} undefined: {reason}")
+                    parts.append(f"{', '.join(undefined)} undefined, {reason}")
             if decisions.calibration is not None and not decisions.chosen[number]:
-                parts.append("not both present and absent in the valid split: threshold not chosen, not calibrated")
+                parts.append("threshold not chosen, not calibrated (not both present and absent in the valid split)")
             if decisions.calibration is not None and decisions.calibration[number, 0] <= 0:
-                parts.append("calibration slope not positive: on the valid split the scores rank the wrong way")
+                parts.append("calibration slope not positive (on the valid split the scores rank the wrong way)")
             lost = int(np.isnan(drawn[:, number, 0]).sum())
             if lost and not np.isnan(row["auroc"]):
                 parts.append(f"auroc interval of {len(drawn) - lost} of {len(drawn)} replicates, undefined in the rest")
         result.append("; ".join(parts))
     return result
+
+
+def grouped_notes(table: pd.DataFrame) -> list[str]:
+    """Return the notes of metrics.csv, each once with the labels it holds for."""
+    labels_of: dict[str, list[str]] = {}
+    for label, note in zip(table["label"], table["note"]):
+        for part in filter(None, note.split("; ")):
+            labels_of.setdefault(part, []).append(SHOWN.get(label, label))
+    return [f"{part}: {', '.join(labels)}" for part, labels in labels_of.items()]
 
 
 def compare(ours: Evaluation, other: np.ndarray) -> pd.DataFrame:
@@ -174,40 +184,31 @@ def compare(ours: Evaluation, other: np.ndarray) -> pd.DataFrame:
     return table
 
 
-def with_interval(row: dict, metric: str, digits: int = 3) -> str:
-    """Write a value of the table with its interval, "0.968 (0.960 to 0.975)"; "" where it is undefined."""
-    if np.isnan(row[metric]):
-        return ""
-    text = f"{row[metric]:.{digits}f}"
-    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
-    return text if np.isnan(low) else f"{text} ({low:.{digits}f} to {high:.{digits}f})"
+def with_interval(row: dict, metric: str) -> tuple[str, str]:
+    """Return a value of the table and its interval as text, ("0.968", "0.960 to 0.975"); "" for what is undefined."""
+    value, low, high = (row[f"{metric}{end}"] for end in ("", "_low", "_high"))
+    if np.isnan(value):
+        return "", ""
+    return f"{value:.3f}", "" if np.isnan(low) else f"{low:.3f} to {high:.3f}"
 
 
 def text_table(table: pd.DataFrame) -> str:
     """Return the results for the terminal, one row per label."""
-    heads = (
-        "label",
-        "n_pos",
-        "AUROC (95 % interval)",
-        "AUPRC (95 % interval)",
-        "threshold",
-        "recall",
-        "precision",
-        "F1",
-    )
-    if table["auroc_low"].isna().all():
-        heads = tuple(head.replace(" (95 % interval)", "") for head in heads)
+    heads = ["label", "n_pos", "AUROC", "AUPRC", "threshold", "recall", "precision", "F1"]
+    if table["auroc_low"].notna().any():
+        heads[2:4] = ["AUROC (95 % interval)", "AUPRC (95 % interval)"]
     rows = [heads]
     for row in table.to_dict("records"):
-        cells = [with_interval(row, metric) or "undefined" for metric in ("auroc", "auprc")]
-        numbers = [
-            "" if np.isnan(row[name]) else f"{row[name]:.3f}" for name in ("threshold", "recall", "precision", "f1")
-        ]
-        name = {MACRO: "macro average", MICRO: "micro average"}.get(row["label"], row["label"])
-        rows.append((name, f"{row['n_pos']:,}", *cells, *numbers))
+        cells = [SHOWN.get(row["label"], row["label"]), f"{row['n_pos']:,}"]
+        for metric in ("auroc", "auprc"):
+            value, interval_text = with_interval(row, metric)
+            cells.append(f"{value} ({interval_text})" if interval_text else value or "undefined")
+        for metric in ("threshold", "recall", "precision", "f1"):
+            cells.append("" if np.isnan(row[metric]) else f"{row[metric]:.3f}")
+        rows.append(cells)
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
         for row in rows
     ]
     rule = "-" * len(lines[0])

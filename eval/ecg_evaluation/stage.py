@@ -18,7 +18,7 @@ from ecg_evaluation.inputs import (
 )
 from ecg_evaluation.provenance import read_origin, sha256, versions, write_origin
 from ecg_evaluation.report import Report, write_report
-from ecg_evaluation.results import compare, decide, evaluate, text_table
+from ecg_evaluation.results import compare, decide, evaluate, grouped_notes, text_table
 from ecg_evaluation.thresholds import threshold_rule
 from ecg_finetune.command_line import UserError, add_lead, add_path, non_negative_int, positive_int, usable_cores
 from ecg_finetune.paths import inside
@@ -27,6 +27,13 @@ from ecg_finetune.tables import write_table
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add every option but --base-dir and --model-path."""
+    add_files(parser)
+    add_inference(parser)
+    add_statistics(parser)
+
+
+def add_files(parser: argparse.ArgumentParser) -> None:
+    """Add what says where to read and write."""
     add_lead(parser)
     add_path(parser, "--test-dir", "test", "folder of the test set")
     add_path(
@@ -36,6 +43,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_path(parser, "--meta", "meta_split", "meta_split.csv, to check that no test patient was trained on")
     add_path(parser, "--signal-report", "report", "report of the preprocess stage, for strips in millivolts")
     add_path(parser, "--out", "eval", "folder to write to")
+
+
+def add_inference(parser: argparse.ArgumentParser) -> None:
+    """Add what only matters while the model runs."""
     option = parser.add_argument
     option("--batch-size", type=positive_int, default=64, metavar="N", help="records at once (default: %(default)s)")
     option(
@@ -64,6 +75,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="load a checkpoint that holds unusual Python objects; it can run code, so only from a source you trust",
     )
+
+
+def add_statistics(parser: argparse.ArgumentParser) -> None:
+    """Add what is done with predictions."""
+    option = parser.add_argument
     option(
         "--bootstrap",
         type=non_negative_int,
@@ -129,8 +145,7 @@ def run(args: argparse.Namespace) -> str:
     write_report(report_file, Report(results, comparison, findings, read, read_origin(test_file)), args)
 
     print(f"\n{text_table(results.table)}\n")
-    noted = results.table[results.table["note"] != ""]
-    for sentence in findings + [f"{row.label}: {row.note}" for row in noted.itertuples()]:
+    for sentence in findings + grouped_notes(results.table):
         print(f"note: {sentence}")
     print(f"metrics: {metrics_file}\nreport: {report_file}")
     return f"{len(test.study_id):,} records evaluated, report {report_file}"
