@@ -65,7 +65,8 @@ class Labeler:
         self.matcher = Matcher(knowledge, negations=policy == "asserted")
         self.inference = Inference(knowledge)
         self._cuts: dict[str, tuple[str, bool, Edges]] = {}
-        self._blocks: dict[tuple[str, bool, bool], Block] = {}
+        # By text, or by text and place where the place in the report matters.
+        self._blocks: dict[str | tuple[str, bool, bool], Block] = {}
 
     @classmethod
     def from_config(cls, folder: Path | str = PROJECT_CONFIG, policy: str = "ecg-fm") -> "Labeler":
@@ -171,17 +172,20 @@ class Labeler:
         return kept
 
     def _block(self, text: str, first: bool, last: bool) -> Block:
-        block = self._blocks.get((text, first, last))
+        block = self._blocks.get(text) or self._blocks.get((text, first, last))
         if block is None:
             edges = Edges()
             normal = self.normalizer.normalize(text, Place(first, last, edges))
-            normal = normal.lstrip() if first else normal
-            match = self.matcher.match(normal.rstrip() if last else normal, edges)
+            if normal != normal.strip():
+                edges.placed = True
+                normal = normal.lstrip() if first else normal
+                normal = normal.rstrip() if last else normal
+            match = self.matcher.match(normal, edges)
             hits = tuple(self.matcher.patterns[number] for number in match.hits)
             found = tuple(TextEntity(*entity) for hit in hits for entity in hit.entities)
             connective = any(hit.kind == "connective" for hit in hits)
             block = Block(hits, match.unmatched, edges, connective, found)
-            _remember(self._blocks, (text, first, last), block)
+            _remember(self._blocks, (text, first, last) if edges.placed else text, block)
         return block
 
     @staticmethod

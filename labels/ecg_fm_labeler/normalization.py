@@ -92,11 +92,15 @@ class Phrases:
 
 @dataclass
 class Edges:
-    """How rules could reach over the two ends of a text, and which lead-list carriers it holds."""
+    """How rules could reach over the two ends of a text, and which lead-list carriers it holds.
+
+    `placed` says that the outcome depends on whether the text stands first or last in its report.
+    """
 
     start: set = field(default_factory=lambda: {_OPEN_END})
     end: set = field(default_factory=lambda: {_OPEN_START})
     carriers: set = field(default_factory=set)
+    placed: bool = False
 
 
 @dataclass(frozen=True)
@@ -211,6 +215,10 @@ class Normalizer:
         return lambda text, place: possessive.sub(r"\1s", replace(text, place))
 
     def _append_to_ending(self, text: str, place: Place) -> str:
+        if not self.ending.search(" " + text):
+            return text
+        if place.edges:
+            place.edges.placed = True
         if place.last and self.ending.search(text if place.first else " " + text):
             return f"{text} {self.ending_word}"
         return text
@@ -300,8 +308,11 @@ def _question_marks(text: str, place: Place) -> str:
     if place.edges:
         _mark(place.edges, text, r"[-?] ?$", r" ?-? ?(\?|age)", "question")
     text = re.sub(r" ?-? ?\? ?(?=age(?!\w))", " ? ", text)
-    if place.first:
-        text = re.sub(r"^\?", "<before?> ", text)
+    if text.startswith("?"):
+        if place.edges:
+            place.edges.placed = True
+        if place.first:
+            text = "<before?> " + text[1:]
     text = re.sub(r"--?\?", " <after?> ", text)
     return _collapse(text.replace(",", ", "), place)
 
