@@ -1,10 +1,12 @@
 """The evaluation scripts as a user runs them."""
 
+import argparse
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from ecg_evaluation.stage import run
 from evaluation_world import NEVER, RARE, make_world, write_checkpoint
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -247,3 +249,15 @@ def test_wrong_usage(option, told, capsys):
     with pytest.raises(SystemExit) as stopped:
         load_parser(ANY).parse_args([option])
     assert stopped.value.code == 2 and told in capsys.readouterr().err
+
+
+def test_trust_checkpoint_is_the_one_door(evaluated, capsys, tmp_path):
+    base, _ = evaluated
+    write_checkpoint(tmp_path / "unusual.pt")
+    content = torch.load(tmp_path / "unusual.pt", weights_only=True)
+    torch.save({**content, "args": argparse.Namespace(lr=1e-6)}, tmp_path / "unusual.pt")
+    arguments = ["--base-dir", base, "--model-path", tmp_path / "unusual.pt", "--out", tmp_path, "--bootstrap", 0]
+    told = evaluate(capsys, ANY, *arguments, exit_code=1)
+    assert "argparse.Namespace" in told and "--trust-checkpoint" in told
+    with pytest.warns(UserWarning, match="trusted"):
+        evaluate(capsys, ANY, *arguments, "--max-samples", 4, "--trust-checkpoint")
