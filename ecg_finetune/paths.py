@@ -74,6 +74,11 @@ ARTEFACTS: dict[str, Artefact] = {
     # fine-tuning
     "finetune": Artefact("finetune/data", "finetune", "checkpoints, training log and curves, the exact command or settings used"),
     "checkpoint_best": Artefact("finetune/data/checkpoint_best.pt", "finetune", "the checkpoint with the lowest valid loss"),
+    "checkpoint_last": Artefact("finetune/data/checkpoint_last.pt", "finetune", "`--engine torch`: weights, optimiser, random state and position, from which `--resume` goes on"),
+    "training_log": Artefact("finetune/data/training_log.csv", "finetune", "`--engine torch`: a row per epoch: `epoch,updates,train_loss,valid_loss,auroc,auprc,auroc_macro,best,segments_per_second,seconds`"),
+    "training_curves": Artefact("finetune/data/training_curves.png", "finetune", "`--engine torch`: loss and AUROC against the epoch"),
+    "finetune_settings": Artefact("finetune/data/settings.json", "finetune", "the settings, the SHA-256 of every input, versions, and the best epoch"),
+    "finetune_command": Artefact("finetune/data/command.sh", "finetune", "`--engine fairseq`: the exact command"),
     # eval
     "eval": Artefact("eval/data", "eval", "the folder of every evaluation"),
     "predictions": Artefact("eval/data/predictions_{set}_{time}.csv", "eval", "`study_id`, then 17 probability columns named by label"),

@@ -46,7 +46,7 @@ from ecg_finetune.segments import read_manifest, read_pos_weight
 
 # Defaults: as ECG-FM was fine-tuned; and for a random start, which needs a far larger learning rate.
 FINETUNING = {"epochs": 100, "lr": 1e-6, "batch_size": 256}
-RANDOM_START = {"epochs": 12, "lr": 1e-3, "batch_size": 32}
+RANDOM_START = {"epochs": 10, "lr": 1e-3, "batch_size": 32}
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -75,7 +75,7 @@ def get_parser() -> argparse.ArgumentParser:
     add_lead(parser)
     add_path(parser, "--manifests", "manifests", "the folder with train.tsv, valid.tsv, y.npy and pos_weight.txt")
     add_path(parser, "--output-dir", "finetune", "where checkpoints and logs go; one folder per run")
-    parser.add_argument("--epochs", type=positive_int, help="passes over the data (default: 100; random start: 12)")
+    parser.add_argument("--epochs", type=positive_int, help="passes over the data (default: 100; random start: 10)")
     parser.add_argument("--lr", type=_rate, help="constant learning rate of Adam (default: 1e-06; random start: 1e-03)")
     parser.add_argument(
         "--batch-size",
