@@ -20,8 +20,9 @@ from ecg_finetune.command_line import UserError, replacing
 # No date in the text: the same variables give the same bytes.
 FILE_HEADER = b"MATLAB 5.0 MAT-file, written by ecg-finetune".ljust(116) + bytes(8) + b"\x00\x01IM"
 COMPRESS_FROM = 1024  # bytes
-# Of igzip's levels, 1 is as small as 2 and hardly slower than 0; zlib's level 1 takes eight times as long.
-LEVEL = 1
+# igzip's level 0 is the fastest and, unlike 1 and 2, always gives the same bytes: those read memory that nobody has
+# written, and one file in a few thousand comes out a little differently. Zlib's level 1 takes five times as long.
+LEVEL = 0
 
 # dtype -> (class of the array, type of its data) in the MAT-file's numbering.
 NUMBERS = {

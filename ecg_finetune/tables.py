@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import csv
+import io
 import re
 import tokenize
 from array import array
@@ -298,8 +299,10 @@ def read_array(path: Path) -> np.ndarray:
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write an .npy file, under a temporary name first."""
+    content = io.BytesIO()  # np.save into a real file hides the reason when the disk is full
+    np.save(content, array)
     with replacing(path) as temporary:
-        np.save(temporary, array)
+        temporary.write_bytes(content.getbuffer())
 
 
 def label_counts(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
