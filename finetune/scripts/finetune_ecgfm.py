@@ -21,6 +21,7 @@ Settings for fairseq-signals itself come last, after "--": ... -- common.fp16=tr
 """
 
 import argparse
+import contextlib
 import math
 import os
 import shlex
@@ -220,8 +221,6 @@ def run_fairseq(args: argparse.Namespace) -> str:
 def run_torch(args: argparse.Namespace, random_start: bool) -> str:
     """Train with the engine of this project."""
     processes, device = join_processes(choose_device(args.device))
-    if not processes.first:
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - for the rest of this process
     if not random_start and not args.pretrained.is_file():
         raise UserError(f"{args.pretrained}: no such file; download ECG-FM's checkpoint, or use --pretrained none")
     segments = len(read_manifest(args.manifests / "train.tsv").files)
@@ -263,8 +262,11 @@ def _rate(text: str) -> float:
 
 
 def main() -> int:
-    """Run the command line."""
-    return execute(get_parser(), run)
+    """Run the command line; of the processes that torchrun starts, only the first prints."""
+    if os.environ.get("RANK", "0") == "0":
+        return execute(get_parser(), run)
+    with Path(os.devnull).open("w") as nothing, contextlib.redirect_stdout(nothing):
+        return execute(get_parser(), run)
 
 
 if __name__ == "__main__":
