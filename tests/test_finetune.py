@@ -428,6 +428,25 @@ def test_a_bad_segment_never_reaches_the_network(tmp_path, content, told):
     assert "s.mat" in str(caught.value)
 
 
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+def test_a_bad_segment_stops_a_run_in_one_line_wherever_it_is_read(tmp_path, cache_bytes):
+    manifests = make_manifests(tmp_path / "build", 4, 2)
+    write_mat(tmp_path / "build" / "segmented_5s" / "2_0.mat", flat(feats=np.full((12, SAMPLES), np.nan, np.float32)))
+    dataset = SegmentDataset(read_manifest(manifests / "train.tsv"), read_labels(manifests / "y.npy"), cache_bytes)
+    with pytest.raises(UserError, match="^[^ ]*2_0.mat: feats holds NaN") as caught:
+        list(small_trainer(workers=1).loader(dataset.load(), [[0, 1], [2, 3]]))
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_bad_segment_leaves_an_older_run_alone(tmp_path, main):
+    manifests = make_manifests(tmp_path / "build", 4, 2)
+    (manifests.parent / "segmented_5s" / "5_0.mat").unlink()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "checkpoint_best.pt").write_text("of an older run")
+    assert "5_0.mat" in main(*tiny_run(manifests, tmp_path / "out", "--overwrite"), exit_code=1).err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint_best.pt"]
+
+
 @pytest.mark.parametrize(
     ("array", "told"),
     [

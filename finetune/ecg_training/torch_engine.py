@@ -81,19 +81,18 @@ def finetune(
     if train_set.manifest.samples != valid_set.manifest.samples:
         raise UserError(f"{manifests}: train and valid segments differ in length; run the build stage again")
     recorded = _recorded_settings(settings, pretrained, tiny, manifests, lead)
-    resumed = False
-    if processes.first:
-        resumed = claim_folder(folder, recorded, resume=resume, overwrite=overwrite)
-    resumed = processes.gather(resumed)[0]
+    for dataset in (train_set, valid_set):
+        dataset.load(settings.workers)
     model = build_model(pretrained, tiny=tiny, seed=settings.seed, trust=trust)
+    # All input is read: a bad file leaves the folder as it was.
+    resumed = processes.first and claim_folder(folder, recorded, resume=resume, overwrite=overwrite)
+    resumed = processes.gather(resumed)[0]
+    if processes.first:
+        write_settings(folder, recorded, finished=False)
     if compiled:
         model.compile()
     trainer = Trainer(model, pos_weight, settings, device, processes)
     torch.manual_seed(settings.seed + processes.rank)  # dropout differs between processes
-    if processes.first:
-        write_settings(folder, recorded, finished=False)
-    for dataset in (train_set, valid_set):
-        dataset.load(settings.workers)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if processes.first:
         print(

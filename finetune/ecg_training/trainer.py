@@ -167,16 +167,20 @@ class Trainer:
         targets = np.concatenate([x for part in targets for x in part])
         return {"valid_loss": sum(sums) / targets.size / math.log(2), **scores(logits, targets > 0.5)}
 
-    def loader(self, dataset: Dataset, batches: list[list[int]]) -> DataLoader:
-        """Return a loader of the given batches; it draws nothing from PyTorch's global random state."""
+    def loader(self, dataset: Dataset, batches: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the given batches; nothing is drawn from PyTorch's global random state."""
         cached = getattr(dataset, "leads", None) is not None
-        return DataLoader(
+        loader = DataLoader(
             dataset,
             batch_sampler=batches,
             num_workers=0 if cached else self.settings.workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),
         )
+        try:
+            yield from loader
+        except UserError as error:  # out of a worker process it comes with a traceback before its message
+            raise UserError(str(error).rpartition("UserError: ")[2]) from None
 
     def _autocast(self):
         bf16 = self.settings.precision == torch.bfloat16
@@ -283,6 +287,8 @@ def train(
         seconds = time.monotonic() - started
         valid = trainer.validate(valid_set)
         position.epoch, position.batch, position.loss_sum, position.loss_count = position.epoch + 1, 0, 0.0, 0
+        if not math.isfinite(valid["valid_loss"]):
+            raise UserError(f"the valid loss of epoch {position.epoch} is {valid['valid_loss']}; lower --lr")
         best = round(valid["valid_loss"], LOSS_DECIMALS) <= position.best_loss
         if best:
             position.best_loss, position.best_epoch = round(valid["valid_loss"], LOSS_DECIMALS), position.epoch
@@ -317,7 +323,7 @@ def train_epoch(
     settings, processes = trainer.settings, trainer.processes
     batches = epoch_batches(len(train_set), settings.batch_size, settings.seed, position.epoch)[position.batch :]
     shares = [share_of(batch, processes, settings.accumulate) for batch in batches]
-    parts = iter(trainer.loader(train_set, [part for share, _ in shares for part in share]))
+    parts = trainer.loader(train_set, [part for share, _ in shares for part in share])
     for batch, (_, sizes) in zip(batches, shares):
         loss = trainer.update(parts, sizes, len(batch))
         position.batch += 1
