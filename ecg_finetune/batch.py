@@ -4,7 +4,6 @@ import collections
 import contextlib
 import ctypes
 import itertools
-import multiprocessing
 import os
 import signal
 import sys
@@ -93,6 +92,7 @@ def _progress_bar(total, unit):
 
 
 def _on_processes(function, chunks, workers):
+    import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
 

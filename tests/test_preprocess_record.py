@@ -102,7 +102,7 @@ def same(ours, theirs) -> bool:
 SEEN = {"plain": 0, "left to wfdb": 0}
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), lead=st.sampled_from(["I", "aVF", "V1", "II"]))
 def test_every_header_gives_the_numbers_of_wfdb(folder, seed, lead):
     header = HeaderMaker(seed).header()
@@ -122,7 +122,7 @@ def test_every_header_gives_the_numbers_of_wfdb(folder, seed, lead):
 
 
 def test_the_property_above_saw_both_kinds_of_header():
-    assert min(SEEN.values()) > 50
+    assert min(SEEN.values()) > 25
 
 
 def test_genuine_records_give_the_numbers_of_wfdb(test_data):

@@ -250,6 +250,15 @@ def test_other_settings_are_refused_unless_overwritten(undisturbed, tmp_path, ru
     assert report_of(tmp_path / "base")[0]["std_mv"] != report_of(base)[0]["std_mv"]
 
 
+def test_a_moved_base_folder_with_its_records_goes_on(tmp_path, run_script):
+    base, raw = make_base(tmp_path, 2)
+    raw.rename(base / "raw")
+    run_script(SCRIPT, "--base-dir", base, "--raw-root", base / "raw")
+    base.rename(tmp_path / "new")
+    process = run_script(SCRIPT, "--base-dir", tmp_path / "new", "--raw-root", tmp_path / "new/raw")
+    assert "2 of them done before" in process.stdout
+
+
 def test_a_dask_cluster_writes_the_same_files(undisturbed, tmp_path, run_script):
     distributed = pytest.importorskip("distributed")
     _, raw, expected = undisturbed

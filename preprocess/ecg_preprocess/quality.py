@@ -52,7 +52,8 @@ def _strip(row: str, raw_root: Path, path: str, lead: str) -> str:
         signal = read_lead(str(Path(raw_root, path)), lead, SECONDS)
     except RecordError:
         return f"<p>{escape(caption)}</p>"
-    return f"<figure>{strip_svg(signal.values * signal.millivolts_per_unit, signal.rate, caption)}</figure>"
+    strip = strip_svg(signal.values * signal.millivolts_per_unit, signal.rate, caption)
+    return f"<figure class=scroll><div style='min-width:40rem'>{strip}</div></figure>"
 
 
 def _figures_table(report: Report, good: np.ndarray) -> str:

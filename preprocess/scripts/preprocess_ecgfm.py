@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import functools
 import sys
+from pathlib import Path
 
 import numpy as np
 from ecg_preprocess.convert import STATUSES, Job, convert_records
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> str:
     paths = read_paths(args.record_list, study_id)
     settings = {
         "--lead": args.lead,
-        "--raw-root": str(args.raw_root.resolve()),
+        "--raw-root": stated_root(args.raw_root, args.base_dir),
         "--verify-checksums": args.verify_checksums,
     }
     with run_folder(args.out, settings, args.overwrite) as partial:
@@ -98,6 +99,12 @@ def run(args: argparse.Namespace) -> str:
             "report names and run again, or allow more"
         )
     return f"{len(pending):,} records processed, {len(study_id) - left_out:,} 10 s files in {args.out}"
+
+
+def stated_root(raw_root: Path, base_dir: Path) -> str:
+    """Return the raw root as the settings state it: relative within the base folder, so that this can be moved."""
+    root, base = raw_root.resolve(), base_dir.resolve()
+    return str(root.relative_to(base) if root.is_relative_to(base) else root)
 
 
 def convert(job: Job, report: Report, pending: np.ndarray, paths: list[str], args: argparse.Namespace) -> None:
