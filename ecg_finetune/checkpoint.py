@@ -115,6 +115,7 @@ def _refused_global(message: str) -> str | None:
 def _unreadable(path: Path, error: Exception) -> UserError:
     # PyTorch puts advice before the reason that does not apply here.
     reason = (str(error).split("WeightsUnpickler error:")[-1].strip() or type(error).__name__).splitlines()[0]
+    reason = reason.split(". ")[0]
     return UserError(f"{path}: not a readable checkpoint, or cut off ({reason}); download or copy it again")
 
 

@@ -30,7 +30,7 @@ class Progress:
 
     def __init__(self, folder: Path, epochs: int, segments: int, first: bool = True):
         self.folder, self.epochs, self.segments, self.first = folder, epochs, segments, first
-        self.auroc = float("nan")
+        self.auroc = "-"  # none before the first validation
         self.seconds: list[float] = []
 
     def start(self, history: list[dict[str, Any]], done: int) -> None:
@@ -45,28 +45,28 @@ class Progress:
             disable=None if self.first else True,
         )
         if history:
-            self.auroc = history[-1]["auroc"]
+            self.auroc = f"{history[-1]['auroc']:.3f}"
             self._say(f"resumed after epoch {len(history)}, {done:,} segments")
 
     def update(self, segments: int, loss: float) -> None:
         """Tell of one update."""
         self.done += segments
         self.bar.update(segments)
-        self.bar.set_postfix(loss=f"{loss:.3f}", AUROC=f"{self.auroc:.3f}", refresh=False)
+        self.bar.set_postfix(loss=f"{loss:.3f}", AUROC=self.auroc, refresh=False)
         now = time.monotonic()
         if self.bar.disable and now - self.told >= MINUTE:
             self.told = now
             rate = (self.done - self.began_at) / (now - self.began)
             left = (self.epochs * self.segments - self.done) / rate
             self._say(
-                f"epoch {self.done // self.segments + 1}/{self.epochs}: loss {loss:.3f}, AUROC {self.auroc:.3f}, "
+                f"epoch {self.done // self.segments + 1}/{self.epochs}: loss {loss:.3f}, AUROC {self.auroc}, "
                 f"{rate:.1f} segments/s, {clock(left)} left"
             )
 
     def epoch(self, history: list[dict[str, Any]]) -> None:
         """Tell of a finished epoch, and write the log and the curves."""
         row = history[-1]
-        self.auroc = row["auroc"]
+        self.auroc = f"{row['auroc']:.3f}"
         self.seconds.append(row["seconds"])
         self.done = row["epoch"] * self.segments
         left = (self.epochs - row["epoch"]) * sum(self.seconds) / len(self.seconds)
