@@ -75,10 +75,10 @@ def folder(tmp_path_factory):
     return folder
 
 
-def by_wfdb(stem, lead):
+def by_wfdb(stem, lead, channels=None):
     """Return what wfdb alone says: (values, unit, rate, samples), or None where it fails or has no such lead."""
     try:
-        record = wfdb.rdrecord(str(stem))
+        record = wfdb.rdrecord(str(stem), channels=channels)
         channel = find_lead([name or "" for name in record.sig_name], lead)
         if record.fs == 0:  # wfdb does not mind
             return None
@@ -131,7 +131,8 @@ def test_genuine_records_give_the_numbers_of_wfdb(test_data):
     for stem in stems:
         plain += parse_plain(stem.with_suffix(".hea").read_bytes(), "I") is not None
         for lead in ("I", "aVL"):
-            assert same(by_us(stem, lead), by_wfdb(stem, lead)), stem
+            # Of s0010_re the second file, with the leads after the twelfth, is not there.
+            assert same(by_us(stem, lead), by_wfdb(stem, lead, list(range(12)))), stem
     assert len(stems) == 52 and plain == 26
 
 
