@@ -11,7 +11,7 @@ An interrupted run goes on where it stopped.
 Reads   split/data/meta_split.csv (800,035 rows), labels/computed_labels/{labels,study_id_mapping}.csv (800,035 rows),
         preprocess/data/lead_1_duplicated (787,000 files) and its report
 Writes  build/data/test_lead1_duplicated/                   links and labels of the test records (80,000)
-        build/data/finetune_lead1_duplicated/segmented_5s/  1,574,000 files of about 8 kB (13 GB)
+        build/data/finetune_lead1_duplicated/segmented_5s/  1,574,000 files of about 9 kB (15 GB)
         build/data/finetune_lead1_duplicated/manifests/     lists, y.npy (107 MB), label weights
         build/data/lead_1_left_out.csv                      the records of meta_split.csv that were not built
 """

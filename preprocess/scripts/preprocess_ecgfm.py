@@ -8,7 +8,7 @@ cannot be used are left out and listed with their reason. An interrupted run goe
     python preprocess/scripts/preprocess_ecgfm.py --base-dir demo/data/run --raw-root demo/data/raw --workers 2
 
 Reads   split/data/meta_split.csv (800,035 rows, 33 MB), split/data/record_list.csv (83 MB) and the records (96 GB)
-Writes  preprocess/data/lead_1_duplicated/<save_file>       787,000 files of about 14 kB (12 GB)
+Writes  preprocess/data/lead_1_duplicated/<save_file>       787,000 files of about 18 kB (15 GB)
         preprocess/data/lead_1_duplicated.report.csv        a row per record of meta_split.csv (90 MB)
         preprocess/data/lead_1_duplicated.quality.html      counts, and strips of each kind on ECG paper (1 MB)
 """
