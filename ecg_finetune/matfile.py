@@ -1,7 +1,7 @@
 """MATLAB-5 files, as `scipy.io.loadmat` (and so fairseq-signals) reads them.
 
 Written by hand because the pipeline lives on it: 2.4 million small files, whose 12 identical channels a fast deflate
-shrinks to a twentieth. Layout: a 128-byte header, then one element per variable; arrays of 1 kB and more are
+shrinks to less than a tenth. Layout: a 128-byte header, then one element per variable; arrays of 1 kB and more are
 compressed elements, single numbers are not (they would only grow).
 """
 
