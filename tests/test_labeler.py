@@ -103,12 +103,32 @@ def test_every_genuine_report(test_data):
         (["CHB"], "Brady AVB"),
         (["IRBB"], "RBBB"),
         (["Multiple premature complexes, vent & supraven"], "PVC"),
+        # A pattern must not steal the last word of the statement before.
+        (["Sinus rhythm", "Indeterminate axis"], "SR"),
+        (["Multiple premature complexes, vent & supraven", "Ectopic atrial rhythm"], "PVC"),
+        (["Failure to sense and/or capture"], "Pacer"),
         ([], ""),
         (["", "  "], ""),
     ],
 )
 def test_rule(statements, labels):
     assert sorted(label(*statements)) == sorted(SHORT[name] for name in labels.split())
+
+
+@pytest.mark.parametrize(
+    ("statements", "labels"),
+    [
+        # Fewer steps to the label than a finding of its own would have.
+        (["Possible WPW pattern type A", "Sinus rhythm with PVC(s)"], {"AccPath": 0.755}),
+        (["Possible Wolff-Parkinson-White pattern type A", "Sinus rhythm with PVC(s)"], {"AccPath": 0.8285}),
+        (["Possible pacemaker spikes", "Sinus rhythm with PVC(s)"], {"Pacer": 0.5}),
+        (["Possible biventricular pacing", "Sinus rhythm with PVC(s)"], {"Pacer": 0.65}),
+        (["Possible high lateral infarct", "Sinus rhythm with PVC(s)"], {"MI": 0.65}),
+    ],
+)
+def test_certainty(statements, labels):
+    wanted = {SHORT[name]: value for name, value in {"SR": 1, "PVC": 1, **labels}.items()}
+    assert label(*statements) == pytest.approx(wanted)
 
 
 def test_text_at_the_very_end_becomes_an_ecg():
