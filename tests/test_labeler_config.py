@@ -91,6 +91,24 @@ def test_tables_leave_good_words_alone():
         assert normalizer(text) == text
 
 
+def test_no_pattern_takes_the_last_word_of_a_finding():
+    labeler = Labeler.from_config()
+    findings = [pattern.text for pattern in labeler.knowledge.patterns if pattern.kind == "entity"]
+    hard = labeler.label([[finding] for finding in findings]).hard
+    joined = [
+        (finding, " ".join(words[:-size] + other.split()), labels)
+        for finding, labels in zip(findings, hard)
+        if labels.any()
+        for words in [finding.split()]
+        for other in findings
+        for size in range(1, min(len(words), len(other.split())))
+        if words[-size:] == other.split()[:size]
+    ]
+    kept = labeler.label([[text] for _, text, _ in joined]).hard
+    assert len(joined) > 100
+    assert [text for (_, text, labels), row in zip(joined, kept) if (row < labels).any()] == []
+
+
 def test_ecg_fm_format_is_read(small):
     folder = small()
     labeler = Labeler.from_config(folder)  # text normalisation comes from the project
