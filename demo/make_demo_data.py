@@ -51,7 +51,9 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="worker processes (default: the cores this process may use)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a demo data set that is already there")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a demo data set that is already there (default: refuse)"
+    )
     return parser
 
 

@@ -63,7 +63,11 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="only the first N records of the test set and of the valid split, for a quick look (default: all)",
     )
-    option("--device", default="auto", help="auto = the CUDA GPU if there is one, else cpu; or cpu, cuda, cuda:1")
+    option(
+        "--device",
+        default="auto",
+        help="auto = the CUDA GPU if there is one, else cpu; or cpu, cuda, ... (default: auto)",
+    )
     option(
         "--precision",
         choices=("auto", "float32", "bf16"),
@@ -73,7 +77,8 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
     option(
         "--trust-checkpoint",
         action="store_true",
-        help="load a checkpoint that holds unusual Python objects; it can run code, so only from a source you trust",
+        help="load a checkpoint that holds unusual Python objects; it can run code, so only from a source you trust "
+        "(default: refuse it)",
     )
 
 
@@ -115,7 +120,8 @@ def add_statistics(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=None,
         metavar="FILE",
-        help="predictions file of another model for the same records: AUROC and AUPRC differences with intervals",
+        help="predictions file of another model for the same records: AUROC and AUPRC differences with intervals "
+        "(default: no comparison)",
     )
 
 

@@ -38,7 +38,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=Path,
         default=None,
         metavar="PATH",
-        help="a classifier checkpoint with the 17 outputs (needed unless --predictions is given)",
+        help="a classifier checkpoint with the 17 outputs (no default; needed unless --predictions is given)",
     )
     add_options(parser)
     return parser

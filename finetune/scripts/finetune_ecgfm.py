@@ -131,15 +131,22 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="write checkpoint_last.pt every N updates besides every epoch; 0 = only every epoch (default: 500)",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --output-dir, if there is one")
-    parser.add_argument("--overwrite", action="store_true", help="delete the run in --output-dir and start over")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --output-dir, if there is one (default: refuse)"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="delete the run in --output-dir and start over (default: refuse)"
+    )
     parser.add_argument(
         "--trust-checkpoint",
         action="store_true",
         help="unpickle whatever --pretrained holds, which can run code in it (default: refuse unusual files)",
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="-- KEY=VALUE", help="settings for fairseq-hydra-train, after everything else"
+        "overrides",
+        nargs="*",
+        metavar="-- KEY=VALUE",
+        help="settings for fairseq-hydra-train, after everything else (default: none)",
     )
     return parser
 
