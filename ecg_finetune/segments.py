@@ -60,24 +60,22 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest(path, [Path(root, name) for name in names], lengths.pop())
 
 
-def read_segment(path: Path, samples: int, rows: int) -> tuple[np.ndarray, int]:
-    """Read one segment.
+def read_lead(path: Path, samples: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Read a 10 s file or a segment.
 
     Parameters
     ----------
     path : Path
         The `.mat` file.
     samples : int
-        Its length, as the manifest says.
-    rows : int
-        Rows of the label array; the segment's `idx` must be one of them.
+        How many samples it must have.
 
     Returns
     -------
     lead : ndarray float32 (samples,)
         The lead, which stands in all rows of `feats`.
-    idx : int
-        Its row in the label array.
+    content : dict
+        All variables of the file.
 
     Raises
     ------
@@ -86,21 +84,48 @@ def read_segment(path: Path, samples: int, rows: int) -> tuple[np.ndarray, int]:
     """
     content = read_mat(path)
     try:
-        feats, rate, idx = content["feats"], content["curr_sample_rate"].item(), content["idx"].item()
+        feats, rate = content["feats"], content["curr_sample_rate"].item()
     except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: no usable {error}; delete it and run the build stage again") from None
+        raise UserError(f"{path}: no usable {error}; delete it and run its stage again") from None
     if feats.ndim != 2 or feats.shape[1] != samples:
-        raise UserError(f"{path}: feats has shape {feats.shape}, not (leads, {samples}) as its manifest says")
+        raise UserError(f"{path}: feats of shape {feats.shape}, not (leads, {samples}); run preprocess and build again")
     if rate != SAMPLE_RATE:
         raise UserError(f"{path}: sampled at {rate} Hz, not {SAMPLE_RATE} Hz; run preprocess and build again")
-    if not 0 <= idx < rows:
-        raise UserError(f"{path}: its idx {idx} is no row of y.npy, which has {rows}; run the build stage again")
     lead = np.ascontiguousarray(feats[0], dtype=np.float32)
     if not np.isfinite(lead).all():
         raise UserError(f"{path}: feats holds NaN or infinite samples; run preprocess and build again")
     if not (feats == feats[0]).all():
         raise UserError(f"{path}: the rows of feats differ, but one lead in all of them is expected")
-    return lead, int(idx)
+    return lead, content
+
+
+def read_segment(path: Path, samples: int, rows: int) -> tuple[np.ndarray, int]:
+    """Read one segment of a manifest.
+
+    Parameters
+    ----------
+    path, samples
+        As `read_lead`.
+    rows : int
+        Rows of the label array; the segment's `idx` must be one of them.
+
+    Returns
+    -------
+    lead : ndarray float32 (samples,)
+        The lead.
+    idx : int
+        Its row in the label array.
+
+    Raises
+    ------
+    UserError
+        As `read_lead`; also an `idx` that is no row.
+    """
+    lead, content = read_lead(path, samples)
+    idx = content.get("idx", np.array([]))
+    if idx.size != 1 or not 0 <= idx.item() < rows:
+        raise UserError(f"{path}: its idx {idx.ravel()} is no row of y.npy ({rows} rows); run the build stage again")
+    return lead, int(idx.item())
 
 
 def read_labels(path: Path) -> np.ndarray:

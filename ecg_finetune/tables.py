@@ -185,6 +185,19 @@ def find_rows(numbers: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.n
     return position, numbers[position] == wanted
 
 
+def integer(path: Path, line: int, name: str, text: str) -> int:
+    """Return the number of a cell that `iterate_rows` gave.
+
+    Raises
+    ------
+    UserError
+        It is no whole number of at most 64 bits.
+    """
+    if re.fullmatch(r"-?[0-9]{1,19}", text) and -(2**63) <= int(text) < 2**63:
+        return int(text)
+    raise UserError(f"{path}: line {line} has {name} {text!r}, which is no whole number; make the file again")
+
+
 def read_splits(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read meta_split.csv into two small arrays.
 
@@ -243,10 +256,7 @@ def read_paths(path: Path, study_id: np.ndarray) -> list[str]:
     wanted = study_id[order].tolist()
     paths = [""] * len(study_id)
     for line, (text, location) in iterate_rows(path, ["study_id", "path"]):
-        try:
-            study = int(text)
-        except ValueError:
-            raise UserError(f"{path}: line {line} has study_id {text!r}, which is no number") from None
+        study = integer(path, line, "study_id", text)
         place = bisect.bisect_left(wanted, study)
         if place < len(wanted) and wanted[place] == study:
             if paths[order[place]]:

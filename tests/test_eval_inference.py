@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from ecg_evaluation.inference import RecordDataset, combine_segments, load_model, predict, valid_segments
-from ecg_evaluation.inputs import read_record, read_test_set, read_valid_set
+from ecg_evaluation.inputs import SAMPLES, read_test_set, read_valid_set
 from evaluation_world import make_world, write_checkpoint
 from scipy.io import loadmat
 
@@ -12,6 +12,7 @@ from ecg_finetune.command_line import UserError
 from ecg_finetune.ecg_fm import load_classifier
 from ecg_finetune.matfile import write_mat
 from ecg_finetune.paths import locate, save_file_name
+from ecg_finetune.segments import read_lead
 
 MAX = (0, 2, 4, 5, 16)  # the places of the labels for which ECG-FM takes the maximum over the segments
 
@@ -107,14 +108,14 @@ def test_records_of_another_shape_rate_or_content_are_refused(tmp_path):
     different = good.copy()
     different[3] = 1
     for content, told in (
-        ({"feats": good[:, :2500]}, r"feats of shape \(12, 2500\)"),
-        ({"other": good}, "no feats"),
+        ({"feats": good[:, :2500], "curr_sample_rate": 500}, r"feats of shape \(12, 2500\)"),
+        ({"other": good}, "no usable 'feats'"),
         ({"feats": good, "curr_sample_rate": 250}, "sampled at 250 Hz"),
-        ({"feats": different}, "the rows of feats differ"),
+        ({"feats": different, "curr_sample_rate": 500}, "the rows of feats differ"),
     ):
         write_mat(tmp_path / "x.mat", content)
         with pytest.raises(UserError, match=told):
-            read_record(tmp_path / "x.mat")
+            read_lead(tmp_path / "x.mat", SAMPLES)
 
 
 def test_a_checkpoint_of_other_labels_is_refused(tmp_path):

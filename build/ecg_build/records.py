@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.command_line import UserError
-from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.paths import save_file_name
 from ecg_finetune.run_folder import beside, finished_files
-from ecg_finetune.tables import SPLITS, find_rows, iterate_rows, read_splits
+from ecg_finetune.study_labels import read_study_labels
+from ecg_finetune.tables import SPLITS, find_rows, integer, iterate_rows, read_splits
 
 NO_LABELS = "no_labels"
 NOT_PREPROCESSED = "not_preprocessed"
@@ -105,7 +105,7 @@ def read_report(path: Path, study_id: np.ndarray) -> tuple[list[str], np.ndarray
     for line, (study, status, *values) in iterate_rows(
         path, ["study_id", "status", "rate", "mean_mv", "std_mv", "mat_bytes"]
     ):
-        studies.append(_integer(path, line, "study_id", study))
+        studies.append(integer(path, line, "study_id", study))
         statuses.append(known.setdefault(status, status))
         figures.append(zlib.crc32(",".join(values).encode()))
     position, found = find_rows(np.array(studies, dtype=np.int64), study_id)
@@ -116,62 +116,6 @@ def read_report(path: Path, study_id: np.ndarray) -> tuple[list[str], np.ndarray
     if not figures:
         return picked, np.zeros(len(study_id), dtype=np.uint32)
     return picked, np.array(figures, dtype=np.uint32)[position]
-
-
-def read_study_labels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read the labels of every study: labels.csv says them by idx, study_id_mapping.csv whose each idx is.
-
-    Returns
-    -------
-    study_id : ndarray (studies,)
-        int64.
-    labels : ndarray (studies, 17)
-        uint8, 0 or 1.
-    """
-    labels_path, mapping_path = Path(folder, "labels.csv"), Path(folder, "study_id_mapping.csv")
-    row_idx, labels = array("q"), bytearray()
-    for line, (idx, *values) in iterate_rows(labels_path, ["idx", *LABELS]):
-        digits = "".join(values)
-        if len(digits) != len(LABELS):  # written as 0.0 and 1.0
-            digits = "".join({"0.0": "0", "1.0": "1"}.get(value, value) for value in values)
-        if len(digits) != len(LABELS) or digits.strip("01"):
-            raise UserError(
-                f"{labels_path}: line {line} has a label that is neither 0 nor 1; run the labels stage again"
-            )
-        row_idx.append(_integer(labels_path, line, "idx", idx))
-        labels += digits.encode()
-    mapped_idx, studies = array("q"), array("q")
-    for line, (idx, study) in iterate_rows(mapping_path, ["idx", "study_id"]):
-        mapped_idx.append(_integer(mapping_path, line, "idx", idx))
-        studies.append(_integer(mapping_path, line, "study_id", study))
-    for path, name, values in (
-        (labels_path, "idx", row_idx),
-        (mapping_path, "idx", mapped_idx),
-        (mapping_path, "study_id", studies),
-    ):
-        _refuse_twice(path, name, np.array(values, dtype=np.int64))
-    row_idx = np.array(row_idx, dtype=np.int64)
-    place, found = find_rows(np.array(mapped_idx, dtype=np.int64), row_idx)
-    if not found.all():
-        raise UserError(
-            f"{mapping_path}: has no idx {row_idx[~found][0]}, which {labels_path.name} has; run the labels stage again"
-        )
-    table = (np.frombuffer(labels, dtype=np.uint8) - ord("0")).reshape(-1, len(LABELS))
-    return np.array(studies, dtype=np.int64)[place], table
-
-
-def _integer(path: Path, line: int, name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise UserError(f"{path}: line {line} has {name} {text!r}, which is no number; make the file again") from None
-
-
-def _refuse_twice(path: Path, name: str, values: np.ndarray) -> None:
-    ordered = np.sort(values)
-    twice = ordered[1:][ordered[1:] == ordered[:-1]]
-    if len(twice):
-        raise UserError(f"{path}: {name} {twice[0]} stands twice; remove one of the rows")
 
 
 def _refuse_missing_files(preprocessed: Path, study_id: np.ndarray) -> None:

@@ -9,13 +9,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ecg_evaluation.inputs import CHANNELS, COMBINED_BY_MAX, read_record, read_segment_studies, test_files
+from ecg_evaluation.inputs import CHANNELS, COMBINED_BY_MAX, SAMPLES, read_segment_studies, test_files
 from ecg_finetune.command_line import UserError
 from ecg_finetune.device import choose_device, choose_precision
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.ecg_fm import EcgClassifier, load_classifier
 from ecg_finetune.paths import inside
-from ecg_finetune.segments import SAMPLE_RATE, SegmentDataset, expand_lead, read_manifest
+from ecg_finetune.segments import SAMPLE_RATE, SegmentDataset, expand_lead, read_lead, read_manifest
 
 SEGMENT = 5 * SAMPLE_RATE
 
@@ -54,7 +54,7 @@ class RecordDataset(Dataset):
         return len(self.files)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
-        return read_record(self.files[i]).reshape(2, SEGMENT), self.study_ids[i]
+        return read_lead(self.files[i], SAMPLES)[0].reshape(2, SEGMENT), self.study_ids[i]
 
 
 def valid_segments(manifests: Path, max_samples: int | None) -> SegmentDataset:

@@ -8,7 +8,6 @@ import pandas as pd
 
 from ecg_finetune.command_line import UserError, replacing
 from ecg_finetune.diagnoses import LABELS
-from ecg_finetune.matfile import read_mat
 from ecg_finetune.paths import inside
 from ecg_finetune.patients import read_studies
 from ecg_finetune.segments import SAMPLE_RATE, read_labels
@@ -72,28 +71,6 @@ def test_files(folder: Path, study_ids: np.ndarray) -> list[Path]:
         raise UserError(f"{path}: study {study} of the label table is missing; run the build stage again")
     mats = inside(folder, "test_mats")
     return [mats / name for name in files]
-
-
-def read_record(path: Path) -> np.ndarray:
-    """Read the lead of one 10 s file: float32 (5000,).
-
-    Raises
-    ------
-    UserError
-        The file cannot be read, or does not hold 10 s of one lead at 500 Hz, in all rows, without NaN.
-    """
-    content = read_mat(path)
-    feats, rate = content.get("feats"), content.get("curr_sample_rate")
-    if feats is None or feats.shape != (CHANNELS, SAMPLES):
-        shape = "no feats" if feats is None else f"feats of shape {feats.shape}"
-        raise UserError(f"{path}: {shape}, not ({CHANNELS}, {SAMPLES}); run preprocess and build again")
-    if rate is not None and rate.item() != SAMPLE_RATE:
-        raise UserError(f"{path}: sampled at {rate.item()} Hz, not {SAMPLE_RATE} Hz; run preprocess and build again")
-    if not np.isfinite(feats).all():
-        raise UserError(f"{path}: feats holds NaN or infinite samples; run preprocess and build again")
-    if not (feats == feats[0]).all():
-        raise UserError(f"{path}: the rows of feats differ, but one lead in all of them is expected")
-    return feats[0].astype(np.float32)
 
 
 def read_valid_set(folder: Path, study_ids: np.ndarray, name: str) -> Labelled:

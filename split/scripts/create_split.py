@@ -22,12 +22,13 @@ import numpy as np
 import pandas as pd
 from ecg_split.assignment import assign_at_random, assign_stratified, wanted_records
 from ecg_split.given import read_earlier_split, read_foreign_split
-from ecg_split.labels import count_per_group, labels_of, read_study_labels
+from ecg_split.labels import count_per_group, labels_of
 from ecg_split.summary import label_table, on_both_sides, size_table, split_digest
 
 from ecg_finetune.command_line import UserError, add_path, execute, fraction, stage_parser
 from ecg_finetune.paths import save_file_name
 from ecg_finetune.patients import read_studies
+from ecg_finetune.study_labels import read_study_labels
 from ecg_finetune.tables import SPLITS, write_table
 
 UNASSIGNED = -1
@@ -127,7 +128,8 @@ def check_options(args: argparse.Namespace) -> None:
 
 def read_labels(folder: Path, study_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the labels of the studies, and which studies have any; say how many have none."""
-    labels, labelled = labels_of(study_ids, *read_study_labels(folder))
+    labelled_ids, labels = read_study_labels(folder)
+    labels, labelled = labels_of(study_ids, labelled_ids, labels.astype(bool))
     if not labelled.any():
         raise UserError(
             f"{folder}: not one study of the record list has labels there; give the labels of these records"

@@ -20,6 +20,7 @@ from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.matfile import read_mat
 from ecg_finetune.paths import locate
 from ecg_finetune.segments import read_labels, read_manifest, read_segment
+from ecg_finetune.study_labels import read_study_labels
 
 
 @pytest.fixture
@@ -102,8 +103,6 @@ def test_meta_split(campaign, undisturbed):
 
 
 def test_labels(campaign, undisturbed, tmp_path):
-    from ecg_build.records import read_study_labels
-
     mapping = locate(undisturbed.base, "study_id_mapping")
     shutil.copy(mapping, tmp_path / mapping.name)
     study_of = {row["idx"]: int(row["study_id"]) for row in rows_of(mapping.read_bytes())}

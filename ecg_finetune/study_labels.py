@@ -1,0 +1,78 @@
+"""What the labels stage wrote, by study: split balances it, build hands it to the network."""
+
+from array import array
+from pathlib import Path
+
+import numpy as np
+
+from ecg_finetune.command_line import UserError
+from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.tables import find_rows, integer, iterate_rows
+
+
+def read_study_labels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read the labels of every study: labels.csv has them by idx, study_id_mapping.csv says whose each idx is.
+
+    Returns
+    -------
+    study_id : ndarray (studies,)
+        int64, each once; a study that stands twice with the same labels counts once.
+    labels : ndarray (studies, 17)
+        uint8, 0 or 1.
+
+    Raises
+    ------
+    UserError
+        As `tables.iterate_rows`; also a label other than 0 and 1, an idx that stands twice or that only labels.csv
+        has, a study with two different rows of labels.
+    """
+    labels_path, mapping_path = Path(folder, "labels.csv"), Path(folder, "study_id_mapping.csv")
+    row_idx, labels = _read_labels(labels_path)
+    mapped_idx, studies = array("q"), array("q")
+    for line, (idx, study) in iterate_rows(mapping_path, ["idx", "study_id"]):
+        mapped_idx.append(integer(mapping_path, line, "idx", idx))
+        studies.append(integer(mapping_path, line, "study_id", study))
+    mapped_idx = np.array(mapped_idx, dtype=np.int64)
+    for path, values in ((labels_path, row_idx), (mapping_path, mapped_idx)):
+        twice = _first_repeated(values)
+        if twice is not None:
+            raise UserError(f"{path}: idx {twice} stands twice; run the labels stage again")
+    place, found = find_rows(mapped_idx, row_idx)
+    if not found.all():
+        raise UserError(
+            f"{mapping_path}: has no idx {row_idx[~found][0]}, which {labels_path.name} has; run the labels stage again"
+        )
+    return _each_once(mapping_path, np.array(studies, dtype=np.int64)[place], labels)
+
+
+def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return idx int64 (rows,) and labels uint8 (rows, 17) of labels.csv."""
+    row_idx, labels = array("q"), bytearray()
+    for line, (idx, *values) in iterate_rows(path, ["idx", *LABELS]):
+        digits = "".join(values)
+        if len(digits) != len(LABELS):  # written as 0.0 and 1.0
+            digits = "".join({"0.0": "0", "1.0": "1"}.get(value, value) for value in values)
+        if len(digits) != len(LABELS) or digits.strip("01"):
+            raise UserError(f"{path}: line {line} has a label that is neither 0 nor 1; run the labels stage again")
+        row_idx.append(integer(path, line, "idx", idx))
+        labels += digits.encode()
+    table = (np.frombuffer(labels, dtype=np.uint8) - ord("0")).reshape(-1, len(LABELS))
+    return np.array(row_idx, dtype=np.int64), table
+
+
+def _first_repeated(values: np.ndarray) -> int | None:
+    ordered = np.sort(values)
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    return int(repeated[0]) if len(repeated) else None
+
+
+def _each_once(path: Path, study_id: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the first row of each study; refuse a study whose rows differ."""
+    _, first, which = np.unique(study_id, return_index=True, return_inverse=True)
+    differs = (labels != labels[first[which]]).any(axis=1)
+    if differs.any():
+        raise UserError(
+            f"{path}: study_id {study_id[differs][0]} stands twice with different labels; remove one of its rows"
+        )
+    kept = np.sort(first)
+    return study_id[kept], labels[kept]
