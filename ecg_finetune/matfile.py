@@ -138,7 +138,7 @@ def _element(name: str, value: "np.ndarray | int | float | PackedColumns", parts
     head, padding = _head(name, array.shape, array.dtype.str[1:]), bytes(-turned.nbytes % 8)
     if turned.nbytes < COMPRESS_FROM:
         return head + turned.tobytes() + padding
-    shares = [memoryview(share).cast("B") for share in np.array_split(turned, parts)]
+    shares = [memoryview(share).cast("B") for share in np.array_split(turned, parts) if share.size]
     if padding:
         shares.append(padding)
     return _compressed(head, [(_deflated(share), share) for share in shares])

@@ -122,10 +122,13 @@ def read_segment(path: Path, samples: int, rows: int) -> tuple[np.ndarray, int]:
         As `read_lead`; also an `idx` that is no row.
     """
     lead, content = read_lead(path, samples)
-    idx = content.get("idx", np.array([]))
-    if idx.size != 1 or not 0 <= idx.item() < rows:
-        raise UserError(f"{path}: its idx {idx.ravel()} is no row of y.npy ({rows} rows); run the build stage again")
-    return lead, int(idx.item())
+    try:
+        idx = content["idx"].item()
+    except (KeyError, ValueError):
+        raise UserError(f"{path}: no usable idx; delete it and run the build stage again") from None
+    if not 0 <= idx < rows:
+        raise UserError(f"{path}: its idx {idx} is no row of y.npy, which has {rows}; run the build stage again")
+    return lead, int(idx)
 
 
 def read_labels(path: Path) -> np.ndarray:
