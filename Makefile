@@ -26,6 +26,9 @@ lint: .venv/development
 bench: .venv/development ## speed and disk, baseline and ours side by side
 	$(BIN)/python -m bench
 
+faults: .venv/development ## break it on purpose, for about an hour; make test runs a short version
+	$(BIN)/python -m pytest tests/faults -s --kills 50 --bad-inputs 10000 --fault-records 2000
+
 docs: .venv/runtime      ## SCRIPTS.md and FILE_LOCATIONS.md from the parsers and the path table
 	$(BIN)/python -m ecg_finetune.documents
 
