@@ -169,8 +169,14 @@ class FileGroup:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file that `finish` will show."""
-        with open(f"{self.partial}/{name}", "wb") as file:  # noqa: PTH123 - Path.open is slower
-            file.write(content)
+        # Without a file object, which takes as long to make as the file.
+        descriptor = os.open(f"{self.partial}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+        finally:
+            os.close(descriptor)
         self.names.append(name)
 
     def finish(self) -> None:
