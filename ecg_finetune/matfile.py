@@ -169,7 +169,7 @@ def _checksum(*pieces: bytes | memoryview) -> bytes:
     return struct.pack(">I", value)
 
 
-@functools.lru_cache(maxsize=64)  # the rates and sizes are the same in file after file
+@functools.lru_cache(maxsize=64, typed=True)  # the rates and sizes are the same in file after file; 0 is not 0.0
 def encode_number(name: str, value: int | float) -> bytes:
     """Return the element of a number, as `encode_mat` writes it."""
     kind, code = ("i8", "<q") if isinstance(value, int) else ("f8", "<d")

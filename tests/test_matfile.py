@@ -159,3 +159,8 @@ def test_bytes_do_not_depend_on_what_memory_held_before():
         for fill in ("0", "255")
     }
     assert len(digests) == 1
+
+
+def test_equal_numbers_of_different_types_keep_their_types():
+    for value, dtype in ((500, "<i8"), (500.0, "<f8"), (500, "<i8")):
+        assert by_scipy(encode_mat({"rate": value}))["rate"].dtype == dtype
