@@ -127,13 +127,21 @@ def read_record_list(path: Path, columns: Iterable[str] = ("subject_id", "study_
     UserError
         As `read_table`; also an empty cell or a duplicate study_id.
     """
+    import pandas as pd
+
     columns = list(columns)
-    dtypes = {name: "int64" if name in ("subject_id", "study_id") else "str" for name in columns}
-    table = read_table(path, columns, dtypes)
-    for name in columns:
-        empty = table[name].isna().to_numpy()
-        if empty.any():
-            raise UserError(f"{path}: line {int(np.argmax(empty)) + 2} has no {name}; mend or remove the row")
+    cells: list[list] = [[] for _ in columns]
+    for line, values in iterate_rows(path, columns):
+        for name, text, column in zip(columns, values, cells, strict=True):
+            if name in ("subject_id", "study_id"):
+                column.append(integer(path, line, name, text))
+            elif text:
+                column.append(text)
+            else:
+                raise UserError(f"{path}: line {line} has no {name}; mend or remove the row")
+    if not cells[0]:
+        raise UserError(f"{path}: no rows below the header; make it again")
+    table = pd.DataFrame(dict(zip(columns, cells, strict=True)))
     refuse_duplicates(path, table, "study_id")
     return table
 
@@ -193,6 +201,8 @@ def integer(path: Path, line: int, name: str, text: str) -> int:
     UserError
         It is no whole number of at most 64 bits.
     """
+    if len(text) < 19 and text.isascii() and text.isdigit():  # the common case, three times as fast
+        return int(text)
     if re.fullmatch(r"-?[0-9]{1,19}", text) and -(2**63) <= int(text) < 2**63:
         return int(text)
     raise UserError(f"{path}: line {line} has {name} {text!r}, which is no whole number; make the file again")

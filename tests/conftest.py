@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def pytest_addoption(parser):
     """Add the sizes of the fault and bad-input campaigns: small in `make test`, large in `make faults`."""
     parser.addoption("--kills", type=int, default=2, help="SIGKILLs per stage in tests/faults")
-    parser.addoption("--bad-inputs", type=int, default=40, help="damaged inputs per reader in tests/faults")
+    parser.addoption("--bad-inputs", type=int, default=20, help="damaged inputs per reader in tests/faults")
     parser.addoption("--fault-records", type=int, default=200, help="synthetic records in tests/faults")
 
 
