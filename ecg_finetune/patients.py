@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from ecg_finetune.command_line import UserError
@@ -37,14 +36,14 @@ def read_studies(path: Path, *, need_patients: bool, otherwise: str) -> pd.DataF
     if "path" in header:
         records = read_record_list(path, ["study_id", "path"])
         subject = records["path"].str.extract(r"(?:^|/)p([0-9]{8})(?:/|$)", expand=False)
-        missing = subject.isna().to_numpy()
+        missing = subject.isna()
         if not missing.any():
             return pd.DataFrame({"study_id": records["study_id"], "subject_id": subject.astype("int64")})
         if need_patients:
-            row = int(np.argmax(missing))
+            line = missing.idxmax()
             raise UserError(
-                f"{path}: no subject_id column, and line {row + 2} has no p######## folder in its path "
-                f"({records['path'].iloc[row]}); add the column, or {otherwise}"
+                f"{path}: no subject_id column, and line {line} has no p######## folder in its path "
+                f"({records.at[line, 'path']}); add the column, or {otherwise}"
             )
     elif need_patients:
         raise UserError(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import csv
 import io
+import math
 import re
-import tokenize
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,42 @@ def _existing(path: Path) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def _csv_rows(path: Path):
+    """Open a CSV file; yield its column names and the reader of its further rows. Errors become `UserError`."""
+    path, rows = _existing(path), None
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            # Strict: a quote that is not closed would swallow rows unseen.
+            rows = csv.reader(_without_nul(path, file), strict=True)
+            header = next(rows, None)
+            if not header:
+                raise UserError(f"{path}: the file is empty or has no header; make it again")
+            yield header, rows
+    except csv.Error as error:
+        raise UserError(f"{path}: line {rows.line_num} is no CSV ({error}); make the file again") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: line {_undecodable_line(path)} is no UTF-8 text; make the file again") from None
+
+
+def _undecodable_line(path: Path) -> int:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return number
+
+
+def _without_nul(path: Path, lines: Iterable[str]) -> Iterator[str]:
+    # A block of zeros is what a power failure leaves of a file; Python's reader takes them for text from 3.11 on.
+    for number, line in enumerate(lines, start=1):
+        if "\0" in line:
+            raise UserError(f"{path}: line {number} holds a zero byte, so the file is damaged; make it again")
+        yield line
+
+
 def read_header(path: Path) -> list[str]:
     """Return the column names of a CSV file.
 
@@ -41,76 +79,82 @@ def read_header(path: Path) -> list[str]:
     UserError
         The file is missing, empty or no CSV.
     """
-    import pandas as pd
-
-    path = _existing(path)
-    try:
-        return list(pd.read_csv(path, nrows=0).columns)
-    except pd.errors.EmptyDataError:
-        raise UserError(f"{path}: the file is empty; make it again") from None
-    except (pd.errors.ParserError, UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"{path}: not a readable CSV ({error}); make it again") from None
+    with _csv_rows(path) as (header, _):
+        return header
 
 
-def read_table(path: Path, columns: Iterable[str], dtypes: dict | None = None, **options) -> pd.DataFrame:
-    """Read the given columns of a CSV file (extra columns are ignored), in the given order.
+def iterate_rows(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, values of the given columns) for each row of a CSV file, in file order; skip empty lines.
+
+    Raises
+    ------
+    UserError
+        The file is missing, empty, no UTF-8 or no CSV, lacks a column or has it twice, or a row has more or fewer
+        cells than the header.
+    """
+    columns = list(columns)
+    with _csv_rows(path) as (header, rows):
+        for name in columns:
+            if name not in header:
+                raise UserError(f"{path}: column {name!r} is missing; it has {', '.join(header)}")
+            if header.count(name) > 1:
+                raise UserError(f"{path}: column {name!r} stands twice in the header; remove one")
+        places, width = [header.index(name) for name in columns], len(header)
+        for row in rows:
+            if len(row) == width:
+                yield rows.line_num, [row[place] for place in places]
+            elif row:
+                raise UserError(
+                    f"{path}: line {rows.line_num} has {len(row)} cells and the header {width}; mend it, or make the "
+                    "file again"
+                )
+
+
+def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Read columns of a CSV file (further ones are ignored).
+
+    pandas' own reader is not used: it lets rows that are too short or too long shift unseen, takes 1_000 and 1.0 for
+    whole numbers, and may be off by the last bit of a number.
 
     Parameters
     ----------
     path : Path
         The file.
-    columns : iterable of str
-        Columns the file must have.
-    dtypes : dict, optional
-        Column to dtype, as `pandas.read_csv` takes it.
-    options
-        Passed to `pandas.read_csv`.
+    columns : mapping
+        Column to dtype: "int64", "float64" (NaN where the cell is empty) or "str", in the order wanted.
+
+    Returns
+    -------
+    DataFrame
+        A row for each row of the file, under its line number.
 
     Raises
     ------
     UserError
-        The file is missing, empty, no CSV, has no data row, lacks a column, or a value does not fit its dtype.
+        As `iterate_rows`; also no data row, or a value that does not fit its dtype.
     """
     import pandas as pd
 
-    path, columns = Path(path), list(columns)
-    header = read_header(path)
-    missing = [name for name in columns if name not in header]
-    if missing:
-        raise UserError(f"{path}: column {missing[0]!r} is missing; it has {', '.join(map(str, header))}")
-    try:
-        table = pd.read_csv(path, usecols=columns, dtype=dtypes, **options)[columns]
-    except (pd.errors.ParserError, UnicodeDecodeError, ValueError) as error:
-        _refuse_bad_integers(path, dtypes or {})
-        raise UserError(f"{path}: not a readable CSV ({error}); make it again") from None
-    if table.empty:
+    cells = {name: _COLUMN[dtype][0]() for name, dtype in columns.items()}
+    appends = [(name, _COLUMN[dtype][1], cells[name].append) for name, dtype in columns.items()]
+    lines = array("q")
+    for line, values in iterate_rows(path, columns):
+        lines.append(line)
+        for (name, convert, append), text in zip(appends, values):
+            append(convert(path, line, name, text))
+    if not lines:
         raise UserError(f"{path}: no rows below the header; make it again")
-    return table
-
-
-def _refuse_bad_integers(path: Path, dtypes: dict) -> None:
-    """Raise `UserError` naming the first value of an integer column that is none: pandas does not say which it was."""
-    import pandas as pd
-
-    integers = [name for name, dtype in dtypes.items() if str(dtype).startswith("int")]
-    try:
-        table = pd.read_csv(path, usecols=integers, dtype="str", keep_default_na=False)
-    except (pd.errors.ParserError, UnicodeDecodeError, ValueError):
-        return
-    for name in integers:
-        bad = ~table[name].str.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*").to_numpy(dtype=bool)
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise UserError(f"{path}: line {row + 2} has {name} {table[name].iloc[row]!r}, which is no whole number")
+    arrays = {name: values if isinstance(values, list) else np.array(values) for name, values in cells.items()}
+    return pd.DataFrame(arrays, index=np.array(lines))
 
 
 def refuse_duplicates(path: Path, table: pd.DataFrame, column: str) -> None:
-    """Raise `UserError` naming the first row whose `column` value occurred before."""
+    """Raise `UserError` naming the first row of `read_table` whose `column` value occurred before."""
     duplicated = table[column].duplicated()
     if duplicated.any():
-        row = int(np.argmax(duplicated.to_numpy()))
+        line = duplicated.idxmax()
         raise UserError(
-            f"{path}: {column} {table[column].iloc[row]} stands twice (again in line {row + 2}); remove one of the rows"
+            f"{path}: {column} {table.at[line, column]} stands twice (again in line {line}); remove one of the rows"
         )
 
 
@@ -120,60 +164,22 @@ def read_record_list(path: Path, columns: Iterable[str] = ("subject_id", "study_
     Returns
     -------
     DataFrame
-        The columns in the given order: `subject_id` and `study_id` int64, all others str; rows in file order.
+        The columns in the given order: `subject_id` and `study_id` int64, all others str; rows in file order, under
+        their line numbers.
 
     Raises
     ------
     UserError
         As `read_table`; also an empty cell or a duplicate study_id.
     """
-    import pandas as pd
-
-    columns = list(columns)
-    cells: list[list] = [[] for _ in columns]
-    for line, values in iterate_rows(path, columns):
-        for name, text, column in zip(columns, values, cells, strict=True):
-            if name in ("subject_id", "study_id"):
-                column.append(integer(path, line, name, text))
-            elif text:
-                column.append(text)
-            else:
-                raise UserError(f"{path}: line {line} has no {name}; mend or remove the row")
-    if not cells[0]:
-        raise UserError(f"{path}: no rows below the header; make it again")
-    table = pd.DataFrame(dict(zip(columns, cells, strict=True)))
+    dtypes = {name: "int64" if name in ("subject_id", "study_id") else "str" for name in columns}
+    table = read_table(path, dtypes)
+    for name in columns:
+        empty = table[name] == ""
+        if dtypes[name] == "str" and empty.any():
+            raise UserError(f"{path}: line {empty.idxmax()} has no {name}; mend or remove the row")
     refuse_duplicates(path, table, "study_id")
     return table
-
-
-def iterate_rows(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, values of the given columns) for each row of a CSV file, in file order.
-
-    For the tables with a row per record where memory must stay flat or pandas is not needed.
-
-    Raises
-    ------
-    UserError
-        The file is missing, empty, no UTF-8, lacks a column, or a row is too short.
-    """
-    path, columns = _existing(path), list(columns)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file)
-            header = next(rows, None)
-            if header is None:
-                raise UserError(f"{path}: the file is empty; make it again")
-            missing = [name for name in columns if name not in header]
-            if missing:
-                raise UserError(f"{path}: column {missing[0]!r} is missing; it has {', '.join(header)}")
-            places = [header.index(name) for name in columns]
-            for row in rows:
-                if row:
-                    yield rows.line_num, [row[place] for place in places]
-    except IndexError:
-        raise UserError(f"{path}: line {rows.line_num} has fewer columns than the header; make it again") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable CSV ({error}); make it again") from None
 
 
 def find_rows(numbers: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -194,18 +200,45 @@ def find_rows(numbers: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def integer(path: Path, line: int, name: str, text: str) -> int:
-    """Return the number of a cell that `iterate_rows` gave.
+    """Return the number of a cell that `iterate_rows` gave: an id or a row number.
 
     Raises
     ------
     UserError
-        It is no whole number of at most 64 bits.
+        It is not 1 to 18 digits.
     """
-    if len(text) < 19 and text.isascii() and text.isdigit():  # the common case, three times as fast
+    if len(text) < 19 and text.isascii() and text.isdigit():
         return int(text)
-    if re.fullmatch(r"-?[0-9]{1,19}", text) and -(2**63) <= int(text) < 2**63:
-        return int(text)
-    raise UserError(f"{path}: line {line} has {name} {text!r}, which is no whole number; make the file again")
+    raise UserError(
+        f"{path}: line {line} has {name} {text!r}, which is no whole number (of at most 18 digits); mend it"
+    )
+
+
+def number(path: Path, line: int, name: str, text: str) -> float:
+    """Return the number of a cell that `iterate_rows` gave; NaN where the cell is empty.
+
+    Raises
+    ------
+    UserError
+        It is no finite number.
+    """
+    if not text:
+        return math.nan
+    try:
+        value = float(text) if text.isascii() and "_" not in text else math.nan  # Python's notation, but not a CSV's
+    except ValueError:
+        value = math.nan
+    if math.isfinite(value):
+        return value
+    raise UserError(f"{path}: line {line} has {name} {text!r}, which is no number; mend it")
+
+
+# dtype of `read_table` -> what makes an empty column, and the conversion of a cell.
+_COLUMN = {
+    "int64": (partial(array, "q"), integer),
+    "float64": (partial(array, "d"), number),
+    "str": (list, lambda *cell: cell[-1]),
+}
 
 
 def read_splits(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -311,10 +344,12 @@ def read_array(path: Path) -> np.ndarray:
     """
     path = _existing(path)
     try:
-        return np.load(path, allow_pickle=False)
-    # numpy reads the header with Python's own parser, which has errors of its own for a damaged one.
-    except (ValueError, TypeError, EOFError, SyntaxError, tokenize.TokenError, MemoryError) as error:
+        content = np.load(path, allow_pickle=False)
+    except Exception as error:  # numpy reads the header with Python's own parser, which raises anything
         raise UserError(f"{path}: not a readable .npy file ({error}); run the stage that makes it again") from None
+    if not isinstance(content, np.ndarray):
+        raise UserError(f"{path}: an archive of arrays, not one .npy array; run the stage that makes it again")
+    return content
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

@@ -46,7 +46,7 @@ def read_test_set(folder: Path, max_samples: int | None) -> Labelled:
     if not folder.is_dir():
         raise UserError(f"{folder}: no test set; run build/scripts/build_test_and_finetune_data.py first")
     path = inside(folder, "test_labels")
-    table = read_table(path, ["idx", *LABELS], {"idx": "int64", **dict.fromkeys(LABELS, "float64")})
+    table = read_table(path, {"idx": "int64", **dict.fromkeys(LABELS, "float64")})
     refuse_duplicates(path, table, "idx")
     table = table.iloc[:max_samples]
     labels = table[list(LABELS)].to_numpy()
@@ -63,7 +63,7 @@ def test_files(folder: Path, study_ids: np.ndarray) -> list[Path]:
         The file list is missing or damaged, or lacks a record.
     """
     path = inside(folder, "test_file_list")
-    files = read_table(path, ["study_id", "save_file"], {"study_id": "int64", "save_file": "str"})
+    files = read_table(path, {"study_id": "int64", "save_file": "str"})
     refuse_duplicates(path, files, "study_id")
     files = files.set_index("study_id")["save_file"].reindex(study_ids)
     if files.isna().any():
@@ -130,10 +130,9 @@ def read_predictions(path: Path, study_ids: np.ndarray | None = None) -> tuple[n
     UserError
         A column is missing, a value is no probability, a study stands twice, or the studies are not those wanted.
     """
-    dtypes = {"study_id": "int64", **dict.fromkeys(LABELS, "str")}
-    table = read_table(path, ["study_id", *LABELS], dtypes, keep_default_na=False)
+    table = read_table(path, {"study_id": "int64", **dict.fromkeys(LABELS, "float64")})
     refuse_duplicates(path, table, "study_id")
-    values = _exact_numbers(table[list(LABELS)])
+    values = table[list(LABELS)].to_numpy()
     _refuse_rows(path, table["study_id"], ~((values >= 0) & (values <= 1)), "a probability is from 0 to 1")
     if study_ids is None:
         return table["study_id"].to_numpy(), values
@@ -149,21 +148,12 @@ def read_predictions(path: Path, study_ids: np.ndarray | None = None) -> tuple[n
     return study_ids, values[present.get_indexer(study_ids)]
 
 
-def _exact_numbers(table: pd.DataFrame) -> np.ndarray:
-    """Return the numbers that a table of text holds, NaN for what is none.
-
-    Python's own conversion is exact; that of `pandas.read_csv` may be off by a last bit, depending on its version.
-    """
-    try:
-        return table.to_numpy(dtype=object).astype(float)
-    except ValueError:
-        return table.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
-
-
 def _refuse_rows(path: Path, study_id: pd.Series, wrong: np.ndarray, rule: str) -> None:
     if wrong.any():
         row, column = (int(place[0]) for place in np.nonzero(wrong))
-        raise UserError(f"{path}: study {study_id.iloc[row]}, column {LABELS[column]!r} (line {row + 2}): {rule}")
+        raise UserError(
+            f"{path}: study {study_id.iloc[row]}, column {LABELS[column]!r} (line {study_id.index[row]}): {rule}"
+        )
 
 
 def read_patients(record_list: Path) -> pd.Series:

@@ -12,7 +12,7 @@ from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.ecg_paper import strip_svg
 from ecg_finetune.segments import SAMPLE_RATE, read_lead
-from ecg_finetune.tables import read_table
+from ecg_finetune.tables import read_table, refuse_duplicates
 
 STRIPS = 12
 ASSUMED_SD = 0.2  # mV; a usual standard deviation of Lead I
@@ -74,9 +74,9 @@ def read_scale(signal_report: Path) -> pd.DataFrame | None:
     """Return `mean_mv` and `std_mv` of each record before it was standardised, by study_id; None where not known."""
     if not signal_report.exists():
         return None
-    columns = ["study_id", "mean_mv", "std_mv"]
-    table = read_table(signal_report, columns, {"study_id": "int64", "mean_mv": "float64", "std_mv": "float64"})
-    return table.drop_duplicates("study_id").set_index("study_id")
+    table = read_table(signal_report, {"study_id": "int64", "mean_mv": "float64", "std_mv": "float64"})
+    refuse_duplicates(signal_report, table, "study_id")
+    return table.set_index("study_id")
 
 
 def millivolts(lead: np.ndarray, study: int, scale: pd.DataFrame | None) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.command_line import UserError
-from ecg_finetune.tables import iterate_rows, read_header
+from ecg_finetune.tables import integer, iterate_rows, read_header
 
 _REPORT_COLUMN = re.compile(r"report_(\d+)")
 
@@ -81,10 +81,7 @@ def read_reports(path: Path, max_rows: int | None = None) -> Reports:
             if number >= 0:
                 report.append(number)
         which.append(distinct.setdefault(tuple(report), len(distinct)))
-        try:
-            studies.append(int(study))
-        except (ValueError, OverflowError):
-            raise UserError(f"{path}: line {line} has study_id {study!r}, which is no whole number; mend it") from None
+        studies.append(integer(path, line, "study_id", study))
         lines.append(line)
     if not studies:
         raise UserError(f"{path}: no rows below the header; make it again")

@@ -39,8 +39,8 @@ def read_foreign_split(path: Path) -> tuple[np.ndarray, np.ndarray]:
     column = "study_id" if "study_id" in header else "save_file"
     if column not in header:
         raise UserError(f"{path}: it has neither a study_id nor a save_file column, only {', '.join(header)}")
-    table = read_table(path, [column, "split"], {column: "str", "split": "str"}, keep_default_na=False)
-    study_id = table[column].str.extract(r"^(?:.*/)?(?:mimic_iv_ecg_)?([0-9]{1,18})(?:\.mat)?$", expand=False)
+    table = read_table(path, {column: "str", "split": "str"})
+    study_id = table[column].str.extract(r"^(?:.*/)?(?:mimic_iv_ecg_)?([0-9]{1,18})(?:\.mat)?\Z", expand=False)
     _refuse(path, table, column, study_id.isna(), "no study id can be read from it")
     split = table["split"].str.strip().str.lower().map(SPLIT_NAMES)
     _refuse(path, table, "split", split.isna(), f"write {', '.join(SPLITS)} (also: {', '.join(SPLIT_NAMES)})")
@@ -51,8 +51,8 @@ def read_foreign_split(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _refuse(path: Path, table: pd.DataFrame, column: str, bad: pd.Series, remedy: str) -> None:
     if bad.any():
-        row = int(np.argmax(bad.to_numpy()))
-        raise UserError(f"{path}: line {row + 2} has {column} {table[column].iloc[row]!r}: {remedy}")
+        line = bad.idxmax()
+        raise UserError(f"{path}: line {line} has {column} {table.at[line, column]!r}: {remedy}")
 
 
 def read_earlier_split(path: Path, study_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
