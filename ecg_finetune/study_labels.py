@@ -9,6 +9,8 @@ from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.tables import find_rows, integer, iterate_rows
 
+LABEL_TEXTS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
+
 
 def read_study_labels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read the labels of every study: labels.csv has them by idx, study_id_mapping.csv says whose each idx is.
@@ -49,14 +51,14 @@ def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return idx int64 (rows,) and labels uint8 (rows, 17) of labels.csv."""
     row_idx, labels = array("q"), bytearray()
     for line, (idx, *values) in iterate_rows(path, ["idx", *LABELS]):
-        digits = "".join(values)
-        if len(digits) != len(LABELS):  # written as 0.0 and 1.0
-            digits = "".join({"0.0": "0", "1.0": "1"}.get(value, value) for value in values)
-        if len(digits) != len(LABELS) or digits.strip("01"):
-            raise UserError(f"{path}: line {line} has a label that is neither 0 nor 1; run the labels stage again")
+        try:
+            labels += bytes([LABEL_TEXTS[value] for value in values])
+        except KeyError:
+            raise UserError(
+                f"{path}: line {line} has a label that is neither 0 nor 1; run the labels stage again"
+            ) from None
         row_idx.append(integer(path, line, "idx", idx))
-        labels += digits.encode()
-    table = (np.frombuffer(labels, dtype=np.uint8) - ord("0")).reshape(-1, len(LABELS))
+    table = np.frombuffer(labels, dtype=np.uint8).reshape(-1, len(LABELS))
     return np.array(row_idx, dtype=np.int64), table
 
 
