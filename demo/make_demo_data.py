@@ -4,10 +4,10 @@ The signals follow their reports: rate, P waves, conduction, early beats, pacing
 (demo/README.md says which finding shows where). Findings are far more frequent than in MIMIC-IV-ECG, so results on
 this data say that the pipeline works, and nothing about ECG-FM.
 
-    python demo/make_demo_data.py --base-dir demo/data --records 1200
-    python demo/make_demo_data.py --base-dir /tmp/try --records 50 --workers 1     (a small one, half a second)
+    python demo/make_demo_data.py --base-dir demo/data
+    python demo/make_demo_data.py --base-dir /tmp/try --records 50    # a small one, half a second
 
-Reads nothing. Writes into <base-dir>/mimic-iv-ecg-demo (121 kB and 2 ms of one core a record: 145 MB for 1200):
+Reads nothing. Writes into <base-dir>/mimic-iv-ecg-demo (121 kB and 2 ms of one core a record: 170 MB for 1400):
 
     record_list.csv            subject_id,study_id,file_name,ecg_time,path; a row per record
     machine_measurements.csv   subject_id,study_id,cart_id,ecg_time,report_0..report_17, intervals; a row per record
@@ -32,7 +32,7 @@ from ecg_finetune.tables import write_table
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser of this script."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--records", type=positive_int, default=1200, metavar="N", help="records (default: 1200)")
+    parser.add_argument("--records", type=positive_int, default=1400, metavar="N", help="records (default: 1400)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same files, whatever --workers (default: 0)")
     parser.add_argument(
         "--out", type=Path, default=None, metavar="DIR", help="folder (default: <base-dir>/mimic-iv-ecg-demo)"

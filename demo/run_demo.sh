@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The whole pipeline, script by script, as you would run it on MIMIC-IV-ECG, here on 1,400 synthetic ECGs in its layout.
-# About 4 minutes on 2 cores, no GPU. Everything lands below demo/data, which every run starts afresh.
+# 1 to 4 minutes on 2 cores, no GPU. Everything lands below demo/data, which every run starts afresh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export ECG_FINETUNE_BASE=demo/data   # every script's --base-dir
-MIMIC=demo/data/mimic-iv-ecg         # where a real MIMIC-IV-ECG download would be
+MIMIC=demo/data/mimic-iv-ecg-demo    # where a real MIMIC-IV-ECG download would be
 
 step() {
     printf '\n\033[1m$ %s\033[0m\n' "$*"
@@ -15,12 +15,12 @@ step() {
 rm -rf demo/data
 
 # The data: record_list.csv, machine_measurements.csv and 12-lead WFDB records, some of them broken (170 MB).
-step python demo/make_demo_data.py --records 1400 --out $MIMIC
+step python demo/make_demo_data.py --records 1400
 
-# Reports -> the 17 labels of ECG-FM (1 s; on MIMIC-IV-ECG one to two minutes).
+# Reports -> the 17 labels of ECG-FM (1 s; on MIMIC-IV-ECG half a minute).
 step python labels/scripts/create_labels_ecgfm.py --machine-measurements $MIMIC/machine_measurements.csv
 
-# Patients -> train, valid, test (1 s; on MIMIC-IV-ECG 20 s), the 17 labels balanced over the patients of each.
+# Patients -> train, valid, test (1 s; on MIMIC-IV-ECG 10 s), the 17 labels balanced over the patients of each.
 step python split/scripts/create_split.py --record-list $MIMIC/record_list.csv --valid-frac 0.15 --test-frac 0.25 \
     --stratify demo/data/labels/computed_labels
 

@@ -6,12 +6,12 @@ in the order train, valid, test, within each as in meta_split.csv. The label wei
 An interrupted run goes on where it stopped.
 
     python build/scripts/build_test_and_finetune_data.py
-    python build/scripts/build_test_and_finetune_data.py --base-dir demo/data/run --workers 2
+    python build/scripts/build_test_and_finetune_data.py --base-dir demo/data    # a small run, after `make demo`
 
 Reads   split/data/meta_split.csv (800,035 rows), labels/computed_labels/{labels,study_id_mapping}.csv (800,035 rows),
         preprocess/data/lead_1_duplicated (787,000 files) and its report
 Writes  build/data/test_lead1_duplicated/                   links and labels of the test records (80,000)
-        build/data/finetune_lead1_duplicated/segmented_5s/  1,574,000 files of about 9 kB (15 GB)
+        build/data/finetune_lead1_duplicated/segmented_5s/  1,574,000 files of about 9 kB (20 GB on disk)
         build/data/finetune_lead1_duplicated/manifests/     lists, y.npy (107 MB), label weights
         build/data/lead_1_left_out.csv                      the records of meta_split.csv that were not built
 """

@@ -5,7 +5,8 @@ configuration folder). "Possible ..." counts as positive in the 0/1 labels, as i
 probabilities. To see why a statement is labelled: python -m ecg_fm_labeler.explain "Sinus tachycardia".
 
     python labels/scripts/create_labels_ecgfm.py --machine-measurements /data/mimic-iv-ecg/machine_measurements.csv
-    python labels/scripts/create_labels_ecgfm.py --base-dir demo/data/run --workers 2
+    python labels/scripts/create_labels_ecgfm.py --base-dir demo/data \\
+        --machine-measurements demo/data/mimic-iv-ecg-demo/machine_measurements.csv    # a small run, after `make demo`
 
 Reads   machine_measurements.csv (800,035 rows, 183 MB); split/data/meta_split.csv where it is there
 Writes  labels/computed_labels/

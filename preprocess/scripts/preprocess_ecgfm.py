@@ -5,10 +5,11 @@ deviation, and written to all 12 channels. Short gaps of missing samples (up to 
 cannot be used are left out and listed with their reason. An interrupted run goes on where it stopped.
 
     python preprocess/scripts/preprocess_ecgfm.py --raw-root /data/mimic-iv-ecg
-    python preprocess/scripts/preprocess_ecgfm.py --base-dir demo/data/run --raw-root demo/data/raw --workers 2
+    python preprocess/scripts/preprocess_ecgfm.py --base-dir demo/data --raw-root demo/data/mimic-iv-ecg-demo \\
+        --record-list demo/data/mimic-iv-ecg-demo/record_list.csv    # a small run, after `make demo`
 
-Reads   split/data/meta_split.csv (800,035 rows, 33 MB), split/data/record_list.csv (83 MB) and the records (96 GB)
-Writes  preprocess/data/lead_1_duplicated/<save_file>       787,000 files of about 18 kB (15 GB)
+Reads   split/data/meta_split.csv (800,035 rows, 26 MB), split/data/record_list.csv (83 MB) and the records (96 GB)
+Writes  preprocess/data/lead_1_duplicated/<save_file>       787,000 files of about 18 kB (17 GB on disk)
         preprocess/data/lead_1_duplicated.report.csv        a row per record of meta_split.csv (90 MB)
         preprocess/data/lead_1_duplicated.quality.html      counts, and strips of each kind on ECG paper (1 MB)
 """

@@ -1,7 +1,7 @@
 """Split the records into train, valid and test, no patient in two of them.
 
     python split/scripts/create_split.py --record-list record_list.csv --stratify labels/computed_labels
-    python split/scripts/create_split.py --base-dir /tmp/try --record-list record_list.csv    (labels not balanced)
+    python split/scripts/create_split.py --base-dir /tmp/try --record-list record_list.csv    # labels not balanced
     python split/scripts/create_split.py --record-list record_list.csv --from-split split_of_ecg_fm.csv
     python split/scripts/create_split.py --record-list longer_record_list.csv --extend
 
