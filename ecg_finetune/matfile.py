@@ -7,6 +7,7 @@ compressed elements, single numbers are not (they would only grow).
 
 import functools
 import math
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from isal import isal_zlib
 from ecg_finetune.command_line import UserError, replacing
 
 # No date in the text: the same variables give the same bytes.
-FILE_HEADER = b"MATLAB 5.0 MAT-file, written by ecg-finetune".ljust(116) + bytes(8) + b"\x00\x01IM"
+HEADER_TEXT = b"MATLAB 5.0 MAT-file, written by ecg-finetune"
+SHARES = re.compile(rb"(" + HEADER_TEXT + rb"; shares((?: \d+:[0-9a-f]{8})+)) crc ([0-9a-f]{8}) *")
 COMPRESS_FROM = 1024  # bytes
 # igzip's level 0 is the fastest and, unlike 1 and 2, always gives the same bytes: those read memory that nobody has
 # written, and one file in a few thousand comes out a little differently. Zlib's level 1 takes five times as long.
@@ -39,7 +41,7 @@ NUMBERS = {
 }
 DTYPES = {numbers: np.dtype(f"<{name}") for name, numbers in NUMBERS.items()}
 # The pieces a zlib stream is put together from (RFC 1950, 1951).
-ZLIB_HEADER, FLUSHED, LAST_BLOCK = b"\x78\x01", b"\x00\x00\xff\xff", b"\x03\x00"
+ZLIB_HEADER, LAST_BLOCK = b"\x78\x01", b"\x03\x00"
 INT8, INT32, UINT32, MATRIX, COMPRESSED = 1, 5, 6, 14, 15
 
 
@@ -49,44 +51,67 @@ def write_mat(path: Path, variables: Mapping[str, np.ndarray | int | float]) -> 
         temporary.write_bytes(encode_mat(variables))
 
 
-def encode_mat(variables: Mapping[str, "np.ndarray | int | float | PackedColumns"], parts: int = 1) -> bytes:
+def encode_mat(variables: "Mapping[str, np.ndarray | int | float | list[PackedColumns]]") -> bytes:
     """Return the content of a MATLAB-5 file with the variables.
 
     Arrays of one to many dimensions keep shape and dtype (one dimension becomes a row, as `savemat` does); a number
-    becomes (1, 1), int64 or float64. Fortran-ordered arrays are the fast case.
-
-    Parameters
-    ----------
-    variables : mapping
-        Name to value.
-    parts : int
-        Compress large arrays in so many equal shares of their columns, each on its own, for `packed_columns`.
+    becomes (1, 1), int64 or float64. Fortran-ordered arrays are the fast case. Packed columns become one array; if
+    there are several, `take_columns` can take them out of the file.
 
     Raises
     ------
     TypeError
         A value is not made of real numbers.
     """
-    return b"".join([FILE_HEADER, *(_element(name, value, parts) for name, value in variables.items())])
+    elements = b"".join(_element(name, value) for name, value in variables.items())
+    several = (value for value in variables.values() if isinstance(value, list) and len(value) > 1)
+    return _file_header(next(several, []), elements) + elements
+
+
+def _file_header(shares: "list[PackedColumns]", elements: bytes) -> bytes:
+    """Return the file's first 128 bytes; their text says where to find the shares, and vouches for all bytes."""
+    text = HEADER_TEXT
+    if shares:
+        text += b"; shares" + b"".join(b" %d:%08x" % (len(share.blocks), share.checksum) for share in shares)
+        text += b" crc %08x" % isal_zlib.crc32(elements, isal_zlib.crc32(text))
+    if len(text) > 116:
+        raise ValueError(f"the header of a MATLAB file has no room for {len(shares)} shares")
+    return text.ljust(116) + bytes(8) + b"\x00\x01IM"
 
 
 @dataclass(frozen=True)
 class PackedColumns:
-    """Consecutive columns of an array, ready to be written as an array of their own without compressing them again.
+    """Columns of an array, compressed on their own.
 
-    `blocks` are deflate blocks that refer to nothing before them, `data` the bytes they stand for.
+    `blocks` are deflate blocks that refer to nothing before them, `checksum` the Adler-32 of the bytes they stand for.
     """
 
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     kind: str
     blocks: bytes
-    data: bytes | memoryview
+    checksum: int
+
+    @property
+    def size(self) -> int:
+        """How many bytes they stand for."""
+        return math.prod(self.shape) * int(self.kind[1:])
 
 
-def packed_columns(
-    content: bytes, name: str, shape: tuple[int, int], kind: str, parts: int
-) -> list[PackedColumns] | None:
-    """Take the shares of columns out of a file that `encode_mat` wrote with `parts`.
+def pack_columns(array: np.ndarray, parts: int) -> list[PackedColumns]:
+    """Compress the columns (the last dimension) of an array in so many equal shares."""
+    # MATLAB stores the first dimension fastest; `array.T` is then a plain buffer, without a copy if already so.
+    turned = np.ascontiguousarray(array.T, dtype=array.dtype.newbyteorder("<"))
+    packed = []
+    for share in np.split(turned, parts):
+        data = share.reshape(-1).view(np.uint8)
+        packed.append(PackedColumns(share.T.shape, array.dtype.str[1:], _deflated(data), isal_zlib.adler32(data)))
+    return packed
+
+
+def take_columns(content: bytes, name: str, shape: tuple[int, int], kind: str) -> list[PackedColumns] | None:
+    """Take the shares out of a file that `encode_mat` wrote from packed columns, without decompressing them.
+
+    The checksum of the whole file stands for the numbers: it was computed when they were.
 
     Parameters
     ----------
@@ -94,64 +119,69 @@ def packed_columns(
         The file.
     name, shape, kind
         Its first variable, the array's shape and its dtype as in `NUMBERS`.
-    parts : int
-        As given to `encode_mat`.
 
     Returns
     -------
     list of PackedColumns or None
         None where the file was not written in this way, or is damaged: `decode_mat` then reads it, or says so.
     """
-    start = 128 + 8
-    kind_of_element, size = struct.unpack_from("<2I", content, 128) if len(content) >= start else (0, 0)
-    stream, head = content[start : start + size], _head(name, shape, kind)
-    opening = ZLIB_HEADER + _stored(head)
-    if kind_of_element != COMPRESSED or len(stream) != size or not stream.startswith(opening):
+    text = SHARES.fullmatch(content[:116])
+    if text is None or isal_zlib.crc32(content[128:], isal_zlib.crc32(text[1])) != int(text[3], 16):
         return None
-    *shares, rest = stream[len(opening) : -4].split(FLUSHED)
-    if len(shares) != parts or rest != LAST_BLOCK or shape[1] % parts:
+    opening = ZLIB_HEADER + _stored(_head(name, shape, kind))
+    position = 128 + 8 + len(opening)
+    if content[128 + 8 : position] != opening:
         return None
-    columns = (shape[0], shape[1] // parts)
-    size_of_share = math.prod(columns) * int(kind[1:])
-    try:
-        all_blocks = [share + FLUSHED for share in shares]
-        all_data = [
-            isal_zlib.decompress(blocks + LAST_BLOCK, wbits=-15, bufsize=size_of_share) for blocks in all_blocks
-        ]
-    except isal_zlib.error:
-        return None
-    if {len(data) for data in all_data} != {size_of_share} or _checksum(head, *all_data) != stream[-4:]:
-        return None
-    return [PackedColumns(columns, kind, blocks, data) for blocks, data in zip(all_blocks, all_data, strict=True)]
+    entries = [entry.split(b":") for entry in text[2].split()]
+    columns, shares = (*shape[:-1], shape[-1] // len(entries)), []
+    for size, checksum in entries:
+        blocks = content[position : position + int(size)]
+        shares.append(PackedColumns(columns, kind, blocks, int(checksum, 16)))
+        position += len(blocks)
+    return shares
 
 
-def _element(name: str, value: "np.ndarray | int | float | PackedColumns", parts: int) -> bytes:
-    if isinstance(value, PackedColumns):
-        return _compressed(_head(name, value.shape, value.kind), [(value.blocks, value.data)])
+def _element(name: str, value: np.ndarray | int | float | list[PackedColumns]) -> bytes:
+    if isinstance(value, list):
+        return _compressed(name, value)
     if isinstance(value, (int, float)):
         return encode_number(name, value)
     array = np.asarray(value)
     if array.ndim < 2:
         array = array.reshape(1, -1)
-    # MATLAB stores the first dimension fastest; `array.T` is then a plain buffer, without a copy if already so.
-    turned = np.ascontiguousarray(array.T, dtype=array.dtype.newbyteorder("<"))
-    head, padding = _head(name, array.shape, array.dtype.str[1:]), bytes(-turned.nbytes % 8)
-    if turned.nbytes < COMPRESS_FROM:
-        return head + turned.tobytes() + padding
-    shares = [memoryview(share).cast("B") for share in np.array_split(turned, parts) if share.size]
+    head = _head(name, array.shape, array.dtype.str[1:])
+    if array.nbytes < COMPRESS_FROM:
+        data = array.astype(array.dtype.newbyteorder("<")).tobytes(order="F")
+        return head + data + bytes(-len(data) % 8)
+    return _compressed(name, pack_columns(array, 1))
+
+
+def _compressed(name: str, shares: list[PackedColumns]) -> bytes:
+    """Return a compressed element of an array in shares of its columns, its head stored as it is."""
+    rows, columns = shares[0].shape[:-1], sum(share.shape[-1] for share in shares)
+    head = _head(name, (*rows, columns), shares[0].kind)
+    checksum = isal_zlib.adler32(head)
+    for share in shares:
+        checksum = _adler32_of_both(checksum, share.checksum, share.size)
+    stream = [ZLIB_HEADER, _stored(head), *(share.blocks for share in shares)]
+    padding = bytes(-sum(share.size for share in shares) % 8)
     if padding:
-        shares.append(padding)
-    return _compressed(head, [(_deflated(share), share) for share in shares])
+        stream.append(_stored(padding))
+        checksum = isal_zlib.adler32(padding, checksum)
+    content = b"".join([*stream, LAST_BLOCK, struct.pack(">I", checksum)])
+    return struct.pack("<2I", COMPRESSED, len(content)) + content
 
 
-def _compressed(head: bytes, shares: "list[tuple[bytes, bytes | memoryview]]") -> bytes:
-    """Return a compressed element: `head` stored as it is, then the (blocks, data) of the shares."""
-    checksum = _checksum(head, *(data for _, data in shares))
-    stream = b"".join([ZLIB_HEADER, _stored(head), *(blocks for blocks, _ in shares), LAST_BLOCK, checksum])
-    return struct.pack("<2I", COMPRESSED, len(stream)) + stream
+def _adler32_of_both(first: int, second: int, size: int) -> int:
+    """Return the Adler-32 of two pieces after each other from those of each; `size` of the second, in bytes.
+
+    It is two sums (RFC 1950): of the bytes, which starts at 1, and of all values that the first sum has on the way.
+    """
+    low = (first & 0xFFFF) - 1
+    return (((first >> 16) + (second >> 16) + size * low) % 65521) << 16 | ((second & 0xFFFF) + low) % 65521
 
 
-def _deflated(data: bytes | memoryview) -> bytes:
+def _deflated(data: np.ndarray) -> bytes:
     """Return deflate blocks that refer to nothing outside `data`, up to the next byte boundary."""
     packer = isal_zlib.compressobj(LEVEL, wbits=-15)
     return packer.compress(data) + packer.flush(isal_zlib.Z_FULL_FLUSH)
@@ -160,13 +190,6 @@ def _deflated(data: bytes | memoryview) -> bytes:
 def _stored(data: bytes) -> bytes:
     """Return a deflate block that holds at most 64 kB as they are."""
     return struct.pack("<B2H", 0, len(data), len(data) ^ 0xFFFF) + data
-
-
-def _checksum(*pieces: bytes | memoryview) -> bytes:
-    value = 1
-    for piece in pieces:
-        value = isal_zlib.adler32(piece, value)
-    return struct.pack(">I", value)
 
 
 @functools.lru_cache(maxsize=64, typed=True)  # the rates and sizes are the same in file after file; 0 is not 0.0

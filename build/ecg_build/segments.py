@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.command_line import UserError
-from ecg_finetune.matfile import PackedColumns, encode_mat, encode_number, packed_columns, read_bytes, read_mat
+from ecg_finetune.matfile import (
+    PackedColumns,
+    encode_mat,
+    encode_number,
+    pack_columns,
+    read_bytes,
+    read_mat,
+    take_columns,
+)
 from ecg_finetune.paths import save_file_name
 from ecg_finetune.run_folder import FileGroup, finished_files
 from ecg_finetune.tables import find_rows
@@ -63,7 +71,7 @@ def cut_records(job: Job, records: Sequence[tuple[int, int]]) -> int:
         for part, half in enumerate(halves):
             content = encode_mat(
                 {
-                    "feats": half,
+                    "feats": [half],
                     "curr_sample_rate": RATE,
                     "idx": SEGMENTS * position + part,
                     "original_idx": study_id,
@@ -74,8 +82,8 @@ def cut_records(job: Job, records: Sequence[tuple[int, int]]) -> int:
     return len(records)
 
 
-def read_halves(path: str, study_id: int) -> list[PackedColumns] | list[np.ndarray]:
-    """Read the two segments of a 10 s file: float32 (12, 2500) each, ready compressed where preprocess wrote it.
+def read_halves(path: str, study_id: int) -> list[PackedColumns]:
+    """Read the two segments of a 10 s file, float32 (12, 2500) each; compressed as preprocess wrote them.
 
     Raises
     ------
@@ -83,23 +91,26 @@ def read_halves(path: str, study_id: int) -> list[PackedColumns] | list[np.ndarr
         The file cannot be read or is not that record's 10 s file.
     """
     content = read_bytes(path)
-    halves = packed_columns(content, "feats", (CHANNELS, SEGMENTS * SAMPLES), "f4", SEGMENTS)
-    if halves is None or not content.endswith(encode_number("idx", study_id)):
-        return _decode_halves(path, study_id)
-    for half in halves:
-        _refuse_not_finite(path, np.frombuffer(half.data, dtype="<f4")[::CHANNELS])
+    halves = take_columns(content, "feats", (CHANNELS, SEGMENTS * SAMPLES), "f4")
+    if halves is None or len(halves) != SEGMENTS or not content.endswith(encode_number("idx", study_id)):
+        return _pack_halves(path, study_id)
     return halves
 
 
-def _decode_halves(path: str, study_id: int) -> list[np.ndarray]:
+def _pack_halves(path: str, study_id: int) -> list[PackedColumns]:
+    """Read a 10 s file that this project's preprocess stage has not written, or whose checksum is wrong."""
     content = read_mat(path)
     feats, idx = content.get("feats"), content.get("idx")
-    if feats is None or feats.shape != (CHANNELS, SEGMENTS * SAMPLES) or idx is None or idx.item() != study_id:
+    if (
+        feats is None
+        or feats.shape != (CHANNELS, SEGMENTS * SAMPLES)
+        or feats.dtype.kind not in "fiu"
+        or idx is None
+        or idx.size != 1
+        or idx.item() != study_id
+    ):
         raise UserError(f"{path}: not the 10 s file of study {study_id}; delete it and run preprocess again")
-    _refuse_not_finite(path, feats)
-    return np.split(feats.astype(np.float32), SEGMENTS, axis=1)
-
-
-def _refuse_not_finite(path: str, values: np.ndarray) -> None:
-    if not np.isfinite(values).all():
+    feats = feats.astype(np.float32)
+    if not np.isfinite(feats).all():
         raise UserError(f"{path}: holds samples that are no number; delete it and run preprocess again")
+    return pack_columns(feats, SEGMENTS)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ecg_finetune.matfile import encode_mat
+from ecg_finetune.matfile import encode_mat, pack_columns
 from ecg_finetune.paths import save_file_name
 from ecg_finetune.run_folder import FileGroup
 from ecg_preprocess.record import RecordError, read_lead
@@ -83,16 +83,16 @@ def _convert(job: Job, group: FileGroup, study_id: int, path: str) -> str:
 
 def encode_10_s(lead: np.ndarray, study_id: int, figures: Figures) -> bytes:
     """Return the content of the 10 s file of a standardised lead, float32 (5000,)."""
+    feats = np.repeat(lead, CHANNELS).reshape(SAMPLES, CHANNELS).T
     return encode_mat(
         {
-            "feats": np.repeat(lead, CHANNELS).reshape(SAMPLES, CHANNELS).T,
+            "feats": pack_columns(feats, 2),  # the build stage cuts in the middle without compressing again
             "org_sample_rate": figures.rate,
             "curr_sample_rate": RATE,
             "org_sample_size": figures.samples,
             "curr_sample_size": SAMPLES,
             "idx": study_id,
-        },
-        parts=2,  # the build stage cuts the file in the middle, without compressing it again
+        }
     )
 
 
