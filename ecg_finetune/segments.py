@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import re
 from pathlib import Path
 
 import joblib
@@ -36,17 +37,18 @@ def read_manifest(path: Path) -> Manifest:
     """
     path = Path(path)
     try:
-        root, *lines = path.read_text(encoding="utf-8").splitlines()
+        # Only a line feed ends a line for fairseq-signals; splitlines knows ten more characters.
+        root, *lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
         raise UserError(f"{path}: no such manifest; run build/scripts/build_test_and_finetune_data.py first") from None
-    except (UnicodeDecodeError, ValueError):
-        raise UserError(f"{path}: empty or no text; run the build stage again") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: no UTF-8 text ({error}); run the build stage again") from None
     if not lines:
         raise UserError(f"{path}: lists no segment; check the split in meta_split.csv and run the build stage again")
     names, lengths = [], set()
     for number, line in enumerate(lines, start=2):
-        name, tab, samples = line.partition("\t")
-        if not (name and tab and samples.isascii() and samples.isdigit() and int(samples) > 0):
+        name, _, samples = line.partition("\t")
+        if not re.fullmatch("[1-9][0-9]{0,8}", samples) or not name.isprintable() or not name:
             raise UserError(f"{path}: line {number} is {line[:80]!r}, not path<TAB>samples; run the build stage again")
         names.append(name)
         lengths.add(int(samples))
@@ -55,7 +57,7 @@ def read_manifest(path: Path) -> Manifest:
     if len(set(names)) < len(names):
         twice = collections.Counter(names).most_common(1)[0][0]
         raise UserError(f"{path}: {twice} stands twice; run the build stage again")
-    if not Path(root).is_dir():
+    if not root or not Path(root).is_dir():
         raise UserError(f"{path}: its root folder {root!r} (first line) does not exist; mend it or build again")
     return Manifest(path, [Path(root, name) for name in names], lengths.pop())
 
@@ -83,20 +85,29 @@ def read_lead(path: Path, samples: int) -> tuple[np.ndarray, dict[str, np.ndarra
         The file cannot be read, lacks a variable, or its signal is not that of one lead at 500 Hz without NaN.
     """
     content = read_mat(path)
-    try:
-        feats, rate = content["feats"], content["curr_sample_rate"].item()
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: no usable {error}; delete it and run its stage again") from None
-    if feats.ndim != 2 or feats.shape[1] != samples:
+    feats = content.get("feats")
+    if not isinstance(feats, np.ndarray) or feats.dtype.kind not in "fiu":
+        raise UserError(f"{path}: no usable feats; delete it and run its stage again")
+    rate = _number(path, content, "curr_sample_rate")
+    if feats.ndim != 2 or feats.shape[0] < 1 or feats.shape[1] != samples:
         raise UserError(f"{path}: feats of shape {feats.shape}, not (leads, {samples}); run preprocess and build again")
     if rate != SAMPLE_RATE:
         raise UserError(f"{path}: sampled at {rate} Hz, not {SAMPLE_RATE} Hz; run preprocess and build again")
-    lead = np.ascontiguousarray(feats[0], dtype=np.float32)
+    with np.errstate(over="ignore"):
+        lead = np.ascontiguousarray(feats[0], dtype=np.float32)
     if not np.isfinite(lead).all():
         raise UserError(f"{path}: feats holds NaN or infinite samples; run preprocess and build again")
     if not (feats == feats[0]).all():
         raise UserError(f"{path}: the rows of feats differ, but one lead in all of them is expected")
     return lead, content
+
+
+def _number(path: Path, content: dict[str, np.ndarray], name: str) -> int | float:
+    """Return the value of a variable that is one number."""
+    array = content.get(name)
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.size != 1:
+        raise UserError(f"{path}: no usable {name}; delete it and run its stage again")
+    return array.item()
 
 
 def read_segment(path: Path, samples: int, rows: int) -> tuple[np.ndarray, int]:
@@ -122,11 +133,8 @@ def read_segment(path: Path, samples: int, rows: int) -> tuple[np.ndarray, int]:
         As `read_lead`; also an `idx` that is no row.
     """
     lead, content = read_lead(path, samples)
-    try:
-        idx = content["idx"].item()
-    except (KeyError, ValueError):
-        raise UserError(f"{path}: no usable idx; delete it and run the build stage again") from None
-    if not 0 <= idx < rows:
+    idx = _number(path, content, "idx")
+    if not 0 <= idx < rows or idx % 1:
         raise UserError(f"{path}: its idx {idx} is no row of y.npy, which has {rows}; run the build stage again")
     return lead, int(idx)
 
@@ -158,7 +166,7 @@ def read_pos_weight(path: Path) -> np.ndarray:
     """Read `pos_weight.txt`: 17 numbers of at least 0 on one line, as float64 (17,)."""
     path = Path(path)
     try:
-        weights = np.array(path.read_text(encoding="utf-8").split(), dtype=np.float64)
+        weights = np.array([_weight(text) for text in path.read_text(encoding="utf-8").split()])
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run build/scripts/build_test_and_finetune_data.py first") from None
     except ValueError as error:
@@ -166,6 +174,12 @@ def read_pos_weight(path: Path) -> np.ndarray:
     if weights.shape != (len(LABELS),) or not (np.isfinite(weights) & (weights >= 0)).all():
         raise UserError(f"{path}: must hold {len(LABELS)} numbers of at least 0; run the build stage again")
     return weights
+
+
+def _weight(text: str) -> float:
+    if "_" in text or not text.isascii():  # Python's notation of a number, nobody else's
+        raise ValueError(text)
+    return float(text)
 
 
 class SegmentDataset:

@@ -3,9 +3,11 @@
 import dataclasses
 import importlib.util
 import json
+import multiprocessing
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +20,13 @@ import pytest
 import torch
 from ecg_training import fairseq_command
 from ecg_training.processes import Processes, join_processes, leave_processes
-from ecg_training.run_folder import claim_folder, write_settings
+from ecg_training.run_folder import claim_folder, interrupted, write_settings
 from ecg_training.torch_engine import TINY
 from ecg_training.trainer import Settings, Trainer, epoch_batches, out_of_patience, scores, share_of, train
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from ecg_finetune import run_folder
+from ecg_finetune.batch import loader_workers
 from ecg_finetune.checkpoint import load_checkpoint
 from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
@@ -151,6 +155,48 @@ def test_a_killed_run_goes_on_bit_for_bit(uninterrupted, manifests, tmp_path, ru
     resumed = run_script(SCRIPT, *tiny_run(manifests, tmp_path, "--epochs", 4, "--save-every", 1, "--resume"))
     assert "resumed after epoch" in resumed.stdout
     assert_same_run(tmp_path, uninterrupted[0])
+
+
+def test_a_run_killed_before_its_last_log_row_writes_it_when_resumed(uninterrupted, manifests, tmp_path, main):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted[0], folder)
+    whole = pd.read_csv(folder / "training_log.csv")
+    whole.iloc[:-1].to_csv(folder / "training_log.csv", index=False)
+    (folder / "training_curves.png").unlink()
+    main(*tiny_run(manifests, folder, "--epochs", 4, "--resume"))
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "training_log.csv"), whole)
+    assert (folder / "training_curves.png").read_bytes() == (uninterrupted[0] / "training_curves.png").read_bytes()
+
+
+def test_an_interrupted_run_goes_on_with_the_same_command_only(tmp_path):
+    settings = {"lr": 1e-3, "epochs": 3, "patience": 0}
+    assert not interrupted(tmp_path, settings)  # nothing there
+    write_settings(tmp_path, settings, finished=False)
+    assert interrupted(tmp_path, settings)
+    assert not interrupted(tmp_path, settings | {"epochs": 4})
+    write_settings(tmp_path, settings, finished=True)
+    assert not interrupted(tmp_path, settings)
+    (tmp_path / "settings.json").write_text("{")
+    assert not interrupted(tmp_path, settings)
+
+
+@pytest.mark.parametrize("name", ["checkpoint_last.pt", "checkpoint_best.pt"])
+def test_a_run_without_its_checkpoints_is_not_started_over(uninterrupted, manifests, tmp_path, main, name):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted[0], folder)
+    (folder / name).unlink()
+    left = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert (
+        f"{name} of its run is gone" in main(*tiny_run(manifests, folder, "--epochs", 4, "--resume"), exit_code=1).err
+    )
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == left
+
+
+def test_a_second_run_into_the_same_folder_is_refused(manifests, tmp_path, main, monkeypatch):
+    monkeypatch.setattr(run_folder, "LOCK_PATIENCE", 0.1)
+    with run_folder.locked(tmp_path, tmp_path / "run.lock"):
+        assert "another run" in main(*tiny_run(manifests, tmp_path), exit_code=1).err
+    assert list(tmp_path.iterdir()) == []
 
 
 class Stop(Exception):
@@ -379,7 +425,7 @@ def change_line(text, number, line):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda _: "", "empty or no text"),
+        (lambda _: "", "lists no segment"),
         (lambda t: t.splitlines()[0], "lists no segment"),
         (lambda t: change_line(t, 2, "a.mat 300"), r"line 3 is 'a.mat 300', not path<TAB>samples"),
         (lambda t: change_line(t, 2, "a.mat\t"), "line 3"),
@@ -436,6 +482,16 @@ def test_a_bad_segment_stops_a_run_in_one_line_wherever_it_is_read(tmp_path, cac
     with pytest.raises(UserError, match="^[^ ]*2_0.mat: feats holds NaN") as caught:
         list(small_trainer(workers=1).loader(dataset.load(), [[0, 1], [2, 3]]))
     assert "Traceback" not in str(caught.value)
+
+
+def test_a_killed_reader_stops_a_run_in_one_line(tmp_path):
+    manifests = make_manifests(tmp_path / "build", 400, 2)
+    dataset = SegmentDataset(read_manifest(manifests / "train.tsv"), read_labels(manifests / "y.npy"), cache_bytes=0)
+    batches = small_trainer(workers=1).loader(dataset, [[i] for i in range(400)])
+    with pytest.raises(UserError, match="worker process was killed"), loader_workers():
+        for _ in batches:
+            for process in multiprocessing.active_children():
+                process.kill()
 
 
 def test_a_bad_segment_leaves_an_older_run_alone(tmp_path, main):
