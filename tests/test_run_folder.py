@@ -1,10 +1,12 @@
 """Owning a folder: settings, lock, unfinished files."""
 
+import errno
 import fcntl
 import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,28 +17,61 @@ from ecg_finetune.run_folder import FileGroup, beside, finished_files, run_folde
 
 
 def fill(folder, settings, names, overwrite=False):
-    with run_folder(folder, settings, overwrite) as partial:
-        group = FileGroup(partial, folder)
+    with run_folder(folder, settings, overwrite) as partial, FileGroup(partial, folder) as group:
         for name in names:
             group.write(name, b"x" * 10)
-        group.finish()
 
 
 def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.fixture(params=["nameless", "partial folder", "unsupported"])
+def unfinished(request, monkeypatch):
+    """Both ways to keep an unfinished file out of sight, and a file system that knows no files without a name."""
+    if request.param == "partial folder":
+        monkeypatch.delattr(os, "O_TMPFILE")
+    elif request.param == "unsupported":
+        genuine = os.open
+
+        def refuse(path, flags, *args, **kwargs):
+            if flags & os.O_TMPFILE == os.O_TMPFILE:
+                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)
+            return genuine(path, flags, *args, **kwargs)
+
+        monkeypatch.setattr(os, "open", refuse)
+
+
+def open_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.usefixtures("unfinished")
 def test_files_appear_when_finished_and_nothing_else_stays(tmp_path):
-    folder = tmp_path / "a" / "out"
+    folder, before = tmp_path / "a" / "out", open_files()
     with run_folder(folder, {"--lead": "I"}, False) as partial:
-        group = FileGroup(partial, folder)
-        group.write("1.mat", b"one")
-        assert names_in(folder) == []
-        group.finish()
-        group.write("2.mat", b"two")
-        assert names_in(folder) == ["1.mat"]
-    assert names_in(folder) == ["1.mat"]
+        with FileGroup(partial, folder) as group:
+            group.write("1.mat", b"one")
+            assert names_in(folder) == []
+            group.show()
+            assert names_in(folder) == ["1.mat"]
+            group.write("2.mat", b"two")
+            assert names_in(folder) == ["1.mat"]
+        with FileGroup(partial, folder) as group:
+            group.write("1.mat", b"one again")
+        with pytest.raises(ZeroDivisionError), FileGroup(partial, folder) as group:
+            group.write("3.mat", b"three")
+            _ = 1 / 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"1.mat": b"one again", "2.mat": b"two"}
     assert names_in(folder.parent) == ["out", "out.run.json"]
+    assert open_files() == before
+
+
+@pytest.mark.usefixtures("unfinished")
+def test_a_group_of_any_number_of_files_needs_few_open_files(tmp_path):
+    names = [f"{number:04}.mat" for number in range(2 * module.MOST_IN_GROUP + 1)]
+    fill(tmp_path / "out", {}, names)
+    assert names_in(tmp_path / "out") == names
 
 
 def test_the_same_settings_go_on_others_are_refused_by_name(tmp_path):
@@ -66,10 +101,13 @@ def test_files_of_unknown_settings_are_refused(tmp_path):
 
 def test_an_error_leaves_what_was_finished(tmp_path):
     folder = tmp_path / "out"
-    with pytest.raises(ZeroDivisionError), run_folder(folder, {}, False) as partial:
-        group = FileGroup(partial, folder)
+    with (
+        pytest.raises(ZeroDivisionError),
+        run_folder(folder, {}, False) as partial,
+        FileGroup(partial, folder) as group,
+    ):
         group.write("1.mat", b"one")
-        group.finish()
+        group.show()
         group.write("2.mat", b"two")
         _ = 1 / 0
     assert names_in(folder) == ["1.mat"]

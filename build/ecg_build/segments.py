@@ -65,20 +65,19 @@ def cut_records(job: Job, records: Sequence[tuple[int, int]]) -> int:
 
     Segment k of the record at position p is row 2 p + k of y.npy. All are on the disk when this returns.
     """
-    group = FileGroup(job.partial, job.out)
-    for study_id, position in records:
-        halves = read_halves(f"{job.preprocessed}/{save_file_name(study_id)}", study_id)
-        for part, half in enumerate(halves):
-            content = encode_mat(
-                {
-                    "feats": [half],
-                    "curr_sample_rate": RATE,
-                    "idx": SEGMENTS * position + part,
-                    "original_idx": study_id,
-                }
-            )
-            group.write(segment_name(study_id, part), content)
-    group.finish()
+    with FileGroup(job.partial, job.out) as group:
+        for study_id, position in records:
+            halves = read_halves(f"{job.preprocessed}/{save_file_name(study_id)}", study_id)
+            for part, half in enumerate(halves):
+                content = encode_mat(
+                    {
+                        "feats": [half],
+                        "curr_sample_rate": RATE,
+                        "idx": SEGMENTS * position + part,
+                        "original_idx": study_id,
+                    }
+                )
+                group.write(segment_name(study_id, part), content)
     return len(records)
 
 

@@ -60,10 +60,8 @@ def convert_records(job: Job, records: Sequence[tuple[int, str]]) -> list[str]:
     list of str
         Each record's row of the report, without line end. A file is on the disk before its row is returned.
     """
-    group = FileGroup(job.partial, job.out)
-    rows = [_convert(job, group, study_id, path) for study_id, path in records]
-    group.finish()
-    return rows
+    with FileGroup(job.partial, job.out) as group:
+        return [_convert(job, group, study_id, path) for study_id, path in records]
 
 
 def _convert(job: Job, group: FileGroup, study_id: int, path: str) -> str:
