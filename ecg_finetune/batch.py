@@ -16,6 +16,11 @@ from ecg_finetune.command_line import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
+KILLED_WORKER = (
+    "a worker process was killed, most often because memory ran out; what was finished is kept: "
+    "run the same command again, with fewer workers"
+)
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -110,14 +115,22 @@ def _on_processes(function, chunks, workers):
             yield result
         pool.shutdown()
     except BrokenProcessPool:
-        raise UserError(
-            "a worker process was killed, most often because memory ran out; what was finished is kept: "
-            "run the same command again, with fewer --workers"
-        ) from None
+        raise UserError(KILLED_WORKER) from None
     finally:  # on any error and on Ctrl-C nobody waits for the chunks that are under way
         pool.shutdown(wait=False, cancel_futures=True)
         for process in set(multiprocessing.active_children()) - others:
             process.kill()
+
+
+@contextlib.contextmanager
+def loader_workers() -> Iterator[None]:
+    """Tell in one line when a worker of a PyTorch `DataLoader` is killed: PyTorch raises that anywhere in the loop."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(KILLED_WORKER) from None
 
 
 def _start_worker(parent: int) -> None:

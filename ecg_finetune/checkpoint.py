@@ -120,9 +120,23 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint, under a temporary name first."""
+    """Write a checkpoint, under a temporary name first.
+
+    Raises
+    ------
+    OSError
+        The disk is full, or anything else the operating system refuses.
+    """
     with replacing(path) as temporary:
-        torch.save(dict(content), temporary)
+        try:
+            # Given the path, PyTorch would not tell why a write failed, and keep the temporary name in the file.
+            with temporary.open("wb") as file:
+                torch.save(dict(content), file)
+        except (OSError, RuntimeError) as error:
+            reason = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(reason, OSError):
+                raise
+            raise OSError(reason.errno, reason.strerror, str(path)) from None
 
 
 def strip_validation(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -1,15 +1,15 @@
 """The 5 s segments that the build stage writes: manifests, their labels, and a data set for training and inference."""
 
 import collections
+import contextlib
 import dataclasses
+import functools
 import re
 from pathlib import Path
 
-import joblib
 import numpy as np
-from tqdm import tqdm
 
-from ecg_finetune.batch import chunked
+from ecg_finetune.batch import chunked, run_batch
 from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.matfile import read_mat
@@ -215,17 +215,15 @@ class SegmentDataset:
         self.rows = np.empty(len(files), dtype=np.int64)
         # Processes cost more than they save on a few thousand files of 0.3 ms.
         jobs = workers if len(files) > 20_000 else 1
-        read = joblib.delayed(_read_segments)
-        results = joblib.Parallel(n_jobs=jobs, return_as="generator")(
-            read(chunk, samples, len(self.labels)) for chunk in chunked(files, 500)
-        )
+        read = functools.partial(_read_segments, samples=samples, rows=len(self.labels))
+        unit = f"{self.manifest.path.stem} segments read"
+        results = run_batch(read, chunked(files, 500), workers=jobs, total=len(files), unit=unit)
         done = 0
-        with tqdm(total=len(files), unit=" segments", desc=f"reading {self.manifest.path.stem}", disable=None) as bar:
+        with contextlib.closing(results):
             for leads, rows in results:
                 self.leads[done : done + len(rows)] = leads
                 self.rows[done : done + len(rows)] = rows
                 done += len(rows)
-                bar.update(len(rows))
         return self
 
     def __len__(self) -> int:

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ecg_evaluation.inputs import CHANNELS, COMBINED_BY_MAX, SAMPLES, read_segment_studies, test_files
+from ecg_finetune.batch import loader_workers
 from ecg_finetune.command_line import UserError
 from ecg_finetune.device import choose_device, choose_precision
 from ecg_finetune.diagnoses import LABELS
@@ -84,7 +85,7 @@ def predict(
     device = next(model.parameters()).device
     loader = DataLoader(_Guarded(data), batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
     probabilities, studies = [], []
-    with torch.inference_mode(), tqdm(total=len(data), unit=f" {unit}", disable=None) as progress:
+    with loader_workers(), torch.inference_mode(), tqdm(total=len(data), unit=f" {unit}", disable=None) as progress:
         for batch in loader:
             if isinstance(batch, UserError):
                 raise batch

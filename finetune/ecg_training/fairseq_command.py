@@ -12,7 +12,7 @@ import torch
 
 from ecg_finetune.command_line import UserError, replacing
 from ecg_finetune.ecg_fm import Architecture
-from ecg_training.run_folder import BEST, claim_folder, write_settings
+from ecg_training.run_folder import BEST, COMMAND, claim_folder, write_settings
 
 EXECUTABLE = "fairseq-hydra-train"
 CONFIG_DIR = "examples/w2v_cmsc/config/finetuning/ecg_transformer"
@@ -218,7 +218,7 @@ def run_command(command: list[str], folder: Path, lead: str, *, overwrite: bool)
     """
     settings = {"engine": "fairseq", "lead": lead, "command": command}
     claim_folder(folder, settings, resume=False, overwrite=overwrite)
-    with replacing(folder / "command.sh") as temporary:
+    with replacing(folder / COMMAND) as temporary:
         temporary.write_text(f"HYDRA_FULL_ERROR=1 {shlex.join(command)}\n", encoding="utf-8")
     write_settings(folder, settings, finished=False)
     # hydra leaves its own logs in the working folder, and shows the error that stopped a run only with this variable.

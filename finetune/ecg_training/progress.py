@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from ecg_finetune.command_line import replacing
 from ecg_finetune.tables import write_table
+from ecg_training.run_folder import CURVES, LOG
 
 MINUTE = 60
 
@@ -47,6 +48,7 @@ class Progress:
         if history:
             self.auroc = f"{history[-1]['auroc']:.3f}"
             self._say(f"resumed after epoch {len(history)}, {done:,} segments")
+            self._write(history)  # the run may have been killed before it could
 
     def update(self, segments: int, loss: float) -> None:
         """Tell of one update."""
@@ -75,13 +77,16 @@ class Progress:
             f"AUROC micro {row['auroc']:.3f} macro {row['auroc_macro']:.3f}, "
             f"{row['segments_per_second']:.1f} segments/s, {clock(left)} left{', best so far' if row['best'] else ''}"
         )
-        if self.first:
-            write_table(self.folder / "training_log.csv", pd.DataFrame(history))
-            draw_curves(self.folder / "training_curves.png", history)
+        self._write(history)
 
     def close(self) -> None:
         """End the bar."""
         self.bar.close()
+
+    def _write(self, history: list[dict[str, Any]]) -> None:
+        if self.first:
+            write_table(self.folder / LOG, pd.DataFrame(history))
+            draw_curves(self.folder / CURVES, history)
 
     def _say(self, line: str) -> None:
         if self.first:

@@ -12,7 +12,9 @@ import torch
 from ecg_finetune.command_line import UserError, replacing
 
 BEST, LAST, SETTINGS = "checkpoint_best.pt", "checkpoint_last.pt", "settings.json"
-WRITTEN = (BEST, LAST, SETTINGS, "training_log.csv", "training_curves.png", "command.sh")
+LOG, CURVES, COMMAND = "training_log.csv", "training_curves.png", "command.sh"
+# In the order in which they are deleted: killed in between, a run without its last checkpoint is never gone on with.
+WRITTEN = (LAST, BEST, CURVES, COMMAND, LOG, SETTINGS)
 # What may differ when a run is resumed: how long to go on, not what is computed.
 MAY_CHANGE = ("epochs", "patience")
 
@@ -31,7 +33,8 @@ def claim_folder(folder: Path, settings: dict[str, Any], *, resume: bool, overwr
     Raises
     ------
     UserError
-        The folder holds a run and neither `resume` nor `overwrite` is given, or a run with other settings is resumed.
+        The folder holds a run and neither `resume` nor `overwrite` is given; or a run is resumed that has other
+        settings, or whose checkpoints have been removed.
     """
     folder = Path(folder)
     present = [name for name in WRITTEN if (folder / name).exists()]
@@ -51,7 +54,19 @@ def claim_folder(folder: Path, settings: dict[str, Any], *, resume: bool, overwr
         raise UserError(
             f"{folder}: its run has other settings ({other}); resume with the same ones, or start over with --overwrite"
         )
-    return (folder / LAST).exists()
+    gone = [name for name in (LAST, BEST) if not (folder / name).exists()]
+    if gone and (folder / LOG).exists():  # the log comes after the checkpoints of its epoch
+        raise UserError(f"{folder}: {gone[0]} of its run is gone; put it back, or start over with --overwrite")
+    return LAST not in gone
+
+
+def interrupted(folder: Path, settings: dict[str, Any]) -> bool:
+    """Tell whether `folder` holds a run with exactly these settings that did not come to its end."""
+    try:
+        before = json.loads((Path(folder) / SETTINGS).read_text(encoding="utf-8"))
+        return before["settings"] == settings and before["finished"] is False
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _changed_setting(folder: Path, settings: dict[str, Any]) -> str | None:

@@ -1,20 +1,23 @@
 """The torch engine from the data on disk to the checkpoint on disk."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ecg_finetune.batch import loader_workers
 from ecg_finetune.checkpoint import save_checkpoint
 from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.ecg_fm import Architecture, EcgClassifier, load_pretrained
+from ecg_finetune.run_folder import locked
 from ecg_finetune.segments import SegmentDataset, read_labels, read_manifest, read_pos_weight
 from ecg_training.fairseq_checkpoint import fairseq_checkpoint
 from ecg_training.processes import Processes
 from ecg_training.progress import Progress
-from ecg_training.run_folder import BEST, LAST, claim_folder, sha256_of, write_settings
+from ecg_training.run_folder import BEST, LAST, claim_folder, interrupted, sha256_of, write_settings
 from ecg_training.trainer import Position, Settings, Trainer, train
 
 # What fine-tuning changes in the pretrained network: no dropout but after the activation, frozen convolutions.
@@ -84,15 +87,6 @@ def finetune(
     for dataset in (train_set, valid_set):
         dataset.load(settings.workers)
     model = build_model(pretrained, tiny=tiny, seed=settings.seed, trust=trust)
-    # All input is read: a bad file leaves the folder as it was.
-    resumed = processes.first and claim_folder(folder, recorded, resume=resume, overwrite=overwrite)
-    resumed = processes.gather(resumed)[0]
-    if processes.first:
-        write_settings(folder, recorded, finished=False)
-    if compiled:
-        model.compile()
-    trainer = Trainer(model, pos_weight, settings, device, processes)
-    torch.manual_seed(settings.seed + processes.rank)  # dropout differs between processes
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if processes.first:
         print(
@@ -107,19 +101,31 @@ def finetune(
         "output": str(folder.absolute()),
         "pretrained": None if pretrained is None else str(pretrained.absolute()),
     }
+    if compiled:
+        model.compile()
+    trainer = Trainer(model, pos_weight, settings, device, processes)
+    torch.manual_seed(settings.seed + processes.rank)  # dropout differs between processes
 
     def save_best(position: Position) -> None:
         content = fairseq_checkpoint(trainer.model, settings, position, paths, pos_weight.tolist())
         save_checkpoint(folder / BEST, content)
 
-    progress = Progress(folder, settings.epochs, len(train_set), processes.first)
-    position = train(
-        trainer, train_set, valid_set, last=folder / LAST, resume=resumed, save_best=save_best, progress=progress
-    )
-    progress.close()
-    best = position.history[position.best_epoch - 1]
-    if processes.first:
-        write_settings(folder, recorded, finished=True, best=best)
+    # All input is read: a bad file leaves the folder as it was.
+    with locked(folder, folder / "run.lock") if processes.first else contextlib.nullcontext(), loader_workers():
+        resumed = processes.first and claim_folder(
+            folder, recorded, resume=resume or interrupted(folder, recorded), overwrite=overwrite
+        )
+        resumed = processes.gather(resumed)[0]
+        if processes.first:
+            write_settings(folder, recorded, finished=False)
+        progress = Progress(folder, settings.epochs, len(train_set), processes.first)
+        position = train(
+            trainer, train_set, valid_set, last=folder / LAST, resume=resumed, save_best=save_best, progress=progress
+        )
+        progress.close()
+        best = position.history[position.best_epoch - 1]
+        if processes.first:
+            write_settings(folder, recorded, finished=True, best=best)
     return (
         f"{position.epoch} epochs, {position.updates:,} updates; best epoch {position.best_epoch}: valid loss "
         f"{best['valid_loss']:.3f}, AUROC micro {best['auroc']:.4f} macro {best['auroc_macro']:.4f}; {folder / BEST}"

@@ -15,8 +15,9 @@ Several GPUs share each batch:
 Reads build/data/finetune_lead1_duplicated/manifests: train.tsv (about 1.26 million segments for all of
 MIMIC-IV-ECG), valid.tsv (160 thousand), y.npy and pos_weight.txt.
 Writes into finetune/data: checkpoint_best.pt (362 MB), the network with the lowest valid loss, in fairseq-signals'
-format; settings.json; and with --engine torch checkpoint_last.pt (1.1 GB), from which --resume goes on,
-training_log.csv (a row per epoch) and training_curves.png; with --engine fairseq command.sh.
+format; settings.json; and with --engine torch checkpoint_last.pt (1.1 GB), training_log.csv (a row per epoch) and
+training_curves.png; with --engine fairseq command.sh.
+With --engine torch an interrupted run goes on from checkpoint_last.pt when the same command is given again.
 Settings for fairseq-signals itself come last, after "--": ... -- common.fp16=true
 """
 
@@ -132,7 +133,10 @@ def get_parser() -> argparse.ArgumentParser:
         help="write checkpoint_last.pt every N updates besides every epoch; 0 = only every epoch (default: 500)",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in --output-dir, if there is one (default: refuse)"
+        "--resume",
+        action="store_true",
+        help="go on with the run in --output-dir, to more --epochs if you like, or start one if there is none "
+        "(default: go on only if it was interrupted and all settings are the same)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="delete the run in --output-dir and start over (default: refuse)"
