@@ -109,7 +109,7 @@ def test_records_of_another_shape_rate_or_content_are_refused(tmp_path):
     different[3] = 1
     for content, told in (
         ({"feats": good[:, :2500], "curr_sample_rate": 500}, r"feats of shape \(12, 2500\)"),
-        ({"other": good}, "no usable 'feats'"),
+        ({"other": good}, "no usable feats"),
         ({"feats": good, "curr_sample_rate": 250}, "sampled at 250 Hz"),
         ({"feats": different, "curr_sample_rate": 500}, "the rows of feats differ"),
     ):

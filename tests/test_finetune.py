@@ -463,7 +463,7 @@ def flat(**changes):
         (flat(curr_sample_rate=250), "250 Hz"),
         (flat(idx=9), "idx 9 is no row"),
         (flat(idx=-1), "idx -1 is no row"),
-        (flat(idx=[1, 2]), "no usable"),
+        (flat(idx=np.array([1, 2])), "no usable"),
         ({"feats": np.ones((12, SAMPLES))}, "curr_sample_rate"),
     ],
 )
