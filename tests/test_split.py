@@ -15,6 +15,7 @@ from ecg_split.summary import on_both_sides, split_digest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ecg_finetune.command_line import execute
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.paths import save_file_name
 
@@ -32,7 +33,7 @@ def create_split(capsys):
     def run(*arguments, exit_code=0):
         capsys.readouterr()
         try:
-            code = script.main([str(argument) for argument in arguments])
+            code = execute(script.get_parser(), script.run, [str(argument) for argument in arguments])
         except SystemExit as stopped:  # argparse
             code = stopped.code
         printed = capsys.readouterr()
@@ -199,7 +200,9 @@ def test_a_path_without_patient_is_named(tmp_path, create_split):
 def test_genuine_record_list(tmp_path, create_split, test_data):
     path = tmp_path / "record_list.csv"
     path.write_bytes(lzma.decompress((test_data / "mimic_iv_ecg/record_list.csv.xz").read_bytes()))
-    create_split("--base-dir", tmp_path, "--record-list", path)
+    printed = create_split("--base-dir", tmp_path, "--record-list", path).stdout
+    shown = printed[printed.index("      records  share") : printed.index("done in")]
+    assert shown in (REPOSITORY / "README.md").read_text(encoding="utf-8")
     split = read_split(tmp_path, pd.read_csv(path, usecols=["subject_id", "study_id"]))
     assert len(split) == 800_035
     assert (split.groupby("subject_id")["split"].nunique() == 1).all()
@@ -231,6 +234,8 @@ def test_stratify_refuses_labels_of_other_records(tmp_path, create_split):
     assert "not one study" in create_split(*options, exit_code=1).stderr
     (tmp_path / "labels/study_id_mapping.csv").write_text("idx,study_id,split\n0,1,\n")
     assert "labels stage again" in create_split(*options, exit_code=1).stderr
+    (tmp_path / "labels/labels.csv").write_text(",".join(["idx", *LABELS]) + "\n")
+    assert "labels.csv: no rows" in create_split(*options, exit_code=1).stderr
 
 
 # ------------------------------------------------------------------------------------------------ given splits
@@ -345,7 +350,7 @@ def test_bad_record_lists_are_refused_in_one_line(tmp_path, create_split, conten
     ("options", "exit_code"),
     [
         (("--valid-frac", 0.5, "--test-frac", 0.5), 1),
-        (("--seed", -1), 1),
+        (("--seed", -1), 2),
         (("--from-split", "x.csv", "--extend"), 1),
         (("--valid-frac", 1.5), 2),
         (("--group-by", "hospital"), 2),
