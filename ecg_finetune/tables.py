@@ -1,4 +1,4 @@
-"""Reading and writing the CSV files the stages hand over, with one-line errors that name file, column and row."""
+"""Reading and writing the CSV, NPY and JSON files the stages hand over; errors are one line, with file and place."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import bisect
 import contextlib
 import csv
 import io
+import json
 import math
 import re
 from array import array
@@ -358,6 +359,37 @@ def write_array(path: Path, array: np.ndarray) -> None:
     np.save(content, array)
     with replacing(path) as temporary:
         temporary.write_bytes(content.getbuffer())
+
+
+def read_json(path: Path, kind: type) -> dict | list:
+    """Read a JSON file that holds an object (`kind` dict) or a list.
+
+    Raises
+    ------
+    UserError
+        The file is missing, no JSON, holds something else, or names a key twice in one object.
+    """
+    path = _existing(path)
+
+    def unique(pairs):
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise UserError(f"{path}: {twice!r} is listed twice; remove one")
+        return table
+
+    def refuse(constant):
+        raise ValueError(f"{constant} is no number")
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique, parse_constant=refuse)
+        json.dumps(content, ensure_ascii=False).encode()  # half a character, written as \ud800, cannot be shown
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); mend it or make it again") from None
+    if not isinstance(content, kind):
+        raise UserError(f"{path}: must hold a JSON {'list' if kind is list else 'object'}; mend it or make it again")
+    return content
 
 
 def label_counts(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

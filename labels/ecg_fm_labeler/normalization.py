@@ -13,7 +13,6 @@ across their boundary; word borders are ignored here, which can only add marks, 
 """
 
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from ecg_finetune.command_line import UserError
+from ecg_finetune.tables import read_json
 from ecg_fm_labeler.configuration import PROJECT_CONFIG
 
 TABLES_FILE = "text_normalization.json"
@@ -128,34 +128,29 @@ class Normalizer:
         tables = read_tables(folder, TABLES_FILE)
         templates = read_tables(folder, TEMPLATES_FILE)
         self._count = itertools.count()
-        try:
-            self.cut_off = [phrase.lower() for phrase in sorted(tables["cut_off"], key=len, reverse=True)]
-            self.ending = re.compile(rf" (?:{'|'.join(map(re.escape, tables['ending']['words']))})$")
-            self.ending_word = tables["ending"]["append"]
-            self.steps: list[Step] = [
-                self._abbreviations(tables["abbreviations"], tables["possessives"]),
-                self._table(tables["phrases"], border=False, ignore_case=True),
-                lambda text, _: text.lower(),
-                self._append_to_ending,
-                _dashes_and_slashes,
-                self._table({"&": " and "}, border=False),
-                _collapse,
-                self._table(tables["before_stems"]),
-                self._table(_longest_first(tables["stems"]), border=False),
-                self._table(tables["words"]),
-                _question_marks,
-                self._table(tables["after_words"]),
-                self._lead_lists(tables["lead_lists"], tables["leads"]),
-                self._table(tables["joined"]),
-                lambda text, _: text.replace("*", " "),
-                _prefixes_and_bundles,
-                *(self._family(family) for family in templates["passes"]),
-            ]
-            self._cut_edges = Phrases(next(self._count), self.cut_off)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise UserError(
-                f"{folder}: {TABLES_FILE} or {TEMPLATES_FILE} lacks or misuses {error}; compare it with the project's"
-            ) from None
+        self.cut_off = [phrase.lower() for phrase in sorted(tables["cut_off"], key=len, reverse=True)]
+        self.ending = re.compile(rf" (?:{'|'.join(map(re.escape, tables['ending']['words']))})$")
+        self.ending_word = tables["ending"]["append"]
+        self.steps: list[Step] = [
+            self._abbreviations(tables["abbreviations"], tables["possessives"]),
+            self._table(tables["phrases"], border=False, ignore_case=True),
+            lambda text, _: text.lower(),
+            self._append_to_ending,
+            _dashes_and_slashes,
+            self._table({"&": " and "}, border=False),
+            _collapse,
+            self._table(tables["before_stems"]),
+            self._table(_longest_first(tables["stems"]), border=False),
+            self._table(tables["words"]),
+            _question_marks,
+            self._table(tables["after_words"]),
+            self._lead_lists(tables["lead_lists"], tables["leads"]),
+            self._table(tables["joined"]),
+            lambda text, _: text.replace("*", " "),
+            _prefixes_and_bundles,
+            *(self._family(family) for family in templates["passes"]),
+        ]
+        self._cut_edges = Phrases(next(self._count), self.cut_off)
 
     def cut(self, text: str, edges: Edges | None = None) -> tuple[str, bool]:
         """Drop everything from the first cut-off phrase on; return the text and whether there was one."""
@@ -211,7 +206,7 @@ class Normalizer:
     def _abbreviations(self, table: dict[str, str], possessives: list[str]) -> Step:
         """Return the case-sensitive step: capital abbreviations, and "PAC's" for "PACs"."""
         replace = self._table(table)
-        possessive = re.compile(rf"(?<!\w)({'|'.join(possessives)})'s(?!\w)")
+        possessive = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, possessives))})'s(?!\w)")
         return lambda text, place: possessive.sub(r"\1s", replace(text, place))
 
     def _append_to_ending(self, text: str, place: Place) -> str:
@@ -242,7 +237,7 @@ class Normalizer:
 
     def _lead_lists(self, carriers: list[dict], leads: list[str]) -> Step:
         """Return the step that spells lead lists out, one phrase per lead."""
-        lead = "|".join(sorted(leads, key=len, reverse=True))
+        lead = "|".join(map(re.escape, sorted(leads, key=len, reverse=True)))
         rules = []
         for carrier in carriers:
             # Where words follow the list, they and the blank before them belong to the match.
@@ -260,7 +255,7 @@ class Normalizer:
         literals = Phrases(next(self._count), (before for before, _, _ in rules))
         # A list may go on, or its last words may stand, in the next statement.
         words = {word for carrier in carriers for word in carrier["after"].split()}
-        continued = re.compile(rf"\s*(?:,|(?:{lead}|{'|'.join(words)})(?!\w))")
+        continued = re.compile(rf"\s*(?:,|(?:{lead}|{'|'.join(map(re.escape, words))})(?!\w))")
 
         def step(text: str, place: Place) -> str:
             if place.edges:
@@ -375,21 +370,85 @@ def read_tables(folder: Path, file: str) -> dict:
     Raises
     ------
     UserError
-        The file is not readable or lists a phrase twice.
+        The file is not readable, lists a phrase twice, or an entry has not the form of the project's own.
     """
     path = Path(folder) / file
-    if not path.is_file():
-        path = PROJECT_CONFIG / file
+    path = path if path.is_file() else PROJECT_CONFIG / file
+    tables, form = read_json(path, dict), FORMS[file]
+    if other := set(tables) ^ set(form):
+        name = min(other)
+        raise UserError(f"{path}: {'lacks' if name in form else 'has an unknown entry'} {name!r}; it has {list(form)}")
+    for name, fits in form.items():
+        if not fits(tables[name]):
+            raise UserError(f"{path}: {name!r} has not the form it has in {PROJECT_CONFIG / file}; compare them")
+    return tables
 
-    def unique(pairs):
-        table = dict(pairs)
-        if len(table) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise UserError(f"{path}: {twice!r} is listed twice; remove one")
-        return table
 
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
+def _is_phrase(value) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _are_phrases(value) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_phrase, value))
+
+
+def _is_table(value) -> bool:
+    """Tell whether it says what phrases become; a phrase may become nothing."""
+    return isinstance(value, dict) and all(map(_is_phrase, value)) and _are_texts(list(value.values()))
+
+
+def _are_texts(value) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _is_object(value, *keys: str) -> bool:
+    return isinstance(value, dict) and set(value) == set(keys)
+
+
+def _is_ending(value) -> bool:
+    return _is_object(value, "words", "append") and _are_phrases(value["words"]) and _is_phrase(value["append"])
+
+
+def _is_lead_list(value) -> bool:
+    fits = _is_object(value, "before", "after", "each") and _are_texts(list(value.values()))
+    return fits and _is_phrase(value["before"]) and _placeholders(value["each"]) == {"lead"}
+
+
+def _is_family(value) -> bool:
+    if not _is_object(value, "name", "groups", "templates") or not isinstance(value["groups"], dict):
+        return False
+    # The words of a group are a list, or a dict that says what each becomes.
+    groups = [[*group, *group.values()] if isinstance(group, dict) else group for group in value["groups"].values()]
+    return (
+        all(map(_are_texts, groups))
+        and isinstance(value["templates"], list)
+        and all(_is_template(template, set(value["groups"])) for template in value["templates"])
+        and all(map(_is_phrase, expand(value)))
+    )
+
+
+def _is_template(value, groups: set[str]) -> bool:
+    if not _are_phrases(value) or len(value) != 2:
+        return False
+    left, right = map(_placeholders, value)
+    return left is not None and right is not None and right <= left <= groups
+
+
+def _placeholders(text: str) -> set[str] | None:
+    """Return the names in braces; None where braces hold anything but a name."""
+    names = re.findall(r"\{(\w+)\}", text)
+    return set(names) if "{" not in (rest := re.sub(r"\{\w+\}", "", text)) and "}" not in rest else None
+
+
+# What each entry of a file must look like.
+FORMS: dict[str, dict[str, Callable[[object], bool]]] = {
+    TABLES_FILE: {
+        **dict.fromkeys(("cut_off", "possessives", "leads"), _are_phrases),
+        **dict.fromkeys(
+            ("abbreviations", "phrases", "before_stems", "stems", "words", "after_words", "joined"), _is_table
+        ),
+        "ending": _is_ending,
+        "lead_lists": lambda value: isinstance(value, list) and all(map(_is_lead_list, value)),
+    },
+    TEMPLATES_FILE: {"passes": lambda value: isinstance(value, list) and all(map(_is_family, value))},
+}
