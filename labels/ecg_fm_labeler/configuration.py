@@ -6,13 +6,13 @@ The format is ECG-FM's own, so its configuration folder can be used unchanged. E
 (see `normalization`).
 """
 
-import json
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ecg_finetune.command_line import UserError
-from ecg_finetune.tables import iterate_rows
+from ecg_finetune.tables import iterate_rows, read_json
 
 PROJECT_CONFIG = Path(__file__).resolve().parent.parent / "ecg_fm_labeler_config"
 
@@ -30,6 +30,21 @@ REQUIRED = (
     "attached_desc_tem",
     "traveling_desc_tem",
 )
+# What an entry of each file may hold, documentation included.
+_DESC_PAT = ("pattern", "descriptors", "before_after", "parse_before_entities")
+KEYS = {
+    "entity_tem": ("name", "sup", "require_descriptors", "aka", "tags", "feature", "hallmark"),
+    "entity_pat": ("pattern", "entities"),
+    "desc_tem": ("name", "category", "tags", "create_entities", "attribute_to"),
+    "split_desc_tem": ("name", "descriptors"),
+    "desc_pat": _DESC_PAT,
+    NEGATIONS: _DESC_PAT,
+    "connective": ("pattern", "descriptors", "tags"),
+    "compound_tem": ("entity", "including", "excluding"),
+    "attached_desc_tem": ("entity", "descriptor", "resulting_entity"),
+    "traveling_desc_tem": ("entity", "descriptors"),
+}
+PART_KEYS = ("tem", "descriptors")  # of an object within an entry that names something
 
 
 @dataclass(frozen=True)
@@ -124,7 +139,7 @@ class Reader:
             if name in knowledge.entities:
                 self._problem(f"the entity {name!r} is defined twice")
             parents = tuple(self._names(entry, "sup"))
-            knowledge.entities[name] = Entity(parents, bool(entry.get("require_descriptors", False)))
+            knowledge.entities[name] = Entity(parents, self._flag(entry, "require_descriptors"))
         for name, entity in knowledge.entities.items():
             self.where = f"entity_tem.json: {name!r}"
             self._known(entity.parents, knowledge.entities, "entity")
@@ -139,13 +154,15 @@ class Reader:
         self.split: dict[str, tuple[str, ...]] = {}
         for entry in self._entries("split_desc_tem"):
             name = self._text(entry, "name")
+            if name in self.split:
+                self._problem(f"the descriptor {name!r} is defined twice")
             self.split[name] = tuple(self._names(entry, "descriptors"))
             self._known(self.split[name], knowledge.created, "descriptor")
         path = self.folder / "uncertainty_map.json"
         for name, probability in (self._json(path, dict) or {}).items() if path.is_file() else ():
             self.where = f"uncertainty_map.json: {name!r}"
             self._known([name], knowledge.created, "descriptor")
-            if isinstance(probability, (int, float)) and 0 < probability <= 1:
+            if type(probability) in (int, float) and 0 < probability <= 1:
                 knowledge.uncertainty[name] = float(probability)
             else:
                 self._problem(f"the probability {probability!r} is not a number above 0 and at most 1")
@@ -155,7 +172,7 @@ class Reader:
         for entry in self._entries("entity_pat"):
             text = self._pattern(entry, seen)
             entities = []
-            for part in self._list(entry, "entities"):
+            for part in self._list(entry, "entities", needed=True):
                 name = self._name(part)
                 preset = self._names(part, "descriptors") if isinstance(part, dict) else []
                 self._known([name], knowledge.entities, "entity")
@@ -181,9 +198,9 @@ class Reader:
     def _descriptor_pattern(self, entry: dict, seen: dict[str, str], knowledge: Knowledge) -> list[Pattern]:
         """Return the pattern of an entry; none if it is wrong."""
         text = self._pattern(entry, seen)
-        names = tuple(self._descriptor_names(self._names(entry, "descriptors"), knowledge))
+        names = tuple(self._descriptor_names(self._names(entry, "descriptors", needed=True), knowledge))
         side = entry.get("before_after", "b")
-        first = bool(entry.get("parse_before_entities", False))
+        first = self._flag(entry, "parse_before_entities")
         if side == "b":
             return [Pattern(text, "before", right=names, first=first)]
         if side == "a":
@@ -205,7 +222,7 @@ class Reader:
             self._known([row[1]], knowledge.created, "descriptor")
             knowledge.attached.append(row)
         for entry in self._entries("traveling_desc_tem"):
-            name, descriptors = self._name(entry.get("entity")), self._names(entry, "descriptors")
+            name, descriptors = self._name(entry.get("entity")), self._names(entry, "descriptors", needed=True)
             self._known([name], knowledge.entities, "entity")
             knowledge.traveling.append((name, frozenset(self._descriptor_names(descriptors, knowledge))))
 
@@ -252,23 +269,26 @@ class Reader:
         for number, entry in enumerate(self._json(path, list) or [], start=1):
             self.where = f"{file}.json: entry {number}"
             if isinstance(entry, dict):
+                self._refuse_misspelt(entry, KEYS[file])
                 yield entry
             else:
                 self._problem(f"{entry!r} is not an object")
 
+    def _refuse_misspelt(self, entry: dict, keys: tuple[str, ...]) -> None:
+        """Refuse a key that looks like a known one; others may document what they like."""
+        for key in entry.keys() - set(keys):
+            if meant := difflib.get_close_matches(key, keys, n=1):
+                self._problem(f"the key {key!r} is unknown; {meant[0]!r} is meant")
+
     def _json(self, path: Path, kind: type):
-        try:
-            with path.open(encoding="utf-8-sig") as handle:
-                content = json.load(handle)
-        except FileNotFoundError:
+        if not path.is_file():
             self.problems.append(f"{path}: no such file; a labeler configuration needs it")
-        except (ValueError, OSError) as error:
-            self.problems.append(f"{path}: not readable as JSON ({error})")
-        else:
-            if isinstance(content, kind):
-                return content
-            self.problems.append(f"{path}: it must hold a JSON {'list' if kind is list else 'object'}")
-        return None
+            return None
+        try:
+            return read_json(path, kind)
+        except UserError as error:
+            self.problems.append(str(error))
+            return None
 
     def _pattern(self, entry: dict, seen: dict[str, str]) -> str:
         text = self._text(entry, "pattern")
@@ -282,25 +302,33 @@ class Reader:
 
     def _text(self, entry: dict, key: str) -> str:
         value = entry.get(key)
-        if not isinstance(value, str):
+        if not isinstance(value, str) or not value:
             self._problem(f"{key} is {value!r}; it must be a text")
             return ""
         return value
 
-    def _list(self, entry: dict, key: str) -> list:
+    def _flag(self, entry: dict, key: str) -> bool:
+        value = entry.get(key, False)
+        if not isinstance(value, bool):
+            self._problem(f"{key} is {value!r}; it must be true or false")
+        return value is True
+
+    def _list(self, entry: dict, key: str, needed: bool = False) -> list:
         value = entry.get(key)
-        if value is None:
+        if value is None and not needed:
             return []
         if not isinstance(value, list):
             self._problem(f"{key} is {value!r}; it must be a list")
             return []
         return value
 
-    def _names(self, entry: dict, key: str) -> list[str]:
-        return [self._name(part) for part in self._list(entry, key)]
+    def _names(self, entry: dict, key: str, needed: bool = False) -> list[str]:
+        return [self._name(part) for part in self._list(entry, key, needed)]
 
     def _name(self, part) -> str:
         """Return the name an entry refers to: a text, or an object with `tem` (descriptors nested in it are unused)."""
+        if isinstance(part, dict):
+            self._refuse_misspelt(part, PART_KEYS)
         name = part.get("tem") if isinstance(part, dict) else part
         if not isinstance(name, str):
             self._problem(f"{part!r} names nothing; it must be a name or an object with a name as tem")
