@@ -15,6 +15,8 @@ from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.tables import iterate_rows
 
+TABLES = read_tables(PROJECT_CONFIG, TABLES_FILE)
+
 # Three entities are enough for a configuration in ECG-FM's format, without our own additions to it.
 SMALL = {
     "entity_tem": [
@@ -176,6 +178,33 @@ def test_without_uncertainty_map_everything_is_certain(small):
         ({"traveling_desc_tem": [{"entity": "Both", "descriptors": ["Q"]}]}, "traveling_desc_tem.json: entry 1"),
         ({"uncertainty_map": {"Possible": 0}}, "uncertainty_map.json: 'Possible': the probability 0"),
         ({"text_normalization": {}}, "text_normalization.json"),
+        ({"entity_tem": [{"name": "A", "supp": []}]}, "entity_tem.json: entry 1: the key 'supp' is unknown; 'sup' is"),
+        ({"entity_tem": [{"name": "A", "require_descriptors": "false"}]}, "require_descriptors is 'false'; it must be"),
+        ({"entity_tem": [{"name": ""}]}, "entry 1: name is ''; it must be a text"),
+        ({"entity_pat": [{"pattern": "x"}]}, "entity_pat.json: entry 1 ('x'): entities is None"),
+        ({"desc_pat": [{"pattern": "x"}]}, "desc_pat.json: entry 1 ('x'): descriptors is None"),
+        ({"uncertainty_map": {"Possible": True}}, "uncertainty_map.json: 'Possible': the probability True"),
+        *(
+            (
+                {"text_normalization": TABLES | change},
+                f"text_normalization.json: {next(iter(change))!r} has not the form",
+            )
+            for change in (
+                {"cut_off": [""]},
+                {"words": {"": "x"}},
+                {"stems": {"x": None}},
+                {"ending": {"words": ["x"]}},
+                {"leads": []},
+                {"lead_lists": [{"before": "x", "after": "", "each": "{0}"}]},
+            )
+        ),
+        *(
+            (
+                {"text_templates": {"passes": [{"name": "x", "groups": {"a": ["b"]}, "templates": [template]}]}},
+                "'passes' has",
+            )
+            for template in (["{c}", "x"], ["x", "{a}"], ["{a", "x"], ["{a}"], "ab", ["", "x"])
+        ),
     ],
 )
 def test_mistake_is_told_with_its_file_and_entry(small, capsys, changes, problem):
