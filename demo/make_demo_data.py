@@ -22,10 +22,10 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from ecg_simulation.records import BROKEN, draw_records, write_records
+from ecg_simulation.records import BROKEN, Record, draw_records, write_records
 
 from ecg_finetune.batch import chunked, run_batch
-from ecg_finetune.command_line import UserError, execute, positive_int, stage_parser, usable_cores
+from ecg_finetune.command_line import UserError, add_workers, execute, non_negative_int, positive_int, stage_parser
 from ecg_finetune.tables import write_table
 
 
@@ -33,24 +33,20 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the parser of this script."""
     parser = stage_parser(__doc__)
     parser.add_argument("--records", type=positive_int, default=1400, metavar="N", help="records (default: 1400)")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same files, whatever --workers (default: 0)")
+    parser.add_argument(
+        "--seed", type=non_negative_int, default=0, help="same seed, same files, whatever --workers (default: 0)"
+    )
     parser.add_argument(
         "--out", type=Path, default=None, metavar="DIR", help="folder (default: <base-dir>/mimic-iv-ecg-demo)"
     )
     parser.add_argument(
         "--broken",
-        type=int,
+        type=non_negative_int,
         default=None,
         metavar="N",
         help=f"records to damage, in turn: {'; '.join(BROKEN)} (default: 6, one in fifty below 300 records; 0 = none)",
     )
-    parser.add_argument(
-        "--workers",
-        type=positive_int,
-        default=usable_cores(),
-        metavar="N",
-        help="worker processes (default: the cores this process may use)",
-    )
+    add_workers(parser)
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a demo data set that is already there (default: refuse)"
     )
@@ -61,10 +57,8 @@ def run(args: argparse.Namespace) -> str:
     """Draw the records, write their files in chunks, then the tables."""
     folder = args.out or args.base_dir / "mimic-iv-ecg-demo"
     n_broken = min(len(BROKEN), args.records // 50) if args.broken is None else args.broken
-    if not 0 <= n_broken <= args.records:
-        raise UserError(f"--broken {n_broken} is not between 0 and the number of records, {args.records}")
-    if args.seed < 0:
-        raise UserError(f"--seed {args.seed} is negative; give 0 or more")
+    if n_broken > args.records:
+        raise UserError(f"--broken {n_broken} is more than the number of records, {args.records}")
     prepare_folder(folder, args.overwrite)
 
     records = draw_records(args.records, n_broken, args.seed)
@@ -96,26 +90,16 @@ def prepare_folder(folder: Path, overwrite: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def record_list(records: list) -> pd.DataFrame:
+def record_list(records: list[Record]) -> pd.DataFrame:
     """Return record_list.csv."""
-    return pd.DataFrame(
-        [
-            (
-                record.patient.subject_id,
-                record.study_id,
-                record.study_id,
-                f"{record.time:%Y-%m-%d %H:%M:%S}",
-                record.path,
-            )
-            for record in records
-        ],
-        columns=["subject_id", "study_id", "file_name", "ecg_time", "path"],
-    )
+    columns = ["subject_id", "study_id", "file_name", "ecg_time", "path"]
+    rows = [(r.patient.subject_id, r.study_id, r.study_id, f"{r.time:%Y-%m-%d %H:%M:%S}", r.path) for r in records]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run from the command line."""
-    return execute(get_parser(), run, argv)
+def main() -> int:
+    """Run the command line."""
+    return execute(get_parser(), run)
 
 
 if __name__ == "__main__":

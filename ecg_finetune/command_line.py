@@ -75,8 +75,8 @@ def add_lead(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lead", choices=LEADS, default="I", help="the lead to use, by name (default: I)")
 
 
-def add_batch(parser: argparse.ArgumentParser) -> None:
-    """Add `--workers` and `--dask`, which every batch run has."""
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Add `--workers`, of a run on this machine alone."""
     parser.add_argument(
         "--workers",
         type=positive_int,
@@ -84,6 +84,11 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="local worker processes (default: the cores this process may use)",
     )
+
+
+def add_batch(parser: argparse.ArgumentParser) -> None:
+    """Add `--workers` and `--dask`, which every batch run has."""
+    add_workers(parser)
     parser.add_argument(
         "--dask",
         default=None,

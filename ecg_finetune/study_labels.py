@@ -7,6 +7,7 @@ import numpy as np
 
 from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.paths import inside
 from ecg_finetune.tables import find_rows, integer, iterate_rows
 
 LABEL_TEXTS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
@@ -25,10 +26,10 @@ def read_study_labels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises
     ------
     UserError
-        As `tables.iterate_rows`; also a label other than 0 and 1, an idx that stands twice or that only labels.csv
-        has, a study with two different rows of labels.
+        As `tables.iterate_rows`; also no row, a label other than 0 and 1, an idx that stands twice or that only
+        labels.csv has, a study with two different rows of labels.
     """
-    labels_path, mapping_path = Path(folder, "labels.csv"), Path(folder, "study_id_mapping.csv")
+    labels_path, mapping_path = inside(folder, "labels"), inside(folder, "study_id_mapping")
     row_idx, labels = _read_labels(labels_path)
     mapped_idx, studies = array("q"), array("q")
     for line, (idx, study) in iterate_rows(mapping_path, ["idx", "study_id"]):
@@ -58,6 +59,8 @@ def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 f"{path}: line {line} has a label that is neither 0 nor 1; run the labels stage again"
             ) from None
         row_idx.append(integer(path, line, "idx", idx))
+    if not row_idx:
+        raise UserError(f"{path}: no rows below the header; run the labels stage again")
     table = np.frombuffer(labels, dtype=np.uint8).reshape(-1, len(LABELS))
     return np.array(row_idx, dtype=np.int64), table
 

@@ -19,7 +19,6 @@ import numpy as np
 
 from ecg_finetune.command_line import UserError, replacing, watch_input
 from ecg_finetune.diagnoses import LABELS
-from ecg_finetune.paths import save_file_name
 
 # pandas is imported where it is used: the import takes as long as preprocessing a thousand records.
 if TYPE_CHECKING:
@@ -309,26 +308,6 @@ def read_paths(path: Path, study_id: np.ndarray) -> list[str]:
     return paths
 
 
-def read_meta_split(path: Path) -> pd.DataFrame:
-    """Read meta_split.csv as a table: `save_file` (str), `split` (categorical over `SPLITS`), `study_id` (int64).
-
-    Raises
-    ------
-    UserError
-        As `read_splits`.
-    """
-    import pandas as pd
-
-    study_id, split = read_splits(path)
-    return pd.DataFrame(
-        {
-            "save_file": [save_file_name(study) for study in study_id.tolist()],
-            "split": pd.Categorical.from_codes(split, categories=SPLITS),
-            "study_id": study_id,
-        }
-    )
-
-
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a CSV file without an index, under a temporary name first."""
     with replacing(path) as temporary:
@@ -388,7 +367,7 @@ def read_json(path: Path, kind: type) -> dict | list:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); mend it or make it again") from None
     if not isinstance(content, kind):
-        raise UserError(f"{path}: must hold a JSON {'list' if kind is list else 'object'}; mend it or make it again")
+        raise UserError(f"{path}: it must hold a JSON {'list' if kind is list else 'object'}; mend it or make it again")
     return content
 
 

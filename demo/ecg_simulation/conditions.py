@@ -7,18 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-RHYTHMS = (
-    "sinus",
-    "atrial fibrillation",
-    "atrial flutter",
-    "supraventricular tachycardia",
-    "ventricular tachycardia",
-    "2nd degree AV block",
-    "3rd degree AV block",
-    "paced",
-    "junctional",
-)
-
 # What a patient tends to: weight, and the share of each rhythm among the patient's ECGs (the rest is sinus rhythm).
 TENDENCIES: dict[str, tuple[float, dict[str, float]]] = {
     "sinus rhythm": (0.40, {}),
@@ -70,7 +58,7 @@ class Patient:
 class Condition:
     """What one ECG shows; the signal and the report both follow it."""
 
-    rhythm: str  # one of RHYTHMS
+    rhythm: str  # "sinus", or one that a tendency brings
     rate: float  # ventricular rate, beats per minute
     pr: float  # s
     conduction: str

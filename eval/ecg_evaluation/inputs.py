@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ecg_finetune.command_line import UserError, replacing
+from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.paths import inside
 from ecg_finetune.patients import read_studies
 from ecg_finetune.segments import SAMPLE_RATE, read_labels
-from ecg_finetune.tables import read_array, read_meta_split, read_table, refuse_duplicates
+from ecg_finetune.tables import SPLITS, read_array, read_splits, read_table, refuse_duplicates, write_table
 
 CHANNELS = 12
 SAMPLES = 10 * SAMPLE_RATE
@@ -103,11 +103,20 @@ def read_segment_studies(folder: Path) -> np.ndarray:
 
 
 def write_predictions(path: Path, study_id: np.ndarray, probabilities: np.ndarray) -> None:
-    """Write `study_id` and 17 probability columns, each number with all the digits it takes to read it back exactly."""
+    """Write `study_id` and 17 probability columns, each number with all the digits it takes to read it back exactly.
+
+    Parameters
+    ----------
+    path : Path
+        The predictions file.
+    study_id : ndarray int64 (records,)
+        In the order of the rows.
+    probabilities : ndarray (records, 17)
+        From 0 to 1.
+    """
     table = pd.DataFrame(probabilities, columns=list(LABELS))
     table.insert(0, "study_id", study_id)
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+    write_table(path, table)
 
 
 def read_predictions(path: Path, study_ids: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -171,14 +180,23 @@ def read_patients(record_list: Path) -> pd.Series:
 def patient_overlap(meta: Path, patient_of: pd.Series, test_ids: np.ndarray) -> dict[str, int]:
     """Count what must be 0 in an honest evaluation, by the split table.
 
+    Parameters
+    ----------
+    meta : Path
+        meta_split.csv.
+    patient_of : Series
+        As `read_patients`.
+    test_ids : ndarray int64 (records,)
+        The evaluated studies.
+
     Returns
     -------
     dict
         `records`: evaluated records whose split is not test; `patients`: evaluated patients with a record in train or
         valid.
     """
-    split = read_meta_split(meta).set_index("study_id")["split"]
-    elsewhere = split.index[split != "test"]
+    study_id, split = read_splits(meta)
+    elsewhere = study_id[split != SPLITS.index("test")]
     patients = patient_of.reindex(test_ids).unique()
     return {
         "records": int(np.isin(test_ids, elsewhere).sum()),

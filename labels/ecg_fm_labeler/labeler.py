@@ -6,7 +6,6 @@ that a rule could join across their boundary are taken as one text. The outcome 
 (`Labeler.plain`).
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -120,10 +119,6 @@ class Labeler:
         if any(block.connective for block in blocks):
             return attach([hit for block in blocks for hit in block.hits])
         return [found for block in blocks for found in block.found]
-
-    def unmatched(self, report: Sequence[str]) -> Counter:
-        """Count the runs of words of a report that no pattern took."""
-        return Counter(words for block in self.read(report) for words in block.unmatched)
 
     def plain(self, report: Sequence[str]) -> tuple[str, Match]:
         """Return the normalised text and the hits of a report taken as one text, nothing remembered."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from ecg_finetune.command_line import replacing
 from ecg_finetune.diagnoses import LABELS
-from ecg_finetune.paths import ARTEFACTS
+from ecg_finetune.paths import inside
 from ecg_finetune.tables import (
     SPLITS,
     iterate_rows,
@@ -46,22 +46,18 @@ def write_outputs(
     """
     hard = (soft > 0).astype(np.float32)
     names = [*SPLITS, ""]
-    write_array(_in(folder, "y_soft"), soft)
-    write_array(_in(folder, "y"), hard)
-    _write_labels(_in(folder, "labels"), hard.astype(bool))
+    write_array(inside(folder, "y_soft"), soft)
+    write_array(inside(folder, "y"), hard)
+    _write_labels(inside(folder, "labels"), hard.astype(bool))
     mapping = ((idx, study, names[code]) for idx, (study, code) in enumerate(zip(study_id.tolist(), split.tolist())))
-    write_rows(_in(folder, "study_id_mapping"), ["idx", "study_id", "split"], mapping)
-    write_table(_in(folder, "label_def_recomputed"), label_definition(hard))
-    write_pos_weight(_in(folder, "pos_weight"), label_counts(hard)[2])
-    with replacing(_in(folder, "label_def_official")) as temporary:
+    write_rows(inside(folder, "study_id_mapping"), ["idx", "study_id", "split"], mapping)
+    write_table(inside(folder, "label_def_recomputed"), label_definition(hard))
+    write_pos_weight(inside(folder, "pos_weight"), label_counts(hard)[2])
+    with replacing(inside(folder, "label_def_official")) as temporary:
         own = Path(config) / LABEL_DEFINITION
         shutil.copyfile(own if own.is_file() else PROJECT_CONFIG / LABEL_DEFINITION, temporary)
     ordered = sorted(unmatched.items(), key=lambda item: (-item[1], item[0]))
-    write_rows(_in(folder, "unmatched"), ["words", "count"], ordered)
-
-
-def _in(folder: Path, artefact: str) -> Path:
-    return Path(folder) / Path(ARTEFACTS[artefact].location).name
+    write_rows(inside(folder, "unmatched"), ["words", "count"], ordered)
 
 
 def _write_labels(path: Path, hard: np.ndarray) -> None:

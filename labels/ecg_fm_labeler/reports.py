@@ -100,8 +100,3 @@ def _refuse_contradictions(path: Path, reports: Reports, lines: array) -> None:
             f"{path}: study_id {reports.study_id[first]} stands in line {lines[first]} and again in line "
             f"{lines[second]} with another report; remove one of the rows"
         )
-
-
-def repeated_rows(study_id: np.ndarray) -> int:
-    """Return how many rows repeat a study that stands in an earlier row."""
-    return len(study_id) - len(np.unique(study_id))

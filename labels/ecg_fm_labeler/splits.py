@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.command_line import UserError
-from ecg_finetune.tables import SPLITS, read_splits
+from ecg_finetune.tables import SPLITS, find_rows, read_splits
 
 NO_SPLIT = len(SPLITS)
 
@@ -35,10 +35,8 @@ def split_of(meta: Path, study_id: np.ndarray, wanted: str) -> np.ndarray:
         print(f"{meta} is not there yet: the split column of study_id_mapping.csv stays empty")
         return np.full(len(study_id), NO_SPLIT, dtype=np.int8)
     listed, codes = read_splits(meta)
-    order = np.argsort(listed)
-    place = np.minimum(np.searchsorted(listed[order], study_id), len(listed) - 1)
-    found = listed[order][place] == study_id
-    split = np.where(found, codes[order][place], NO_SPLIT).astype(np.int8)
+    place, found = find_rows(listed, study_id)
+    split = np.where(found, codes[place], NO_SPLIT).astype(np.int8)
     print(f"{int((~found).sum()):,} of {len(study_id):,} rows have no split in {meta}")
     if wanted != "all" and not (split == SPLITS.index(wanted)).any():
         raise UserError(f"{meta}: none of the {len(study_id):,} reports is in split {wanted}; choose another --split")

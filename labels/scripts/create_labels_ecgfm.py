@@ -26,7 +26,7 @@ from ecg_fm_labeler.batch import label_reports
 from ecg_fm_labeler.configuration import PROJECT_CONFIG
 from ecg_fm_labeler.labeler import POLICIES
 from ecg_fm_labeler.outputs import prevalence_table, write_outputs
-from ecg_fm_labeler.reports import read_reports, repeated_rows
+from ecg_fm_labeler.reports import read_reports
 from ecg_fm_labeler.splits import split_of
 
 from ecg_finetune.command_line import add_batch, add_path, execute, positive_int, stage_parser
@@ -79,7 +79,8 @@ def run(args: argparse.Namespace) -> str:
         wanted = split == SPLITS.index(args.split)
         reports, split = reports.only(wanted), split[wanted]
     rows, distinct = len(reports.study_id), len(np.unique(reports.which))
-    print(f"{rows:,} reports, {distinct:,} distinct; {repeated_rows(reports.study_id):,} rows repeat an earlier one")
+    repeated = rows - len(np.unique(reports.study_id))
+    print(f"{rows:,} reports, {distinct:,} distinct; {repeated:,} rows repeat an earlier one")
     soft, unmatched = label_reports(reports, config, args.policy, args.workers, args.dask)
     write_outputs(args.out_dir, config, reports.study_id, split, soft, unmatched)
     print(prevalence_table(soft))
@@ -93,10 +94,10 @@ def configuration_folder(base_dir: Path) -> Path:
     return below if below.is_dir() else PROJECT_CONFIG
 
 
-def main() -> None:
-    """Run as a script."""
-    sys.exit(execute(get_parser(), run))
+def main() -> int:
+    """Run the command line."""
+    return execute(get_parser(), run)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

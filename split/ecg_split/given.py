@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 
 from ecg_finetune.command_line import UserError
-from ecg_finetune.tables import SPLITS, read_header, read_meta_split, read_table, refuse_duplicates
+from ecg_finetune.tables import SPLITS, find_rows, read_header, read_splits, read_table, refuse_duplicates
+from ecg_split.assignment import TEST, TRAIN, VALID
 
 SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training", "trn"), 0),
-    **dict.fromkeys(("valid", "validation", "val", "dev"), 1),
-    **dict.fromkeys(("test", "testing", "tst"), 2),
+    **dict.fromkeys(("train", "training", "trn"), TRAIN),
+    **dict.fromkeys(("valid", "validation", "val", "dev"), VALID),
+    **dict.fromkeys(("test", "testing", "tst"), TEST),
 }
 
 
@@ -77,12 +78,12 @@ def read_earlier_split(path: Path, study_ids: np.ndarray) -> tuple[np.ndarray, n
     UserError
         The file is unreadable, or the record list lacks one of its studies: that patient would be unknown.
     """
-    earlier = read_meta_split(path)
-    row = pd.Index(study_ids).get_indexer(earlier["study_id"].to_numpy())
-    if (row < 0).any():
-        lost = earlier["study_id"].to_numpy()[row < 0]
+    earlier, split = read_splits(path)
+    row, found = find_rows(study_ids, earlier)
+    if not found.all():
+        lost = earlier[~found]
         raise UserError(
             f"{path}: {len(lost):,} of its studies, {lost[0]} first, are not in the record list, so their patients are "
             "unknown; --extend needs the complete record list, old and new records"
         )
-    return row, earlier["split"].cat.codes.to_numpy()
+    return row, split

@@ -20,16 +20,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from ecg_split.assignment import assign_at_random, assign_stratified, wanted_records
+from ecg_split.assignment import TEST, assign_at_random, assign_stratified, wanted_records
 from ecg_split.given import read_earlier_split, read_foreign_split
 from ecg_split.labels import count_per_group, labels_of
 from ecg_split.summary import label_table, on_both_sides, size_table, split_digest
 
-from ecg_finetune.command_line import UserError, add_path, execute, fraction, stage_parser
+from ecg_finetune.command_line import UserError, add_path, execute, fraction, non_negative_int, stage_parser
 from ecg_finetune.paths import save_file_name
 from ecg_finetune.patients import read_studies
 from ecg_finetune.study_labels import read_study_labels
-from ecg_finetune.tables import SPLITS, write_table
+from ecg_finetune.tables import SPLITS, find_rows, write_table
 
 UNASSIGNED = -1
 
@@ -45,7 +45,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--test-frac", type=fraction, default=0.1, metavar="F", help="share of records for test (default: 0.1)"
     )
-    parser.add_argument("--seed", type=int, default=42, help="same seed, same split (default: 42)")
+    parser.add_argument("--seed", type=non_negative_int, default=42, help="same seed, same split (default: 42)")
     parser.add_argument(
         "--group-by",
         choices=("patient", "study"),
@@ -120,8 +120,6 @@ def check_options(args: argparse.Namespace) -> None:
             f"--valid-frac {args.valid_frac} and --test-frac {args.test_frac} leave nothing to train on; "
             "their sum must stay below 1"
         )
-    if args.seed < 0:
-        raise UserError(f"--seed {args.seed} is negative; give 0 or more")
     if args.from_split and (args.stratify or args.extend):
         raise UserError("--from-split takes a split as it is; leave out --stratify and --extend")
 
@@ -180,13 +178,13 @@ def make_split(
 def split_from_file(args: argparse.Namespace, study_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of the record list that the given split has, and their split; list the studies of one side."""
     given_ids, given_split = read_foreign_split(args.from_split)
-    position = pd.Index(given_ids).get_indexer(study_ids)
-    rows = np.flatnonzero(position >= 0)
+    position, found = find_rows(given_ids, study_ids)
+    rows = np.flatnonzero(found)
     if not len(rows):
         raise UserError(
             f"{args.from_split} and {args.record_list} have no study in common; give the list it was made for"
         )
-    missing = study_ids[position < 0]
+    missing = study_ids[~found]
     unknown = np.setdiff1d(given_ids, study_ids)
     left_out = args.out.with_name(f"{args.out.stem}.left_out.csv")
     reasons = ["only in the record list"] * len(missing) + ["only in the given split"] * len(unknown)
@@ -210,7 +208,7 @@ def report_leakage(args: argparse.Namespace, patient: np.ndarray | None, split: 
     shared, test_records = on_both_sides(patient, split)
     print(f"patients on both sides: {shared:,} of {int(patient.max()) + 1:,}")
     if shared:
-        share = test_records / max(int((split == SPLITS.index("test")).sum()), 1)
+        share = test_records / max(int((split == TEST).sum()), 1)
         print(
             f"warning: {shared:,} patients stand in more than one split, and {share:.1%} of the test records "
             "have their patient in train too; test scores say little about new patients",
@@ -218,9 +216,9 @@ def report_leakage(args: argparse.Namespace, patient: np.ndarray | None, split: 
         )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run from the command line."""
-    return execute(get_parser(), run, argv)
+def main() -> int:
+    """Run the command line."""
+    return execute(get_parser(), run)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from ecg_finetune import tables
 from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.matfile import read_mat
-from ecg_finetune.paths import locate
+from ecg_finetune.paths import locate, save_file_name
 from ecg_finetune.segments import read_labels, read_manifest, read_segment
 from ecg_finetune.study_labels import read_study_labels
 
@@ -95,11 +95,12 @@ def test_record_paths(campaign, undisturbed):
 def test_meta_split(campaign, undisturbed):
     valid = b"".join(locate(undisturbed.base, "meta_split").read_bytes().splitlines(keepends=True)[:20])
 
-    def check(content, table):
+    def check(content, columns):
         expected = [(row["save_file"], row["split"]) for row in rows_of(content)]
-        assert list(zip(table["save_file"], table["split"], strict=True)) == expected
+        found = zip(*(column.tolist() for column in columns), strict=True)
+        assert [(save_file_name(study), tables.SPLITS[split]) for study, split in found] == expected
 
-    campaign(valid, "meta_split.csv", tables.read_meta_split, check)
+    campaign(valid, "meta_split.csv", tables.read_splits, check)
 
 
 def test_labels(campaign, undisturbed, tmp_path):
