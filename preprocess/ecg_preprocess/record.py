@@ -191,12 +191,12 @@ def _read_plain(folder: str, header: PlainHeader, seconds: float) -> LeadSignal:
             size = os.fstat(file.fileno()).st_size
             if size < header.samples * frame:
                 raise RecordError("truncated", f"{header.file} has {size} of {header.samples * frame} bytes")
-            digital = np.fromfile(file, "<i2", wanted * header.channels)
+            content = file.read(wanted * frame)
     except FileNotFoundError:
         raise RecordError("missing_data", f"no {header.file}") from None
     except OSError as error:
         raise RecordError("unreadable", f"{header.file}: {error.strerror}") from None
-    digital = digital[header.channel :: header.channels]
+    digital = np.frombuffer(content, "<i2")[header.channel :: header.channels]
     values = digital.astype(np.float64)
     values -= header.baseline
     values /= header.gain
