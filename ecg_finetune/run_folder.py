@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.command_line import UserError, replacing
+from ecg_finetune.tables import read_json
 
 # A killed run's workers notice within half a second that they are orphans; until then they hold its lock.
 LOCK_PATIENCE = 3.0  # seconds
@@ -88,17 +89,14 @@ def _remove(folder: Path, partial: Path, record: Path) -> None:
 
 
 def _refuse_other_settings(folder: Path, record: Path, settings: dict) -> None:
-    try:
-        before = json.loads(record.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not record.exists():
         if any(folder.iterdir()):
             raise UserError(
                 f"{folder}: holds files, but {record.name} beside it, which says how they were made, is missing; "
                 "run with --overwrite to start over, or choose another folder"
-            ) from None
+            )
         return
-    except ValueError:
-        raise UserError(f"{record}: not readable; run with --overwrite to start over") from None
+    before = read_json(record, dict)
     for name, value in settings.items():
         if before.get(name) != value:
             raise UserError(

@@ -7,7 +7,8 @@ import platform
 import subprocess
 from pathlib import Path
 
-from ecg_finetune.command_line import replacing
+from ecg_finetune.command_line import UserError, replacing
+from ecg_finetune.tables import read_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("ecg-finetune", "numpy", "pandas", "scipy", "torch")
@@ -46,9 +47,16 @@ def write_origin(predictions: Path, origin: dict) -> None:
 
 
 def read_origin(predictions: Path) -> dict:
-    """Return how a predictions file was made; empty when that is not written, or written of another content."""
-    try:
-        origin = json.loads(origin_file(predictions).read_text(encoding="utf-8"))
-        return origin if origin["predictions_sha256"] == sha256(predictions) else {}
-    except (OSError, ValueError, TypeError, KeyError):
-        return {}
+    """Return how a predictions file was made; empty when that is not written, or written of another content.
+
+    Raises
+    ------
+    UserError
+        It is written in a file that cannot be read.
+    """
+    path = origin_file(predictions)
+    origin = read_json(path, dict) if path.exists() else {}
+    checksums = [origin.get(name, "") for name in ("predictions_sha256", "checkpoint_sha256")]
+    if not all(isinstance(checksum, str) for checksum in checksums):
+        raise UserError(f"{path}: a checksum in it is no text; delete the file")
+    return origin if origin and checksums[0] == sha256(predictions) else {}

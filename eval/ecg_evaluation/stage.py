@@ -1,6 +1,7 @@
 """What both evaluation scripts share: their options and the run."""
 
 import argparse
+import tempfile
 import time
 from datetime import datetime
 from pathlib import Path
@@ -134,7 +135,7 @@ def run(args: argparse.Namespace) -> str:
     stamp = new_stamp(args.out, test.name)
     test_file, valid_file = given_predictions(args, test) if args.predictions else run_model(args, test, stamp)
 
-    _, probabilities = read_predictions(test_file, test.study_id)
+    (_, probabilities), origin = read_predictions(test_file, test.study_id), read_origin(test_file)
     valid, valid_probabilities = read_valid(args, valid_file, test)
     findings += doubts_about_valid(test_file, valid_file)
 
@@ -148,7 +149,7 @@ def run(args: argparse.Namespace) -> str:
     if comparison is not None:
         write_table(inside(args.out, "comparison", set=test.name, time=stamp), comparison)
     read = sources(args, test, test_file, valid, valid_file)
-    write_report(report_file, Report(results, comparison, findings, read, read_origin(test_file)), args)
+    write_report(report_file, Report(results, comparison, findings, read, origin), args)
 
     print(f"\n{text_table(results.table)}\n")
     for sentence in findings + grouped_notes(results.table):
@@ -189,6 +190,9 @@ def run_model(args: argparse.Namespace, test: Labelled, stamp: str) -> tuple[Pat
     if args.model_path is None:
         raise UserError("--model-path is missing: give a classifier checkpoint, or --predictions to do without a model")
 
+    # Hours of inference should not end at a folder that cannot be written to.
+    args.out.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=args.out).close()
     # Here and not above: PyTorch takes seconds to import and is not needed with --predictions.
     from ecg_evaluation.inference import RecordDataset, load_model, predict, valid_segments
 

@@ -61,6 +61,17 @@ class Position:
     best_epoch: int = 0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
+    def check(self) -> None:
+        """Raise `ValueError` if this is no position that a run can have."""
+        counts = (self.epoch, self.batch, self.updates, self.loss_count, self.best_epoch)
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError("its position holds counts that are none")
+        if not all(type(number) is float for number in (self.loss_sum, self.best_loss)):
+            raise ValueError("its position holds losses that are no numbers")
+        epochs = [row["epoch"] for row in self.history]
+        if epochs != list(range(1, self.epoch + 1)) or self.best_epoch > self.epoch:
+            raise ValueError("its history is not that of its epochs")
+
 
 class Trainer:
     """The network with its optimiser: `update` on a batch, `validate` on a data set.
@@ -202,7 +213,11 @@ class Trainer:
         """Take up a run where `state` was made."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, moments in self.optimizer.state.items():
+            if moments["exp_avg"].shape != parameter.shape or moments["exp_avg_sq"].shape != parameter.shape:
+                raise ValueError("its optimiser belongs to another network")
         position = Position(**state["position"])
+        position.check()
         self.updates = position.updates
         if not self.processes.first:
             position.loss_sum, position.loss_count = 0.0, 0
@@ -270,7 +285,7 @@ def train(
         Where news goes.
     """
     settings, processes = trainer.settings, trainer.processes
-    position = trainer.restore(load_checkpoint(last)) if resume else Position()
+    position = _take_up(trainer, last) if resume else Position()
 
     def save():
         state = trainer.state(position)
@@ -309,6 +324,18 @@ def train(
         save()
         progress.epoch(position.history)
     return position
+
+
+def _take_up(trainer: Trainer, last: Path) -> Position:
+    state = load_checkpoint(last)
+    try:
+        return trainer.restore(state)
+    except Exception as error:  # what another program has written fails in any way
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"{last}: not the state of this run ({type(error).__name__}: {reason}); put the run's own file back, or "
+            "start over with --overwrite"
+        ) from None
 
 
 def out_of_patience(position: Position, patience: int) -> bool:
