@@ -99,6 +99,11 @@ def read_report(path: Path, study_id: np.ndarray) -> tuple[list[str], np.ndarray
         Of each given record; `not_preprocessed` where the report has no row.
     figures : ndarray (records,)
         uint32, a checksum of each record's signal figures.
+
+    Raises
+    ------
+    UserError
+        As `tables.iterate_rows`; also a study_id that is no number or stands twice.
     """
     studies, statuses, figures = array("q"), [], array("L")
     known: dict[str, str] = {}  # one string per status instead of one per row
@@ -108,7 +113,11 @@ def read_report(path: Path, study_id: np.ndarray) -> tuple[list[str], np.ndarray
         studies.append(integer(path, line, "study_id", study))
         statuses.append(known.setdefault(status, status))
         figures.append(zlib.crc32(",".join(values).encode()))
-    position, found = find_rows(np.array(studies, dtype=np.int64), study_id)
+    study_of_row = np.array(studies, dtype=np.int64)
+    listed, times = np.unique(study_of_row, return_counts=True)
+    if (times > 1).any():
+        raise UserError(f"{path}: study_id {listed[times > 1][0]} stands twice; run preprocess again")
+    position, found = find_rows(study_of_row, study_id)
     picked = [
         statuses[place] if there else NOT_PREPROCESSED
         for place, there in zip(position.tolist(), found.tolist(), strict=True)
