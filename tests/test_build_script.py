@@ -14,7 +14,7 @@ import scipy.io
 from synthetic_records import digital_ecg, make_base, make_tables, record_path, write_record
 
 from ecg_finetune.diagnoses import LABELS
-from ecg_finetune.matfile import write_mat
+from ecg_finetune.matfile import read_mat, write_mat
 from ecg_finetune.paths import locate, save_file_name
 from ecg_finetune.run_folder import beside
 
@@ -378,3 +378,9 @@ def test_genuine_records(test_data, tmp_path, run_script):
     run_script(SCRIPT, "--base-dir", tmp_path)
     files = list(locate(tmp_path, "segments").iterdir())
     assert len(files) == 100 and sum(file.stat().st_size for file in files) < 100 * 12_000
+    for file in files:
+        found, ours = scipy.io.loadmat(file), read_mat(file)
+        part = int(file.stem[-1])
+        whole = scipy.io.loadmat(locate(tmp_path, "lead") / save_file_name(found["original_idx"].item()))["feats"]
+        assert np.array_equal(found["feats"], whole[:, 2500 * part : 2500 * (part + 1)])
+        assert all(np.array_equal(ours[name], found[name]) for name in ours) and len(ours) == 4

@@ -4,10 +4,14 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from ecg_evaluation.metrics import METRICS, ROWS, Ranking, Scored, rates, threshold_curve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
+
+from ecg_finetune.ecg_fm import load_classifier
+from ecg_finetune.segments import expand_lead
 
 
 def simulated(records: int = 400, seed: int = 0, decimals: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -29,6 +33,37 @@ def test_areas_equal_scikit_learn(decimals):
         assert abs(values[label, 0] - sklearn_metrics.roc_auc_score(truth[:, label], scores[:, label])) < 1e-9
         expected = sklearn_metrics.average_precision_score(truth[:, label], scores[:, label])
         assert abs(values[label, 1] - expected) < 1e-9
+
+
+def test_scores_of_a_genuine_checkpoint_on_genuine_segments_equal_scikit_learn(test_data):
+    trace = np.load(test_data / "checkpoints" / "training_trace.npz")
+    model = load_classifier(test_data / "checkpoints" / "tiny1_finetuned.pt")
+    with torch.no_grad():
+        scores = torch.sigmoid(model(expand_lead(torch.from_numpy(trace["valid_lead"])))).numpy().astype(float)
+    truth = trace["valid_labels"] > 0.5
+    values = Scored(truth, scores, np.full(17, 0.5), np.arange(len(truth))).measure()[0]
+    defined = np.flatnonzero(truth.any(axis=0))
+    assert len(defined) == 16 and np.isnan(np.delete(values[:17, :2], defined, axis=0)).all()
+    for average, row in (("macro", 17), ("micro", 18)):
+        some = (truth[:, defined], scores[:, defined]) if average == "macro" else (truth, scores)
+        assert abs(values[row, 0] - sklearn_metrics.roc_auc_score(*some, average=average)) < 1e-9
+        assert abs(values[row, 1] - sklearn_metrics.average_precision_score(*some, average=average)) < 1e-9
+    for label in defined:
+        one = truth[:, label], scores[:, label]
+        decided = one[0], one[1] >= 0.5
+        expected = {
+            "auroc": sklearn_metrics.roc_auc_score(*one),
+            "auprc": sklearn_metrics.average_precision_score(*one),
+            "accuracy": sklearn_metrics.accuracy_score(*decided),
+            "recall": sklearn_metrics.recall_score(*decided),
+            "precision": sklearn_metrics.precision_score(*decided, zero_division=np.nan),
+            "f1": sklearn_metrics.f1_score(*decided),
+            "specificity": sklearn_metrics.recall_score(*decided, pos_label=0),
+            "npv": sklearn_metrics.precision_score(*decided, pos_label=0, zero_division=np.nan),
+            "brier": sklearn_metrics.brier_score_loss(*one),
+        }
+        found = [values[label, METRICS.index(name)] for name in expected]
+        np.testing.assert_allclose(found, list(expected.values()), rtol=0, atol=1e-9)
 
 
 @settings(max_examples=200, deadline=None)

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import scipy.io
 import wfdb
+from scipy.interpolate import interp1d
 from synthetic_records import digital_ecg, make_base, make_tables, record_path, write_record
 
+from ecg_finetune.matfile import read_mat
 from ecg_finetune.paths import locate, save_file_name
 from ecg_finetune.run_folder import beside
 from ecg_finetune.tables import write_rows
@@ -38,13 +40,15 @@ def check_against_wfdb(base, raw, paths: dict[int, str], lead="I") -> None:
     for study, path in paths.items():
         channel = [name.lower() for name in wfdb.rdheader(str(raw / path)).sig_name].index(lead.lower())
         record = wfdb.rdrecord(str(raw / path), channels=[channel])
-        signal = record.p_signal
         found = scipy.io.loadmat(locate(base, "lead", lead) / save_file_name(study))
         assert found["feats"].shape == (12, 5000) and found["feats"].dtype == np.float32
         assert (found["feats"] == found["feats"][0]).all()
-        if record.fs == 500:
-            expected = (signal - signal.mean()) / signal.std()
-            assert np.abs(found["feats"] - expected.T).max() < 1e-5
+        size = int(record.sig_len * 500 / record.fs)
+        resampled = interp1d(np.linspace(0, size - 1, record.sig_len), record.p_signal[:, 0])(np.arange(5000))
+        expected = (resampled - resampled.mean()) / resampled.std()
+        assert np.abs(found["feats"] - expected).max() < 1e-5
+        ours = read_mat(locate(base, "lead", lead) / save_file_name(study))
+        assert all(np.array_equal(ours[name], found[name]) for name in ours) and len(ours) == 6
         assert abs(found["feats"][0].astype(float).mean()) < 1e-6
         assert abs(found["feats"][0].astype(float).std() - 1) < 1e-6
         numbers = {name: found[name].item() for name in found if not name.startswith("__") and name != "feats"}

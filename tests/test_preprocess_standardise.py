@@ -1,10 +1,12 @@
 """Gaps, resampling, cutting and standardising of one lead."""
 
+import math
+
 import numpy as np
 import pytest
 from ecg_preprocess.record import LeadSignal, RecordError
-from ecg_preprocess.standardise import fill_gaps, longest_run, measure, standardise
-from hypothesis import given
+from ecg_preprocess.standardise import SECONDS_READ, fill_gaps, longest_run, measure, standardise
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import interp1d
 
@@ -38,6 +40,19 @@ def test_resampling_is_linear_between_first_and_last_sample_as_in_ecg_fm(rate, s
     expected = whole[:5000]
     expected = (expected - expected.mean()) / expected.std()
     assert np.abs(prepared(signal_of(values, rate)) - expected).max() < 1e-5
+
+
+@settings(max_examples=60, deadline=None)
+@given(rate=st.integers(50, 2000) | st.floats(50, 2000), more=st.integers(0, 5000), seed=st.integers(0, 99))
+def test_resampling_of_any_rate_and_length_is_scipy_s(rate, more, seed):
+    samples = math.ceil(10.01 * rate) + more
+    values = np.random.default_rng(seed).normal(size=samples)
+    size = int(samples * 500 / rate)
+    expected = interp1d(np.linspace(0, size - 1, samples), values)(np.arange(5000))
+    expected = (expected - expected.mean()) / expected.std()
+    # As `read_lead` gives it: little more than 10 s of the record.
+    signal = LeadSignal(values[: math.ceil(SECONDS_READ * rate)], "mV", rate, samples)
+    assert np.abs(prepared(signal) - expected).max() < 1e-5
 
 
 def test_the_unit_does_not_matter_but_for_the_figures():
