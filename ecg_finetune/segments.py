@@ -13,6 +13,7 @@ from ecg_finetune.batch import chunked, run_batch
 from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.matfile import read_mat
+from ecg_finetune.paths import inside
 from ecg_finetune.tables import read_array
 
 SAMPLE_RATE = 500
@@ -110,7 +111,22 @@ def _number(path: Path, content: dict[str, np.ndarray], name: str) -> int | floa
     return array.item()
 
 
-def read_segment(path: Path, samples: int, rows: int) -> tuple[np.ndarray, int]:
+def read_record(path: Path, samples: int, study_id: int) -> np.ndarray:
+    """Read the 10 s file of a study: the lead, float32 (samples,).
+
+    Raises
+    ------
+    UserError
+        As `read_lead`; also if the file is another study's.
+    """
+    lead, content = read_lead(path, samples)
+    idx = _number(path, content, "idx")
+    if idx != study_id:
+        raise UserError(f"{path}: holds study {idx}, not {study_id}; run preprocess and build again")
+    return lead
+
+
+def read_segment(path: Path, samples: int, rows: int) -> tuple[np.ndarray, int, int]:
     """Read one segment of a manifest.
 
     Parameters
@@ -126,17 +142,59 @@ def read_segment(path: Path, samples: int, rows: int) -> tuple[np.ndarray, int]:
         The lead.
     idx : int
         Its row in the label array.
+    study_id : int
+        Its record, `original_idx` in the file.
 
     Raises
     ------
     UserError
-        As `read_lead`; also an `idx` that is no row.
+        As `read_lead`; also an `idx` that is no row, or no `original_idx`.
     """
     lead, content = read_lead(path, samples)
     idx = _number(path, content, "idx")
     if not 0 <= idx < rows or idx % 1:
         raise UserError(f"{path}: its idx {idx} is no row of y.npy, which has {rows}; run the build stage again")
-    return lead, int(idx)
+    return lead, int(idx), int(_number(path, content, "original_idx"))
+
+
+def read_label_rows(manifests: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read the labels of all segments, and whose they are.
+
+    Returns
+    -------
+    labels : ndarray float32 (segments, 17)
+        y.npy, see `read_labels`.
+    studies : ndarray int64 (segments,)
+        original_idx_order.npy, see `read_segment_studies`.
+
+    Raises
+    ------
+    UserError
+        As these two; also if the arrays differ in length.
+    """
+    path = inside(manifests, "manifest_y")
+    labels, studies = read_labels(path), read_segment_studies(manifests)
+    if len(labels) != len(studies):
+        raise UserError(
+            f"{path}: {len(labels):,} rows, but original_idx_order.npy beside it has {len(studies):,}; "
+            "run the build stage again"
+        )
+    return labels, studies
+
+
+def read_segment_studies(manifests: Path) -> np.ndarray:
+    """Return the study_id of each row of the manifests' y.npy: int64 (segments,).
+
+    Raises
+    ------
+    UserError
+        original_idx_order.npy is missing or holds something else.
+    """
+    path = inside(manifests, "original_idx_order")
+    studies = read_array(path)
+    if studies.ndim != 1 or studies.dtype.kind not in "iu":
+        raise UserError(f"{path}: {studies.dtype} of shape {studies.shape}, not study ids; run the build stage again")
+    return studies.astype(np.int64)
 
 
 def read_labels(path: Path) -> np.ndarray:
@@ -194,14 +252,18 @@ class SegmentDataset:
         The segments.
     labels : ndarray (rows, 17)
         See `read_labels`; a segment's `idx` says which row is its.
+    studies : ndarray (rows,)
+        The study_id of each row, int64. A segment must be of the study its row is of, which no damaged or mixed-up
+        file survives.
     cache_bytes : int
         Where the leads take no more memory than this, `load` decodes every file once; else each access reads its file,
         which worker processes of a `DataLoader` do at some thousands a second and core.
     """
 
-    def __init__(self, manifest: Manifest, labels: np.ndarray, cache_bytes: int = 4 << 30):
+    def __init__(self, manifest: Manifest, labels: np.ndarray, studies: np.ndarray, cache_bytes: int = 4 << 30):
         self.manifest = manifest
         self.labels = labels
+        self.studies = studies
         self.cacheable = len(manifest.files) * manifest.samples * 4 <= cache_bytes
         self.leads: np.ndarray | None = None
         self.rows: np.ndarray | None = None
@@ -220,7 +282,8 @@ class SegmentDataset:
         results = run_batch(read, chunked(files, 500), workers=jobs, total=len(files), unit=unit)
         done = 0
         with contextlib.closing(results):
-            for leads, rows in results:
+            for leads, rows, studies in results:
+                self._refuse_other_study(files[done : done + len(rows)], rows, studies)
                 self.leads[done : done + len(rows)] = leads
                 self.rows[done : done + len(rows)] = rows
                 done += len(rows)
@@ -232,13 +295,24 @@ class SegmentDataset:
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         if self.leads is not None:
             return self.leads[i], self.labels[self.rows[i]]
-        lead, row = read_segment(self.manifest.files[i], self.manifest.samples, len(self.labels))
+        file = self.manifest.files[i]
+        lead, row, study = read_segment(file, self.manifest.samples, len(self.labels))
+        self._refuse_other_study([file], np.array([row]), np.array([study]))
         return lead, self.labels[row]
 
+    def _refuse_other_study(self, files: list[Path], rows: np.ndarray, studies: np.ndarray) -> None:
+        wrong = self.studies[rows] != studies
+        if wrong.any():
+            first = int(np.argmax(wrong))
+            raise UserError(
+                f"{files[first]}: of study {studies[first]}, but its idx {rows[first]} is the row of study "
+                f"{self.studies[rows[first]]} in y.npy; run the build stage again"
+            )
 
-def _read_segments(files: list[Path], samples: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    leads, indices = zip(*(read_segment(file, samples, rows) for file in files))
-    return np.stack(leads), np.array(indices)
+
+def _read_segments(files: list[Path], samples: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    leads, indices, studies = zip(*(read_segment(file, samples, rows) for file in files))
+    return np.stack(leads), np.array(indices), np.array(studies)
 
 
 def expand_lead(lead, channels: int = 12):

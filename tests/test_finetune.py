@@ -32,7 +32,15 @@ from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.ecg_fm import Architecture, EcgClassifier, load_classifier
 from ecg_finetune.matfile import write_mat
-from ecg_finetune.segments import SegmentDataset, expand_lead, read_labels, read_manifest, read_pos_weight, read_segment
+from ecg_finetune.segments import (
+    SegmentDataset,
+    expand_lead,
+    read_label_rows,
+    read_labels,
+    read_manifest,
+    read_pos_weight,
+    read_segment,
+)
 
 SCRIPT = "finetune/scripts/finetune_ecgfm.py"
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -48,12 +56,13 @@ def make_manifests(folder, train_segments=22, valid_segments=10):
     total = train_segments + valid_segments
     y = (random.random((total, len(LABELS))) < 0.4).astype(np.float32)
     np.save(manifests / "y.npy", y)
+    np.save(manifests / "original_idx_order.npy", 1000 + np.arange(total))
     for split, rows in (("train", range(train_segments)), ("valid", range(train_segments, total))):
         lines = [str(segments)]
         for row in rows:
             lead = random.standard_normal(SAMPLES).astype(np.float32) + 2 * y[row, 0]
-            content = {"feats": np.tile(lead, (12, 1)).astype(np.float32), "curr_sample_rate": 500, "idx": row}
-            write_mat(segments / f"{row}_0.mat", content)
+            ids = {"idx": row, "original_idx": 1000 + row}
+            write_mat(segments / f"{row}_0.mat", {"feats": np.tile(lead, (12, 1)), "curr_sample_rate": 500, **ids})
             lines.append(f"{row}_0.mat\t{SAMPLES}")
         (manifests / f"{split}.tsv").write_text("\n".join(lines) + "\n")
     (manifests / "pos_weight.txt").write_text(" ".join(["1.50000000"] * len(LABELS)) + "\n")
@@ -136,7 +145,7 @@ def test_a_run_leaves_checkpoint_log_curves_and_settings(uninterrupted, manifest
     assert (folder / "training_curves.png").read_bytes().startswith(b"\x89PNG")
     # The checkpoint is the network whose valid loss the log tells.
     model = load_classifier(folder / "checkpoint_best.pt")
-    dataset = SegmentDataset(read_manifest(manifests / "valid.tsv"), read_labels(manifests / "y.npy")).load()
+    dataset = SegmentDataset(read_manifest(manifests / "valid.tsv"), *read_label_rows(manifests)).load()
     trainer = Trainer(model, read_pos_weight(manifests / "pos_weight.txt"), Settings(1, 1e-3, 5), torch.device("cpu"))
     assert trainer.validate(dataset)["valid_loss"] == pytest.approx(best["valid_loss"], abs=1e-6)
 
@@ -224,8 +233,8 @@ class Quiet:
 
 def datasets(manifests):
     """Return the train and the valid set."""
-    y = read_labels(manifests / "y.npy")
-    return [SegmentDataset(read_manifest(manifests / f"{split}.tsv"), y).load() for split in ("train", "valid")]
+    rows = read_label_rows(manifests)
+    return [SegmentDataset(read_manifest(manifests / f"{split}.tsv"), *rows).load() for split in ("train", "valid")]
 
 
 def small_trainer(seed=1, processes=None, arch=TINY, **changes):
@@ -451,7 +460,12 @@ def test_a_missing_manifest_names_the_stage_that_makes_it(tmp_path, main):
 
 def flat(**changes):
     """Return the content of a segment file."""
-    return {"feats": np.ones((12, SAMPLES), np.float32), "curr_sample_rate": 500, "idx": 3} | changes
+    return {
+        "feats": np.ones((12, SAMPLES), np.float32),
+        "curr_sample_rate": 500,
+        "idx": 3,
+        "original_idx": 1003,
+    } | changes
 
 
 @pytest.mark.parametrize(
@@ -475,10 +489,26 @@ def test_a_bad_segment_never_reaches_the_network(tmp_path, content, told):
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+def test_a_segment_whose_idx_is_the_row_of_another_study_is_refused(manifests, cache_bytes):
+    labels, studies = read_label_rows(manifests)
+    studies[7] = 5
+    with pytest.raises(UserError, match="7_0.mat: of study 1007, but its idx 7 is the row of study 5"):
+        dataset = SegmentDataset(read_manifest(manifests / "train.tsv"), labels, studies, cache_bytes).load()
+        list(dataset[i] for i in range(len(dataset)))
+
+
+def test_labels_and_studies_of_different_length_are_refused(manifests, tmp_path):
+    for name, rows in (("y.npy", slice(None)), ("original_idx_order.npy", slice(1, None))):
+        np.save(tmp_path / name, np.load(manifests / name)[rows])
+    with pytest.raises(UserError, match=r"y.npy: 32 rows, but original_idx_order.npy beside it has 31"):
+        read_label_rows(tmp_path)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
 def test_a_bad_segment_stops_a_run_in_one_line_wherever_it_is_read(tmp_path, cache_bytes):
     manifests = make_manifests(tmp_path / "build", 4, 2)
     write_mat(tmp_path / "build" / "segmented_5s" / "2_0.mat", flat(feats=np.full((12, SAMPLES), np.nan, np.float32)))
-    dataset = SegmentDataset(read_manifest(manifests / "train.tsv"), read_labels(manifests / "y.npy"), cache_bytes)
+    dataset = SegmentDataset(read_manifest(manifests / "train.tsv"), *read_label_rows(manifests), cache_bytes)
     with pytest.raises(UserError, match="^[^ ]*2_0.mat: feats holds NaN") as caught:
         list(small_trainer(workers=1).loader(dataset.load(), [[0, 1], [2, 3]]))
     assert "Traceback" not in str(caught.value)
@@ -486,7 +516,7 @@ def test_a_bad_segment_stops_a_run_in_one_line_wherever_it_is_read(tmp_path, cac
 
 def test_a_killed_reader_stops_a_run_in_one_line(tmp_path):
     manifests = make_manifests(tmp_path / "build", 400, 2)
-    dataset = SegmentDataset(read_manifest(manifests / "train.tsv"), read_labels(manifests / "y.npy"), cache_bytes=0)
+    dataset = SegmentDataset(read_manifest(manifests / "train.tsv"), *read_label_rows(manifests), cache_bytes=0)
     batches = small_trainer(workers=1).loader(dataset, [[i] for i in range(400)])
     with pytest.raises(UserError, match="worker process was killed"), loader_workers():
         for _ in batches:
@@ -527,9 +557,9 @@ def test_bad_weights_are_one_line(tmp_path, text):
 
 
 def test_cached_and_streamed_segments_are_the_same(manifests):
-    y, manifest = read_labels(manifests / "y.npy"), read_manifest(manifests / "valid.tsv")
-    cached = SegmentDataset(manifest, y).load()
-    streamed = SegmentDataset(manifest, y, cache_bytes=100).load()
+    (y, studies), manifest = read_label_rows(manifests), read_manifest(manifests / "valid.tsv")
+    cached = SegmentDataset(manifest, y, studies).load()
+    streamed = SegmentDataset(manifest, y, studies, cache_bytes=100).load()
     assert cached.leads.shape == (10, SAMPLES) and streamed.leads is None
     trainer = small_trainer(workers=1)
     batches = [[3, 1], [7]]

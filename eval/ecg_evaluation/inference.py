@@ -9,14 +9,21 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ecg_evaluation.inputs import CHANNELS, COMBINED_BY_MAX, SAMPLES, read_segment_studies, test_files
+from ecg_evaluation.inputs import CHANNELS, COMBINED_BY_MAX, SAMPLES, test_files
 from ecg_finetune.batch import loader_workers
 from ecg_finetune.command_line import UserError
 from ecg_finetune.device import choose_device, choose_precision
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.ecg_fm import EcgClassifier, load_classifier
 from ecg_finetune.paths import inside
-from ecg_finetune.segments import SAMPLE_RATE, SegmentDataset, expand_lead, read_lead, read_manifest
+from ecg_finetune.segments import (
+    SAMPLE_RATE,
+    SegmentDataset,
+    expand_lead,
+    read_manifest,
+    read_record,
+    read_segment_studies,
+)
 
 SEGMENT = 5 * SAMPLE_RATE
 
@@ -55,7 +62,8 @@ class RecordDataset(Dataset):
         return len(self.files)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
-        return read_lead(self.files[i], SAMPLES)[0].reshape(2, SEGMENT), self.study_ids[i]
+        lead = read_record(self.files[i], SAMPLES, self.study_ids[i])
+        return lead.reshape(2, SEGMENT), self.study_ids[i]
 
 
 def valid_segments(manifests: Path, max_samples: int | None) -> SegmentDataset:
@@ -68,7 +76,8 @@ def valid_segments(manifests: Path, max_samples: int | None) -> SegmentDataset:
     bases = [file.name.rpartition("_")[0] for file in manifest.files]
     kept = set(list(dict.fromkeys(bases))[:max_samples])
     files = [file for file, base in zip(manifest.files, bases) if base in kept]
-    return SegmentDataset(dataclasses.replace(manifest, files=files), read_segment_studies(manifests)[:, None])
+    studies = read_segment_studies(manifests)
+    return SegmentDataset(dataclasses.replace(manifest, files=files), studies[:, None], studies)
 
 
 def predict(

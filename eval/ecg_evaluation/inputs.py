@@ -10,8 +10,8 @@ from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.paths import inside
 from ecg_finetune.patients import read_studies
-from ecg_finetune.segments import SAMPLE_RATE, read_labels
-from ecg_finetune.tables import SPLITS, read_array, read_splits, read_table, refuse_duplicates, write_table
+from ecg_finetune.segments import SAMPLE_RATE, read_label_rows
+from ecg_finetune.tables import SPLITS, read_splits, read_table, refuse_duplicates, write_table
 
 CHANNELS = 12
 SAMPLES = 10 * SAMPLE_RATE
@@ -82,7 +82,7 @@ def read_valid_set(folder: Path, study_ids: np.ndarray, name: str) -> Labelled:
         The manifests are missing or damaged, or do not know one of the records.
     """
     path = inside(folder, "manifest_y")
-    labels, order = read_labels(path), read_segment_studies(folder)
+    labels, order = read_label_rows(folder)
     first = pd.Series(np.arange(len(order)), index=order)
     first = first[~first.index.duplicated()].reindex(study_ids)
     if first.isna().any():
@@ -91,15 +91,6 @@ def read_valid_set(folder: Path, study_ids: np.ndarray, name: str) -> Labelled:
             f"{path}: no segment of study {unknown} of the valid predictions; give the matching --manifests"
         )
     return Labelled(name, study_ids, labels[first.to_numpy(dtype=int)] >= 0.5, path)
-
-
-def read_segment_studies(folder: Path) -> np.ndarray:
-    """Return the study_id of each row of the manifests' y.npy: int64 (segments,)."""
-    path = inside(folder, "original_idx_order")
-    order = read_array(path)
-    if order.ndim != 1 or order.dtype.kind not in "iu":
-        raise UserError(f"{path}: {order.dtype} of shape {order.shape}, not study ids; run the build stage again")
-    return order.astype(np.int64)
 
 
 def write_predictions(path: Path, study_id: np.ndarray, probabilities: np.ndarray) -> None:

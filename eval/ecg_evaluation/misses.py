@@ -11,7 +11,7 @@ from ecg_evaluation.results import Evaluation
 from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.ecg_paper import strip_svg
-from ecg_finetune.segments import SAMPLE_RATE, read_lead
+from ecg_finetune.segments import SAMPLE_RATE, read_record
 from ecg_finetune.tables import read_table, refuse_duplicates
 
 STRIPS = 12
@@ -58,7 +58,7 @@ def worst_misses(results: Evaluation, test_dir: Path, signal_report: Path) -> tu
             study = int(results.test.study_id[record])
             kind = "missed" if results.test.truth[record, label] else "wrongly predicted"
             headline = f"Study {study}: {LABELS[label]} {kind}, probability {probabilities[record, label]:.3f}"
-            svg = strip_svg(millivolts(read_lead(files[record], SAMPLES)[0], study, scale), SAMPLE_RATE, headline)
+            svg = strip_svg(millivolts(read_record(files[record], SAMPLES, study), study, scale), SAMPLE_RATE, headline)
             present, taken = results.test.truth[record], predicted[record]
             caption = Markup("True: {}.<br>Predicted: {}.").format(named(present, ~taken), named(taken, ~present))
             strips.append((svg, caption))

@@ -13,7 +13,7 @@ from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.ecg_fm import Architecture, EcgClassifier, load_pretrained
 from ecg_finetune.run_folder import locked
-from ecg_finetune.segments import SegmentDataset, read_labels, read_manifest, read_pos_weight
+from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest, read_pos_weight
 from ecg_training.fairseq_checkpoint import fairseq_checkpoint
 from ecg_training.processes import Processes
 from ecg_training.progress import Progress
@@ -77,9 +77,10 @@ def finetune(
     overwrite: bool,
 ) -> str:
     """Fine-tune and leave `checkpoint_best.pt`, log, curves and settings in `folder`; return a summary."""
-    labels, pos_weight = read_labels(manifests / "y.npy"), read_pos_weight(manifests / "pos_weight.txt")
+    labels, studies = read_label_rows(manifests)
+    pos_weight = read_pos_weight(manifests / "pos_weight.txt")
     train_set, valid_set = (
-        SegmentDataset(read_manifest(manifests / f"{split}.tsv"), labels) for split in ("train", "valid")
+        SegmentDataset(read_manifest(manifests / f"{split}.tsv"), labels, studies) for split in ("train", "valid")
     )
     if train_set.manifest.samples != valid_set.manifest.samples:
         raise UserError(f"{manifests}: train and valid segments differ in length; run the build stage again")
