@@ -1,6 +1,7 @@
 """The evaluation scripts as a user runs them."""
 
 import argparse
+import json
 import shutil
 
 import numpy as np
@@ -158,6 +159,18 @@ def test_valid_predictions_that_are_none(evaluated, capsys, tmp_path):
     (valid_file,) = folder.glob("predictions_valid_*.csv")
     arguments += ["--model-path", tmp_path / "other.pt", "--valid-predictions", valid_file]
     assert "was made by another checkpoint" in evaluate(capsys, ANY, *arguments)
+
+
+@pytest.mark.parametrize("lead", ["I", "II"])
+def test_a_network_of_another_lead_is_told(evaluated, capsys, tmp_path, lead):
+    base, _ = evaluated
+    write_checkpoint(tmp_path / "other.pt")
+    (tmp_path / "settings.json").write_text(json.dumps({"settings": {"lead": lead}}))
+    arguments = ["--base-dir", base, "--out", tmp_path, "--bootstrap", 0, "--max-samples", 20]
+    text = evaluate(capsys, ANY, *arguments, "--model-path", tmp_path / "other.pt")
+    assert ("fine-tuned on lead II, the test set is lead I" in text) == (lead == "II")
+    text = evaluate(capsys, ANY, *arguments, "--predictions", outputs(tmp_path, "predictions")[0])
+    assert ("fine-tuned on lead II, the test set is lead I" in text) == (lead == "II")
 
 
 def test_leaked_patients_are_told(evaluated, capsys, tmp_path):

@@ -23,7 +23,7 @@ from ecg_evaluation.results import compare, decide, evaluate, grouped_notes, tex
 from ecg_evaluation.thresholds import threshold_rule
 from ecg_finetune.command_line import UserError, add_lead, add_path, non_negative_int, positive_int, usable_cores
 from ecg_finetune.paths import inside
-from ecg_finetune.tables import write_table
+from ecg_finetune.tables import read_json, write_table
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -137,7 +137,7 @@ def run(args: argparse.Namespace) -> str:
 
     (_, probabilities), origin = read_predictions(test_file, test.study_id), read_origin(test_file)
     valid, valid_probabilities = read_valid(args, valid_file, test)
-    findings += doubts_about_valid(test_file, valid_file)
+    findings += doubts_about_valid(test_file, valid_file) + doubts_about_lead(origin, args.lead)
 
     decisions = decide(valid, valid_probabilities, args.threshold_rule)
     results = evaluate(test, probabilities, decisions, patients, args.bootstrap)
@@ -205,6 +205,8 @@ def run_model(args: argparse.Namespace, test: Labelled, stamp: str) -> tuple[Pat
     print(f"model: {made_by}", flush=True)
     origin = {"checkpoint": str(args.model_path), "checkpoint_sha256": sha256(args.model_path), "model": made_by}
     origin |= {"batch_size": args.batch_size, "made": stamp, "versions": versions()}
+    if lead := finetuned_on_lead(args.model_path):
+        origin["finetuned_on_lead"] = lead
 
     def make(name: str, data, batch_size: int, unit: str) -> Path:
         path = inside(args.out, "predictions", set=name, time=stamp)
@@ -245,6 +247,21 @@ def doubts_about_valid(test_file: Path, valid_file: Path | None) -> list[str]:
             f"{valid_file} was made by another checkpoint than {test_file}: thresholds and calibration are not its own"
         ]
     return []
+
+
+def finetuned_on_lead(checkpoint: Path) -> str | None:
+    """Return the lead of the fine-tuning run that a checkpoint lies in; None where that is not written beside it."""
+    settings_file = inside(checkpoint.parent, "finetune_settings")
+    settings = read_json(settings_file, dict).get("settings") if settings_file.exists() else None
+    return settings.get("lead") if isinstance(settings, dict) else None
+
+
+def doubts_about_lead(origin: dict, lead: str) -> list[str]:
+    """Return a sentence if the predictions are a network's that was fine-tuned on another lead."""
+    trained = origin.get("finetuned_on_lead")
+    if trained in (None, lead):
+        return []
+    return [f"the checkpoint was fine-tuned on lead {trained}, the test set is lead {lead}"]
 
 
 def patients_of(args: argparse.Namespace, test: Labelled) -> tuple[np.ndarray | None, list[str]]:
