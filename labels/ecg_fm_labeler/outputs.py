@@ -75,10 +75,10 @@ def _write_labels(path: Path, hard: np.ndarray) -> None:
 
 
 def published_shares() -> np.ndarray:
-    """Return the published prevalence of the 17 labels in all reports of MIMIC-IV-ECG, float64 (17,)."""
+    """Return the published prevalence of the labels in all reports of MIMIC-IV-ECG, float64 (17,), NaN if unknown."""
     rows = iterate_rows(PROJECT_CONFIG / LABEL_DEFINITION, ["name", "all_reports"])
     counts = {name: int(count) for _, (name, count) in rows}
-    return np.array([counts[name] for name in LABELS]) / ALL_REPORTS
+    return np.array([counts.get(name, np.nan) for name in LABELS]) / ALL_REPORTS
 
 
 def prevalence_table(soft: np.ndarray) -> str:
@@ -87,5 +87,6 @@ def prevalence_table(soft: np.ndarray) -> str:
     lines = [f"{'label':<44}{'reports':>9}{'share':>9}{'published':>11}"]
     for name, number, ours, theirs in zip(LABELS, count, share, published_shares()):
         mark = "  differs by more than a tenth" if abs(ours - theirs) > MARK_ABOVE * theirs else ""
-        lines.append(f"{name:<44}{number:>9,}{ours:>9.2%}{theirs:>11.2%}{mark}")
+        published = "" if np.isnan(theirs) else f"{theirs:>11.2%}"
+        lines.append(f"{name:<44}{number:>9,}{ours:>9.2%}{published}{mark}")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ecg_finetune.command_line import UserError
+from ecg_finetune.diagnoses import LABELS
 from ecg_fm_labeler.configuration import Knowledge, Reader
 from ecg_fm_labeler.normalization import Normalizer
 
@@ -22,6 +23,7 @@ def problems_of(folder: Path) -> tuple[Knowledge, list[str]]:
     if knowledge.entities:
         reader.check_label_definition(knowledge.entities)
     problems = list(reader.problems)
+    problems += [f"{folder}: no entity for the label {label!r}" for label in LABELS if label not in knowledge.entities]
     try:
         Normalizer(folder)
     except UserError as error:
