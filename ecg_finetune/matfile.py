@@ -101,8 +101,12 @@ def pack_columns(array: np.ndarray, parts: int) -> list[PackedColumns]:
     """Compress the columns (the last dimension) of an array in so many equal shares."""
     # MATLAB stores the first dimension fastest; `array.T` is then a plain buffer, without a copy if already so.
     turned = np.ascontiguousarray(array.T, dtype=array.dtype.newbyteorder("<"))
+    columns, rest = divmod(len(turned), parts)
+    if rest:
+        raise ValueError(f"{len(turned)} columns cannot be shared equally by {parts}")
     packed = []
-    for share in np.split(turned, parts):
+    for part in range(parts):
+        share = turned[part * columns : (part + 1) * columns]
         data = share.reshape(-1).view(np.uint8)
         packed.append(PackedColumns(share.T.shape, array.dtype.str[1:], _deflated(data), isal_zlib.adler32(data)))
     return packed
