@@ -144,7 +144,7 @@ def missing_pieces(fairseq_root: Path | None, pretrained: Path) -> list[str]:
     missing = []
     executable = shutil.which(EXECUTABLE)
     if executable is None:
-        missing.append(f"no {EXECUTABLE} on PATH (install fairseq-signals as the README says and activate its .venv)")
+        missing.append(f"no {EXECUTABLE} on PATH (install fairseq-signals as the README says)")
     else:
         version = python_of(executable)
         if version is not None and version > NEWEST_PYTHON:
