@@ -1,5 +1,6 @@
 """finetune_ecgfm.py: runs that stop and go on, share work, refuse, and the fairseq-signals command."""
 
+import copy
 import dataclasses
 import importlib.util
 import json
@@ -19,6 +20,7 @@ import pandas as pd
 import pytest
 import torch
 from ecg_training import fairseq_command
+from ecg_training import trainer as trainer_module
 from ecg_training.processes import Processes, join_processes, leave_processes
 from ecg_training.run_folder import claim_folder, interrupted, write_settings
 from ecg_training.torch_engine import TINY
@@ -30,6 +32,7 @@ from ecg_finetune.batch import loader_workers
 from ecg_finetune.checkpoint import load_checkpoint
 from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.documents import load_parser
 from ecg_finetune.ecg_fm import Architecture, EcgClassifier, load_classifier
 from ecg_finetune.matfile import write_mat
 from ecg_finetune.segments import (
@@ -384,6 +387,26 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_update():
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
 
 
+def test_an_update_is_adam_as_fairseq_signals_writes_it(monkeypatch):
+    """With an eps that counts: fairseq-signals adds it before the bias correction, PyTorch after it."""
+    monkeypatch.setattr(trainer_module, "ADAM_EPS", 1e-2)
+    trainer = small_trainer(arch=dataclasses.replace(TINY, activation_dropout=0.0), lr=1e-2)
+    model = copy.deepcopy(trainer.model).train()
+    weights = list(model.parameters())
+    means, squares = ([torch.zeros_like(weight) for weight in weights] for _ in range(2))
+    for step in range(1, 4):
+        leads, targets = torch.randn(5, SAMPLES), (torch.rand(5, 17) < 0.4).float()
+        trainer.update(iter([(leads, targets)]), [5], 5)
+        loss = torch.nn.BCEWithLogitsLoss(pos_weight=torch.full((17,), 1.5))(model(expand_lead(leads)), targets)
+        size = 1e-2 * (1 - 0.98**step) ** 0.5 / (1 - 0.9**step)
+        for weight, gradient, mean, square in zip(weights, torch.autograd.grad(loss, weights), means, squares):
+            mean += 0.1 * (gradient - mean)
+            square += 0.02 * (gradient**2 - square)
+            weight.data -= size * mean / (square.sqrt() + 1e-2)
+    for found, expected in zip(trainer.model.parameters(), weights, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
 # What may be used again
 
 
@@ -727,3 +750,10 @@ def test_each_missing_piece_is_told_with_what_to_do(tmp_path, monkeypatch):
 )
 def test_options_that_do_not_go_together_are_told(options, told, tmp_path, main):
     assert told in main("--base-dir", tmp_path, *options, exit_code=1).err
+
+
+@pytest.mark.parametrize("option", ["--seed=-1", "--patience=-1", "--save-every=-1", "--lr=0", "--epochs=0"])
+def test_numbers_out_of_range_are_wrong_usage(option, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        load_parser(SCRIPT).parse_args([option])
+    assert stopped.value.code == 2 and f"argument {option.partition('=')[0]}: " in capsys.readouterr().err

@@ -1,26 +1,17 @@
-"""Where the numbers come from: checksums of what was read, settings, versions."""
+"""Where the numbers come from: which checkpoint made the predictions, which versions of the software."""
 
-import hashlib
 import importlib.metadata
 import json
 import platform
 import subprocess
 from pathlib import Path
 
+from ecg_finetune.checksum import sha256
 from ecg_finetune.command_line import UserError, replacing
 from ecg_finetune.tables import read_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("ecg-finetune", "numpy", "pandas", "scipy", "torch")
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 checksum of a file."""
-    with Path(path).open("rb") as handle:
-        digest = hashlib.sha256()
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

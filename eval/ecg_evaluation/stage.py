@@ -17,10 +17,11 @@ from ecg_evaluation.inputs import (
     read_valid_set,
     write_predictions,
 )
-from ecg_evaluation.provenance import read_origin, sha256, versions, write_origin
+from ecg_evaluation.provenance import read_origin, versions, write_origin
 from ecg_evaluation.report import Report, write_report
 from ecg_evaluation.results import compare, decide, evaluate, grouped_notes, text_table
 from ecg_evaluation.thresholds import threshold_rule
+from ecg_finetune.checksum import sha256
 from ecg_finetune.command_line import UserError, add_lead, add_path, non_negative_int, positive_int, usable_cores
 from ecg_finetune.paths import inside
 from ecg_finetune.tables import read_json, write_table

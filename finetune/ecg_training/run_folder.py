@@ -1,6 +1,5 @@
 """The folder of one fine-tuning run: what it holds, and when it may be used again."""
 
-import hashlib
 import json
 import platform
 from pathlib import Path
@@ -90,12 +89,3 @@ def write_settings(folder: Path, settings: dict[str, Any], **results: Any) -> No
     with replacing(folder / SETTINGS) as temporary:
         content = {"settings": settings, "versions": versions, **results}
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with Path(path).open("rb") as handle:
-        digest = hashlib.sha256()
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

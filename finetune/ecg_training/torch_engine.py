@@ -9,6 +9,7 @@ import torch
 
 from ecg_finetune.batch import loader_workers
 from ecg_finetune.checkpoint import save_checkpoint
+from ecg_finetune.checksum import sha256
 from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.ecg_fm import Architecture, EcgClassifier, load_pretrained
@@ -17,7 +18,7 @@ from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
 from ecg_training.fairseq_checkpoint import fairseq_checkpoint
 from ecg_training.processes import Processes
 from ecg_training.progress import Progress
-from ecg_training.run_folder import BEST, LAST, claim_folder, interrupted, sha256_of, write_settings
+from ecg_training.run_folder import BEST, LAST, claim_folder, interrupted, write_settings
 from ecg_training.trainer import Position, Settings, Trainer, train
 
 # What fine-tuning changes in the pretrained network: no dropout but after the activation, frozen convolutions.
@@ -77,13 +78,8 @@ def finetune(
     overwrite: bool,
 ) -> str:
     """Fine-tune and leave `checkpoint_best.pt`, log, curves and settings in `folder`; return a summary."""
-    labels, studies = read_label_rows(manifests)
+    train_set, valid_set = _read_sets(manifests)
     pos_weight = read_pos_weight(manifests / "pos_weight.txt")
-    train_set, valid_set = (
-        SegmentDataset(read_manifest(manifests / f"{split}.tsv"), labels, studies) for split in ("train", "valid")
-    )
-    if train_set.manifest.samples != valid_set.manifest.samples:
-        raise UserError(f"{manifests}: train and valid segments differ in length; run the build stage again")
     recorded = _recorded_settings(settings, pretrained, tiny, manifests, lead)
     for dataset in (train_set, valid_set):
         dataset.load(settings.workers)
@@ -133,6 +129,17 @@ def finetune(
     )
 
 
+def _read_sets(manifests: Path) -> tuple[SegmentDataset, SegmentDataset]:
+    """Return the train and the valid set, their files not yet read."""
+    labels, studies = read_label_rows(manifests)
+    train_set, valid_set = (
+        SegmentDataset(read_manifest(manifests / f"{split}.tsv"), labels, studies) for split in ("train", "valid")
+    )
+    if train_set.manifest.samples != valid_set.manifest.samples:
+        raise UserError(f"{manifests}: train and valid segments differ in length; run the build stage again")
+    return train_set, valid_set
+
+
 def _recorded_settings(
     settings: Settings, pretrained: Path | None, tiny: bool, manifests: Path, lead: str
 ) -> dict[str, Any]:
@@ -148,6 +155,6 @@ def _recorded_settings(
         **recorded,
         "precision": str(settings.precision).removeprefix("torch."),
         "labels": list(LABELS),
-        "pretrained": None if pretrained is None else {"path": str(pretrained), "sha256": sha256_of(pretrained)},
-        "manifests": {path.name: sha256_of(path) for path in inputs},
+        "pretrained": None if pretrained is None else {"path": str(pretrained), "sha256": sha256(pretrained)},
+        "manifests": {path.name: sha256(path) for path in inputs},
     }

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Fine-tune ECG-FM on the 5 s Lead-I segments, with fairseq-signals or in plain PyTorch.
 
     python finetune/scripts/finetune_ecgfm.py --pretrained mimic_iv_ecg_physionet_pretrained.pt \\
@@ -38,6 +37,7 @@ from ecg_finetune.command_line import (
     add_lead,
     add_path,
     execute,
+    non_negative_int,
     positive_int,
     stage_parser,
     usable_cores,
@@ -52,9 +52,31 @@ RANDOM_START = {"epochs": 10, "lr": 1e-3, "batch_size": 32}
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+    """Return the parser."""
     parser = stage_parser(__doc__)
+    add_files(parser)
+    add_engine(parser)
+    add_training(parser)
+    add_hardware(parser)
+    add_run_folder(parser)
+    return parser
+
+
+def add_files(parser: argparse.ArgumentParser) -> None:
+    """Add what says where to read and write."""
     add_path(parser, "--pretrained", "pretrained", "the checkpoint to start from, or `none`: random weights")
+    parser.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="unpickle whatever --pretrained holds, which can run code in it (default: refuse unusual files)",
+    )
+    add_lead(parser)
+    add_path(parser, "--manifests", "manifests", "the folder with train.tsv, valid.tsv, y.npy and pos_weight.txt")
+    add_path(parser, "--output-dir", "finetune", "where checkpoints and logs go; one folder per run")
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add what chooses the engine, and what only fairseq-signals takes."""
     parser.add_argument(
         "--engine",
         choices=("auto", "fairseq", "torch"),
@@ -74,9 +96,16 @@ def get_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="only show the fairseq-hydra-train command, ready for a shell, and run nothing (default: run)",
     )
-    add_lead(parser)
-    add_path(parser, "--manifests", "manifests", "the folder with train.tsv, valid.tsv, y.npy and pos_weight.txt")
-    add_path(parser, "--output-dir", "finetune", "where checkpoints and logs go; one folder per run")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="-- KEY=VALUE",
+        help="settings for fairseq-hydra-train, after everything else (default: none)",
+    )
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Add what decides the weights that come out."""
     parser.add_argument("--epochs", type=positive_int, help="passes over the data (default: 100; random start: 10)")
     parser.add_argument("--lr", type=_rate, help="constant learning rate of Adam (default: 1e-06; random start: 1e-03)")
     parser.add_argument(
@@ -84,6 +113,23 @@ def get_parser() -> argparse.ArgumentParser:
         type=positive_int,
         help="segments per update, over all GPUs and accumulated parts together (default: 256; random start: 32)",
     )
+    parser.add_argument(
+        "--patience",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="stop after N epochs without a lower valid loss; 0 = never (default: 0)",
+    )
+    parser.add_argument("--seed", type=non_negative_int, help="of the new head, the batches and dropout (default: 1)")
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        help="with --pretrained none: a network of 0.1 million parameters (default: ECG-FM's size)",
+    )
+
+
+def add_hardware(parser: argparse.ArgumentParser) -> None:
+    """Add how the work is done on this machine."""
     parser.add_argument(
         "--accumulate",
         type=positive_int,
@@ -112,22 +158,13 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes that read segments (default: the cores this process may use; fairseq: 6)",
     )
-    parser.add_argument("--seed", type=int, help="of the new head, the batches and dropout (default: 1)")
-    parser.add_argument(
-        "--patience",
-        type=int,
-        default=0,
-        metavar="N",
-        help="stop after N epochs without a lower valid loss; 0 = never (default: 0)",
-    )
-    parser.add_argument(
-        "--tiny",
-        action="store_true",
-        help="with --pretrained none: a network of 0.1 million parameters (default: ECG-FM's size)",
-    )
+
+
+def add_run_folder(parser: argparse.ArgumentParser) -> None:
+    """Add what happens with a run that --output-dir holds already."""
     parser.add_argument(
         "--save-every",
-        type=int,
+        type=non_negative_int,
         default=500,
         metavar="N",
         help="write checkpoint_last.pt every N updates besides every epoch; 0 = only every epoch (default: 500)",
@@ -141,18 +178,6 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--overwrite", action="store_true", help="delete the run in --output-dir and start over (default: refuse)"
     )
-    parser.add_argument(
-        "--trust-checkpoint",
-        action="store_true",
-        help="unpickle whatever --pretrained holds, which can run code in it (default: refuse unusual files)",
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="-- KEY=VALUE",
-        help="settings for fairseq-hydra-train, after everything else (default: none)",
-    )
-    return parser
 
 
 def run(args: argparse.Namespace) -> str:
