@@ -14,6 +14,7 @@ import pickle
 import re
 import sys
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,12 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
     Raises
     ------
     UserError
-        The file is missing, unreadable or no checkpoint, or asks for a global outside the allow-list.
+        The file is missing, unreadable, damaged or no checkpoint, or asks for a global outside the allow-list.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; give the path of a checkpoint (.pt)")
+    _refuse_wrong_checksum(path)
     refused = None
     try:
         # The allow-list holds for this call alone, and nothing allowed elsewhere in the process counts here.
@@ -83,6 +85,19 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a checkpoint (it holds a {type(content).__name__}); give a .pt of ECG-FM")
     return content
+
+
+def _refuse_wrong_checksum(path: Path) -> None:
+    """Compare the content of a checkpoint with its checksums, which PyTorch writes and does not look at."""
+    if not zipfile.is_zipfile(path):  # the format before PyTorch 1.6 has none
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # as below
+        raise _unreadable(path, error) from None
+    if damaged:
+        raise _unreadable(path, ValueError(f"the checksum of {damaged} in it is wrong"))
 
 
 @contextlib.contextmanager

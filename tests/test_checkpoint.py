@@ -238,3 +238,14 @@ def test_a_refused_file_is_one_line_and_exit_code_1(tmp_path):
 def test_saving_leaves_no_temporary_file(tmp_path):
     save_checkpoint(tmp_path / "a" / "b.pt", {"model": {"w": torch.ones(2)}})
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.pt"]
+
+
+def test_a_flipped_bit_in_the_weights_is_refused(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save({"model": {"w": torch.full((1000,), 1.5)}}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(np.float32(1.5).tobytes() * 100) + 7] ^= 1
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path)["model"]["w"], torch.full((1000,), 1.5))  # PyTorch does not notice
+    with pytest.raises(UserError, match=r"x\.pt: not a readable checkpoint, .*the checksum of x/data/0 in it is wrong"):
+        load_checkpoint(path)
