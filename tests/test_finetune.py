@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import importlib.util
 import json
 import multiprocessing
@@ -19,11 +20,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ecg_training import fairseq_command
+from ecg_training import fairseq_command, torch_engine
 from ecg_training import trainer as trainer_module
 from ecg_training.processes import Processes, join_processes, leave_processes
 from ecg_training.run_folder import claim_folder, interrupted, write_settings
-from ecg_training.torch_engine import TINY
+from ecg_training.torch_engine import TINY, build_model
 from ecg_training.trainer import Settings, Trainer, epoch_batches, out_of_patience, scores, share_of, train
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -385,6 +386,23 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_update():
     with pytest.raises(UserError, match="loss is nan at update 1"):
         trainer.update(iter([(torch.full((2, SAMPLES), torch.nan), torch.zeros(2, 17))]), [2], 2)
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+
+
+def frozen_parts(model) -> set[str]:
+    """Return the parts of the encoder of which a parameter is not trained."""
+    return {name.split(".")[1] for name, weight in model.named_parameters() if not weight.requires_grad}
+
+
+def test_convolutions_are_frozen_in_a_pretrained_network_and_trained_in_a_random_one(test_data, monkeypatch):
+    path = test_data / "checkpoints" / "tiny1_pretrained.pt"
+    pretrained = build_model(path, tiny=False, seed=1, trust=False)
+    small = functools.partial(Architecture, encoder_layers=1, encoder_embed_dim=32, encoder_ffn_embed_dim=32)
+    monkeypatch.setattr(torch_engine, "Architecture", functools.partial(small, encoder_attention_heads=2))
+    random = build_model(None, tiny=False, seed=1, trust=False)
+    assert frozen_parts(pretrained) == {"feature_extractor"} and frozen_parts(random) == set()
+    for network in (pretrained.architecture, random.architecture):
+        assert network.activation_dropout == 0.1
+        assert network.dropout == network.attention_dropout == network.dropout_input == network.final_dropout == 0
 
 
 def test_an_update_is_adam_as_fairseq_signals_writes_it(monkeypatch):
