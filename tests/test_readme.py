@@ -53,7 +53,6 @@ NOT_RUN = {
 NOT_PRINTED = {
     "machine_measurements.csv -> labels": "a diagram",
     "patients on both sides: 0 of 161,352": "test_split.py looks for what it prints for the genuine record list",
-    "plain module stack": "a minute of bench_network, the numbers of another machine",
 }
 
 
