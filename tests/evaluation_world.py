@@ -85,17 +85,22 @@ def write_test_set(base: Path, studies: np.ndarray, truth: np.ndarray, leads: np
 
 
 def write_valid_split(base: Path, studies: np.ndarray, truth: np.ndarray, leads: np.ndarray) -> None:
-    """Write the segments and manifests of the valid split, the segments of a record apart from each other."""
+    """Write the segments and manifests of the valid split, the segments of a record apart from each other.
+
+    As the build stage writes them, the label array holds the train split's rows first.
+    """
+    train = np.repeat([1, 2, 3], 2)
     folder, manifests = locate(base, "segments"), locate(base, "manifests")
     lines = []
     for half in (0, 1):
         for row, (study, lead) in enumerate(zip(studies, leads)):
             name = f"mimic_iv_ecg_{study}_{half}.mat"
             feats = np.tile(lead[half * 2500 : half * 2500 + 2500], (12, 1))
-            ids = {"idx": half * len(studies) + row, "original_idx": int(study)}
+            ids = {"idx": len(train) + half * len(studies) + row, "original_idx": int(study)}
             write_mat(folder / name, {"feats": feats, "curr_sample_rate": 500, **ids})
             lines.append(f"{name}\t2500")
     manifests.mkdir(parents=True)
     (manifests / "valid.tsv").write_text("\n".join([str(folder.resolve()), *lines]) + "\n")
-    np.save(manifests / "y.npy", np.tile(truth, (2, 1)).astype(np.float32))
-    np.save(manifests / "original_idx_order.npy", np.tile(studies, 2))
+    labels = np.concatenate((np.ones((len(train), 17)), np.tile(truth, (2, 1))))
+    np.save(manifests / "y.npy", labels.astype(np.float32))
+    np.save(manifests / "original_idx_order.npy", np.concatenate((train, np.tile(studies, 2))))
