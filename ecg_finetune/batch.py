@@ -117,9 +117,10 @@ def _on_processes(function, chunks, workers):
     except BrokenProcessPool:
         raise UserError(KILLED_WORKER) from None
     finally:  # on any error and on Ctrl-C nobody waits for the chunks that are under way
-        pool.shutdown(wait=False, cancel_futures=True)
         for process in set(multiprocessing.active_children()) - others:
             process.kill()
+        # The pool's thread ends now: left to the end of the program, it sometimes ends with a traceback of its own.
+        pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
