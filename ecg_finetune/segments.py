@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.batch import chunked, run_batch
-from ecg_finetune.command_line import UserError
+from ecg_finetune.command_line import UserError, watch_input
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.matfile import read_mat
 from ecg_finetune.paths import inside
@@ -39,6 +39,7 @@ def read_manifest(path: Path) -> Manifest:
     path = Path(path)
     try:
         # Only a line feed ends a line for fairseq-signals; splitlines knows ten more characters.
+        watch_input(path)
         root, *lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
         raise UserError(f"{path}: no such manifest; run build/scripts/build_test_and_finetune_data.py first") from None
@@ -224,6 +225,7 @@ def read_pos_weight(path: Path) -> np.ndarray:
     """Read `pos_weight.txt`: 17 numbers of at least 0 on one line, as float64 (17,)."""
     path = Path(path)
     try:
+        watch_input(path)
         weights = np.array([_weight(text) for text in path.read_text(encoding="utf-8").split()])
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run build/scripts/build_test_and_finetune_data.py first") from None
