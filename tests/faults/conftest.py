@@ -9,6 +9,19 @@ import pytest
 from pipeline import REPOSITORY, STAGES, contents, make_few_segments, run, timed
 
 
+def pytest_configure(config):
+    """Register the mark of what is left to `make faults`."""
+    config.addinivalue_line("markers", "long: one more case of the long campaign (--kills 10 or more)")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave the cases marked `long` out of the short version."""
+    if config.getoption("--kills") < 10:
+        chosen = [item for item in items if item.get_closest_marker("long") is None]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
+
+
 class Undisturbed:
     """An undisturbed run on synthetic records, up to the build stage and, when a test first asks for it, further.
 
