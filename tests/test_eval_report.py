@@ -3,10 +3,11 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from ecg_evaluation import figures
 from ecg_evaluation.inputs import Labelled, read_predictions, write_predictions
-from ecg_evaluation.misses import rank_misses
+from ecg_evaluation.misses import ASSUMED_SD, millivolts, rank_misses
 from ecg_evaluation.results import decide, evaluate
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,6 +71,14 @@ def test_mistakes_are_ranked_and_spread():
     assert rank_misses(truth, predicted, probabilities, 9) == [(0, 0), (2, 1), (3, 1)]
     assert rank_misses(truth, predicted, probabilities, 1) == [(0, 0)]
     assert rank_misses(truth, truth, probabilities, 9) == []
+
+
+def test_strips_are_in_millivolts_where_the_scale_is_known():
+    lead = np.array([-1.0, 0.0, 2.0])
+    scale = pd.DataFrame({"mean_mv": [0.1], "std_mv": [0.25]}, index=[7])
+    np.testing.assert_allclose(millivolts(lead, 7, scale), [-0.15, 0.1, 0.6])
+    for unknown in (millivolts(lead, 8, scale), millivolts(lead, 7, None)):
+        np.testing.assert_allclose(unknown, lead * ASSUMED_SD)
 
 
 @settings(max_examples=50, deadline=None)

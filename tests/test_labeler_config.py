@@ -108,6 +108,16 @@ def test_descriptors_parsed_first_beat_entities(small):
     assert labeler.labels_flat([["anywhere infarct sinus rhythm with"]])[0]["Both"] == 1
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_blank_that_ends_a_statement_counts_only_within_a_report(small, reverse):
+    """The normalised "infarct, " loses its blank at the end of a report: what is remembered must not tell otherwise."""
+    patterns = [{"pattern": "infarct, ", "entities": ["Infarction"]}, {"pattern": "sinus rhythm", "entities": []}]
+    labeler = Labeler.from_config(small(entity_pat=patterns))
+    wanted = [(["Infarct,"], {}), (["Infarct,", "Sinus rhythm"], {"Infarction": 1.0})]
+    for report, labels in reversed(wanted) if reverse else wanted:
+        assert labeler.labels_flat([report]) == [labels]
+
+
 def test_without_uncertainty_map_everything_is_certain(small):
     labeler = Labeler.from_config(small(uncertainty_map=None))
     assert labeler.labels_flat([["Possible MI with"]])[0]["Infarction"] == 1

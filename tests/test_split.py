@@ -113,7 +113,8 @@ def test_stratified_assignment_balances_records_of_rare_labels_better_than_chanc
     stratified = assign_stratified(sizes, counts, wanted, 42)
     assert np.bincount(stratified, weights=sizes).tolist() == wanted.tolist()
     chance = np.mean([deviation(assign_at_random(sizes, wanted, seed)) for seed in range(10)])
-    assert deviation(stratified).mean() < chance / 2
+    # Balancing which patients have a label, without how many of their records do, reaches half of this.
+    assert deviation(stratified).mean() < chance / 3
     assert np.array_equal(stratified, assign_stratified(sizes, counts, wanted, 42))
 
 

@@ -44,7 +44,7 @@ def fit_sigmoid(truth: np.ndarray, probabilities: np.ndarray) -> tuple[float, fl
 
 
 def fit_calibration(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return slope and intercept of each label, float64 (labels, 2).
+    """Return slope and intercept of each label, float64 (labels, 2), from truth and probabilities (records, labels).
 
     A label that is never or always present in `truth` is left as it is: slope 1, intercept 0.
     """
@@ -55,7 +55,15 @@ def fit_calibration(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def calibrate(probabilities: np.ndarray, parameters: np.ndarray) -> np.ndarray:
-    """Return the calibrated probabilities, float64 (records, labels), from slope and intercept of each label."""
+    """Return the calibrated probabilities, float64 (records, labels).
+
+    Parameters
+    ----------
+    probabilities : ndarray (records, labels)
+        As predicted.
+    parameters : ndarray (labels, 2)
+        Slope and intercept, see `fit_calibration`.
+    """
     changed = (parameters != [1.0, 0.0]).any(axis=1)
     return np.where(changed, expit(parameters[:, 0] * _logit(probabilities) + parameters[:, 1]), probabilities)
 

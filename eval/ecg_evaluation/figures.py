@@ -48,7 +48,7 @@ def panel(content: str, x_label: str, y_label: str) -> str:
 
 
 def path(x: np.ndarray, y: np.ndarray, css: str, steps: bool = False) -> str:
-    """Return a line through points of the unit square, points that cannot be told apart drawn once.
+    """Return a line through points x, y (n,) of the unit square, points that cannot be told apart drawn once.
 
     With `steps` each point's height holds back to the point before, as a precision-recall curve is read.
     """
@@ -66,7 +66,7 @@ def dot(x: float, y: float, css: str, radius: float = 2.6) -> str:
 
 
 def roc_panel(truth: np.ndarray, scores: np.ndarray, threshold: float | None) -> str:
-    """Return the ROC curve, with a dot at the threshold; truth (n,) must hold both kinds."""
+    """Return the ROC curve of truth and scores (n,), with a dot at the threshold; truth must hold both kinds."""
     thresholds, tp, fp = threshold_curve(truth, scores)
     x, y = np.append(0, fp / fp[-1]), np.append(0, tp / tp[-1])
     content = f'<path class="guide" d="M0 {SIDE}L{SIDE} 0"/>' + path(x, y, "curve")
@@ -77,7 +77,7 @@ def roc_panel(truth: np.ndarray, scores: np.ndarray, threshold: float | None) ->
 
 
 def precision_recall_panel(truth: np.ndarray, scores: np.ndarray, threshold: float | None) -> str:
-    """Return the precision-recall curve with the prevalence as guide; truth (n,) must hold a positive."""
+    """Return the precision-recall curve of truth and scores (n,), the prevalence as guide; truth holds a positive."""
     thresholds, tp, fp = threshold_curve(truth, scores)
     recall, precision = tp / tp[-1], tp / (tp + fp)
     prevalence = tp[-1] / len(truth)
@@ -91,7 +91,10 @@ def precision_recall_panel(truth: np.ndarray, scores: np.ndarray, threshold: flo
 
 
 def reliability_panel(before: np.ndarray, after: np.ndarray | None) -> str:
-    """Return reliability curves (see `reliability_curve`): grey before, blue after calibration; area ~ records."""
+    """Return reliability curves (bins, 3), see `reliability_curve`: grey before, blue after calibration.
+
+    The area of a dot is proportional to its records.
+    """
     content = f'<path class="guide" d="M0 {SIDE}L{SIDE} 0"/>'
     for curve, css in ((before, "before"), (after, "after")):
         if curve is not None:

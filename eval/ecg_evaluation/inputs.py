@@ -55,7 +55,7 @@ def read_test_set(folder: Path, max_samples: int | None) -> Labelled:
 
 
 def test_files(folder: Path, study_ids: np.ndarray) -> list[Path]:
-    """Return the 10 s file of each record of the test set.
+    """Return the 10 s file of each record of the test set; study_ids is int64 (records,).
 
     Raises
     ------
@@ -74,7 +74,7 @@ def test_files(folder: Path, study_ids: np.ndarray) -> list[Path]:
 
 
 def read_valid_set(folder: Path, study_ids: np.ndarray, name: str) -> Labelled:
-    """Return the labels that the manifests below `folder` hold for the records of the valid predictions.
+    """Return the labels that the manifests below `folder` hold for the records (n,) of the valid predictions.
 
     Raises
     ------

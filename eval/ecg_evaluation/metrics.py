@@ -87,7 +87,18 @@ class Ranking:
 
 
 def rates(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the metrics of binary decisions from counts (any equal shape); NaN where a denominator is 0."""
+    """Return metrics of binary decisions, float64 in the shape of the counts; NaN where a denominator is 0.
+
+    Parameters
+    ----------
+    tp, fp, fn, tn : ndarray (any one shape)
+        True and false positives, false and true negatives.
+
+    Returns
+    -------
+    dict
+        accuracy, recall, precision, f1, specificity, npv.
+    """
 
     def ratio(numerator, denominator):
         return np.divide(numerator, denominator, out=np.full(np.shape(tp), np.nan), where=denominator > 0)
@@ -171,7 +182,7 @@ class Scored:
 
 
 def mean_of_defined(values: np.ndarray) -> np.ndarray:
-    """Return the mean over axis 1 of the values that are not NaN; NaN where there is none."""
+    """Return the mean over axis 1 of the values (a, b, ...) that are not NaN: (a, ...); NaN where there is none."""
     defined = np.isfinite(values)
     count = defined.sum(axis=1)
     total = np.where(defined, values, 0).sum(axis=1)

@@ -80,14 +80,14 @@ def read_scale(signal_report: Path) -> pd.DataFrame | None:
 
 
 def millivolts(lead: np.ndarray, study: int, scale: pd.DataFrame | None) -> np.ndarray:
-    """Undo the standardisation of a lead (samples,)."""
+    """Undo the standardisation of a lead (samples,): millivolts, roughly where the record's `scale` is not known."""
     if scale is None or study not in scale.index:
         return lead * ASSUMED_SD
     return lead * scale.at[study, "std_mv"] + scale.at[study, "mean_mv"]
 
 
 def named(labels: np.ndarray, bold: np.ndarray) -> Markup:
-    """Return the names of the labels that are set, in bold where the other side disagrees."""
+    """Return the names of the labels that are set, in bold where the other side disagrees; both bool (17,)."""
     names = [
         Markup("<b>{}</b>" if disputed else "{}").format(label)
         for label, on, disputed in zip(LABELS, labels, bold)

@@ -13,7 +13,6 @@ from ecg_evaluation.thresholds import choose_thresholds, has_both
 from ecg_finetune.diagnoses import LABELS
 
 SHOWN = {MACRO: "Macro average", MICRO: "Micro average"}
-FIRST_COLUMNS = ("label", "n_pos", "n_neg", *METRICS[:8])
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,17 @@ class Decisions:
 
 
 def decide(valid: Labelled | None, probabilities: np.ndarray | None, rule: str | float) -> Decisions:
-    """Choose thresholds and fit the calibration on the valid split; without one, 0.5 (or `rule`) and none."""
+    """Choose thresholds and fit the calibration on the valid split; without one, 0.5 (or `rule`) and none.
+
+    Parameters
+    ----------
+    valid : Labelled or None
+        The records of the valid split.
+    probabilities : ndarray (records, 17) or None
+        Of the model for these records.
+    rule : str or float
+        See `choose_thresholds`.
+    """
     if valid is None:
         thresholds = np.full(len(LABELS), 0.5 if isinstance(rule, str) else rule)
         return Decisions(thresholds, None, np.zeros(len(LABELS), bool), np.zeros(len(LABELS), int))
@@ -87,9 +96,22 @@ def metrics_table(
 ) -> pd.DataFrame:
     """Return metrics.csv: a row per label, macro and micro; an undefined value is an empty cell named in `note`.
 
-    Columns: `FIRST_COLUMNS`; `brier`, `brier_calibrated`; `<metric>_low` and `_high` for each metric; `threshold`,
+    Columns: `label`, `n_pos`, `n_neg`; `METRICS`; `<metric>_low` and `_high` for each metric; `threshold`,
     `calibration_slope`, `calibration_intercept`, `valid_n_pos` (choices of the valid split and the positives they rest
     on), `n_pos_patients` (patients with a positive record), `note`.
+
+    Parameters
+    ----------
+    truth : ndarray bool (records, 17)
+        The labels.
+    values : ndarray (19, 10)
+        The metrics of the records as they are, see `Scored.measure`.
+    drawn : ndarray (bootstrap, 19, 10)
+        The metrics of the resamples.
+    decisions : Decisions
+        Thresholds and calibration.
+    unit : ndarray int (records,)
+        The patient of each record.
     """
     positives = truth.sum(axis=0)
     total = int(positives.sum())
@@ -115,7 +137,10 @@ def metrics_table(
 
 
 def notes(table: pd.DataFrame, drawn: np.ndarray, decisions: Decisions) -> list[str]:
-    """Say per row what is undefined and why, what the valid split could not choose, and how a mean was formed."""
+    """Say per row what is undefined and why, what the valid split could not choose, and how a mean was formed.
+
+    Arguments as in `metrics_table`, which makes `table`.
+    """
     result = []
     for number, row in enumerate(table.to_dict("records")):
         parts = []

@@ -61,6 +61,6 @@ def choose_thresholds(truth: np.ndarray, probabilities: np.ndarray, rule: str | 
 
 
 def has_both(truth: np.ndarray) -> np.ndarray:
-    """Return, per label, whether it is present in some records and absent from others: bool (labels,)."""
+    """Return, per label of truth (records, labels), whether it is present in some and absent from others: (labels,)."""
     present = np.asarray(truth).astype(bool)
     return present.any(axis=0) & ~present.all(axis=0)

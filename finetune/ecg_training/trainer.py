@@ -249,7 +249,7 @@ def epoch_batches(segments: int, batch_size: int, seed: int, epoch: int) -> list
 
 
 def share_of(batch: np.ndarray, processes: Processes, accumulate: int) -> tuple[list[list[int]], list[int]]:
-    """Return the parts of a batch that fall to this process, and how many segments of each count.
+    """Return the parts of a batch (segments,) that fall to this process, and how many segments of each count.
 
     A batch too small to give every process a part lends them its first segment, which then counts 0.
     """

@@ -82,7 +82,10 @@ def published_shares() -> np.ndarray:
 
 
 def prevalence_table(soft: np.ndarray) -> str:
-    """Return a table of the labels' prevalence beside the published one; large differences are marked."""
+    """Return a table of the labels' prevalence beside the published one; large differences are marked.
+
+    `soft` (rows, 17) holds probabilities; a label counts where its own is above 0.
+    """
     count, share, _ = label_counts(soft)
     lines = [f"{'label':<44}{'reports':>9}{'share':>9}{'published':>11}"]
     for name, number, ours, theirs in zip(LABELS, count, share, published_shares()):

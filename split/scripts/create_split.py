@@ -125,7 +125,7 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def read_labels(folder: Path, study_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the labels of the studies, and which studies have any; say how many have none."""
+    """Return labels, bool (records, 17), and whether the record has any, bool (records,); tell how many have none."""
     labelled_ids, labels = read_study_labels(folder)
     labels, labelled = labels_of(study_ids, labelled_ids, labels.astype(bool))
     if not labelled.any():
@@ -144,7 +144,24 @@ def make_split(
     group: np.ndarray,
     labels: tuple[np.ndarray, np.ndarray] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Assign groups (patients or studies) to splits; return rows of the record list and their split, as written."""
+    """Assign groups (patients or studies) to splits.
+
+    Parameters
+    ----------
+    args : Namespace
+        The options.
+    study_ids, group : ndarray of int (records,)
+        Each record's study, and its group: 0 to the number of groups - 1.
+    labels : tuple or None
+        What `read_labels` returns; None makes a split that does not balance them.
+
+    Returns
+    -------
+    rows : ndarray of int (records,)
+        Rows of the record list in the order in which they are written.
+    split : ndarray of int8 (records,)
+        Position in `SPLITS` of the split of each of these rows.
+    """
     n_groups = int(group.max()) + 1
     split_of_group = np.full(n_groups, UNASSIGNED, dtype=np.int8)
     kept_rows = np.array([], dtype=int)
@@ -176,7 +193,10 @@ def make_split(
 
 
 def split_from_file(args: argparse.Namespace, study_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of the record list that the given split has, and their split; list the studies of one side."""
+    """Take the given split; list the studies that only one of the two files has.
+
+    Returns as `make_split`, of the records that both files have.
+    """
     given_ids, given_split = read_foreign_split(args.from_split)
     position, found = find_rows(given_ids, study_ids)
     rows = np.flatnonzero(found)
@@ -197,7 +217,10 @@ def split_from_file(args: argparse.Namespace, study_ids: np.ndarray) -> tuple[np
 
 
 def report_leakage(args: argparse.Namespace, patient: np.ndarray | None, split: np.ndarray) -> None:
-    """Print how many patients stand on both sides; warn on stderr when any do or when that is unknown."""
+    """Print how many patients stand on both sides; warn on stderr when any do or when that is unknown.
+
+    `patient` (None: unknown) and `split` as in `summary.presence`.
+    """
     if patient is None:
         print(
             f"warning: {args.record_list} does not tell patients, so how many stand on both sides is unknown; test "
