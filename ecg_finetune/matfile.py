@@ -39,7 +39,10 @@ NUMBERS = {
     "i8": (14, 12),
     "u8": (15, 13),
 }
-DTYPES = {numbers: np.dtype(f"<{name}") for name, numbers in NUMBERS.items()}
+CLASSES = {number for number, _ in NUMBERS.values()}
+DATA_TYPES = {number: np.dtype(f"<{name}") for name, (_, number) in NUMBERS.items()}
+OTHER_CLASSES = {1, 2, 3, 4, 5, 16, 17, 18}  # cell, structure, object, text, sparse, function, opaque
+LOGICAL_OR_GLOBAL, COMPLEX = 0x0600, 0x0800  # flags
 # The pieces a zlib stream is put together from (RFC 1950, 1951).
 ZLIB_HEADER, LAST_BLOCK = b"\x78\x01", b"\x03\x00"
 INT8, INT32, UINT32, MATRIX, COMPRESSED = 1, 5, 6, 14, 15
@@ -225,19 +228,15 @@ def _tagged(kind: int, data: bytes) -> bytes:
 
 
 def read_mat(path: Path) -> dict[str, np.ndarray]:
-    """Read all variables of a MATLAB-5 file: arrays of at least two dimensions, as stored.
-
-    Plain arrays of real numbers, which is all this pipeline writes, are decoded here; any other file by scipy.
+    """Read the numbers of a MATLAB-5 file: arrays of at least two dimensions, as stored; see `decode_mat`.
 
     Raises
     ------
     UserError
-        The file is missing or no MATLAB-5 file.
+        The file is missing, damaged or no MATLAB-5 file.
     """
     try:
         return decode_mat(read_bytes(path))
-    except _NotPlainError:
-        return _read_with_scipy(path)
     except (struct.error, ValueError, isal_zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable MATLAB-5 file ({error}); delete it and run its stage again") from None
 
@@ -251,14 +250,19 @@ def read_bytes(path: Path | str) -> bytes:
         raise UserError(f"{path}: no such file; run the stage that makes it again") from None
 
 
-class _NotPlainError(Exception):
-    """The file has something other than full arrays of real numbers in little-endian order."""
-
-
 def decode_mat(content: bytes) -> dict[str, np.ndarray]:
-    """Return the variables of a MATLAB-5 file made of plain arrays of real numbers (Fortran order)."""
+    """Return the variables of a MATLAB-5 file that are full arrays of real numbers, in Fortran order.
+
+    Texts, cells, structures, sparse and complex arrays are left out. (Not left to scipy, which a damaged file can bring
+    to a crash that no program survives.)
+
+    Raises
+    ------
+    ValueError, struct.error, isal.isal_zlib.error
+        The file is damaged, or not of this format and byte order.
+    """
     if content[124:128] != b"\x00\x01IM":
-        raise _NotPlainError
+        raise ValueError("its header is not that of a little-endian MATLAB-5 file")
     variables, position = {}, 128
     while position < len(content):
         kind, size = struct.unpack_from("<2I", content, position)
@@ -268,28 +272,33 @@ def decode_mat(content: bytes) -> dict[str, np.ndarray]:
         elif kind == MATRIX:
             element = content[position - 8 : position + size]
         else:
-            raise _NotPlainError
+            raise ValueError(f"an element of kind {kind}")
         position += size
-        name, array = _decode_matrix(element)
-        variables[name] = array
+        variables |= _decode_matrix(element)
     return variables
 
 
-def _decode_matrix(element: bytes) -> tuple[str, np.ndarray]:
+def _decode_matrix(element: bytes) -> dict[str, np.ndarray]:
+    """Return {name: array}; nothing for a variable that is no full array of real numbers."""
     kind, size = struct.unpack_from("<2I", element, 0)
     flags_kind, flags_size, flags, _ = struct.unpack_from("<4I", element, 8)
-    if kind != MATRIX or (flags_kind, flags_size) != (UINT32, 8) or flags >> 8:
-        raise _NotPlainError  # complex, global or logical
-    if len(element) < 8 + size:
-        raise ValueError("it ends within a variable")
+    if kind != MATRIX or (flags_kind, flags_size) != (UINT32, 8) or flags & ~(0xFF | LOGICAL_OR_GLOBAL | COMPLEX):
+        raise ValueError("it holds something other than variables")
+    if len(element) != 8 + size:
+        raise ValueError("it ends within a variable, or after it")
+    if flags & COMPLEX or flags & 0xFF in OTHER_CLASSES:
+        return {}
     shape_kind, shape, position = _subelement(element, 24)
     name_kind, name, position = _subelement(element, position)
     data_kind, data, _ = _subelement(element, position)
-    dtype = DTYPES.get((flags & 0xFF, data_kind))
-    if (shape_kind, name_kind) != (INT32, INT8) or dtype is None:
-        raise _NotPlainError  # a cell, a text, or numbers stored in a smaller type than their own
+    # MATLAB itself stores numbers in a smaller type than the array's where they fit; as with scipy they keep that type.
+    dtype = DATA_TYPES.get(data_kind)
+    if (shape_kind, name_kind) != (INT32, INT8) or flags & 0xFF not in CLASSES or dtype is None:
+        raise ValueError("an array of unknown type")
     shape = struct.unpack(f"<{len(shape) // 4}i", shape)
-    return name.tobytes().decode("ascii"), np.frombuffer(data, dtype).copy().reshape(shape, order="F")
+    if len(shape) < 2 or min(shape) < 0:
+        raise ValueError(f"an array of shape {shape}")
+    return {name.tobytes().decode("ascii"): np.frombuffer(data, dtype).copy().reshape(shape, order="F")}
 
 
 def _subelement(element: bytes, position: int) -> tuple[int, memoryview, int]:
@@ -304,13 +313,3 @@ def _subelement(element: bytes, position: int) -> tuple[int, memoryview, int]:
     if len(data) != size:
         raise ValueError("it ends within a variable")
     return kind, data, after
-
-
-def _read_with_scipy(path: Path) -> dict[str, np.ndarray]:
-    import scipy.io  # takes longer to import than 1,000 files take to read
-
-    try:
-        content = scipy.io.loadmat(path)
-    except Exception as error:  # scipy raises anything from TypeError to zlib.error on a damaged file
-        raise UserError(f"{path}: not a readable MATLAB-5 file ({error}); delete it and run its stage again") from None
-    return {name: value for name, value in content.items() if not name.startswith("__")}
