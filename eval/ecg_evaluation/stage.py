@@ -49,34 +49,35 @@ def add_files(parser: argparse.ArgumentParser) -> None:
 
 def add_inference(parser: argparse.ArgumentParser) -> None:
     """Add what only matters while the model runs."""
-    option = parser.add_argument
-    option("--batch-size", type=positive_int, default=64, metavar="N", help="records at once (default: %(default)s)")
-    option(
+    parser.add_argument(
+        "--batch-size", type=positive_int, default=64, metavar="N", help="records at once (default: %(default)s)"
+    )
+    parser.add_argument(
         "--num-workers",
         type=non_negative_int,
         default=min(4, usable_cores()),
         metavar="N",
         help="processes that read files; 0 = none besides the main one (default: the usable cores, at most 4)",
     )
-    option(
+    parser.add_argument(
         "--max-samples",
         type=positive_int,
         default=None,
         metavar="N",
         help="only the first N records of the test set and of the valid split, for a quick look (default: all)",
     )
-    option(
+    parser.add_argument(
         "--device",
         default="auto",
         help="auto = the CUDA GPU if there is one, else cpu; or cpu, cuda, ... (default: auto)",
     )
-    option(
+    parser.add_argument(
         "--precision",
         choices=("auto", "float32", "bf16"),
         default="auto",
         help="arithmetic of the network: auto = bf16 on a CUDA GPU that has it, else float32 (default: auto)",
     )
-    option(
+    parser.add_argument(
         "--trust-checkpoint",
         action="store_true",
         help="load a checkpoint that holds unusual Python objects; it can run code, so only from a source you trust "
@@ -86,15 +87,14 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
 
 def add_statistics(parser: argparse.ArgumentParser) -> None:
     """Add what is done with predictions."""
-    option = parser.add_argument
-    option(
+    parser.add_argument(
         "--bootstrap",
         type=non_negative_int,
         default=1000,
         metavar="N",
         help="resamples of the patients for the 95 %% intervals; 0 = no intervals (default: %(default)s)",
     )
-    option(
+    parser.add_argument(
         "--threshold-rule",
         type=threshold_rule,
         default="f1",
@@ -102,14 +102,14 @@ def add_statistics(parser: argparse.ArgumentParser) -> None:
         help="how the valid split chooses each label's threshold: highest F1, highest recall + specificity, or one "
         "probability for all labels (default: f1; without a valid split 0.5)",
     )
-    option(
+    parser.add_argument(
         "--predictions",
         type=Path,
         default=None,
         metavar="FILE",
         help="compute from this predictions file; no model is loaded (default: run the model)",
     )
-    option(
+    parser.add_argument(
         "--valid-predictions",
         type=Path,
         default=None,
@@ -117,7 +117,7 @@ def add_statistics(parser: argparse.ArgumentParser) -> None:
         help="predictions for the valid split (default: run the model on it; with --predictions: the file that the "
         "same run wrote beside it, if it is there)",
     )
-    option(
+    parser.add_argument(
         "--compare",
         type=Path,
         default=None,

@@ -119,6 +119,7 @@ class Reader:
         self.folder = Path(folder)
         self.problems: list[str] = []
         self.where = ""  # the entry being read, for messages
+        self.split: dict[str, tuple[str, ...]] = {}  # a descriptor that stands for several -> those
 
     def read(self) -> Knowledge:
         """Return the knowledge base; what is wrong with it stands in `problems`."""
@@ -151,7 +152,6 @@ class Reader:
                 self._problem(f"the descriptor {name!r} is defined twice")
             knowledge.created[name] = tuple(self._names(entry, "create_entities"))
             self._known(knowledge.created[name], knowledge.entities, "entity")
-        self.split: dict[str, tuple[str, ...]] = {}
         for entry in self._entries("split_desc_tem"):
             name = self._text(entry, "name")
             if name in self.split:
