@@ -46,7 +46,8 @@ tbody tr:last-child td { border-bottom-width: 2px; } tfoot td { background: var(
   .scroll { overflow: visible; } table { font-size: 7.5pt; } th, td { padding: 1mm 1.2mm; }
   thead { display: table-header-group; } th { white-space: normal; }
   tr, figure, .card { break-inside: avoid; } h2, h3 { break-after: avoid; }
-  .panels { grid-template-columns: repeat(4, 1fr); }
+  td { line-height: 1.25; } td small { display: block; } .panels, .cards { grid-template-columns: repeat(4, 1fr); }
+  @page strips { size: A4 landscape; } .strips { page: strips; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 
@@ -86,7 +87,8 @@ def html_page(title: str, body: str, style: str = "") -> str:
         Plain text, shown in the window's title and as the heading of the page.
     body : str
         HTML below the heading. Tables come from `html_table`; the style offers the classes `note`, `warning`,
-        `cards` > `card` (a number in <b>, its explanation in <span>), `panels` (a grid of small figures).
+        `cards` > `card` (a number in <b>, its explanation in <span>), `panels` (a grid of small figures), `strips` (in
+        print, pages wide enough for 10 s at 25 mm/s).
     style : str
         CSS of this page alone.
     """

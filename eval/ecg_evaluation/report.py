@@ -254,10 +254,10 @@ def misses_section(results: Evaluation, args: argparse.Namespace) -> str:
         return f'<h2>Worst misses</h2><p class="note">{escape(note)}</p>'
     drawn = "".join(f"<figure>{strip}<figcaption>{caption}</figcaption></figure>" for strip, caption in strips)
     return (
-        f'<h2>Worst misses</h2><p class="note">The most confident mistakes at the thresholds: labels that are present '
-        "and were given little probability, or are absent and were given much; at most one of each kind per label and "
-        "one per record. In bold where truth and prediction disagree. They show where the network fails, and where a "
-        f"label may be wrong. {escape(note)}</p>{drawn}"
+        '<section class="strips"><h2>Worst misses</h2><p class="note">The most confident mistakes at the thresholds: '
+        "labels that are present and were given little probability, or are absent and were given much; at most one of "
+        "each kind per label and one per record. In bold where truth and prediction disagree. They show where the "
+        f"network fails, and where a label may be wrong. {escape(note)}</p>{drawn}</section>"
     )
 
 

@@ -21,18 +21,20 @@ STRIPS = {"ok": 4}  # all other statuses: 2
 def write_quality_page(path: Path, report: Report, raw_root: Path, paths: Sequence[str], lead: str) -> None:
     """Write the page; `paths` are the records' paths below `raw_root`, in the order of the report."""
     codes, counts, total = report.status_codes(), report.counts(), len(report.rows)
-    table = [[status, n, f"{n / total:.2%}", STATUSES[status]] for status, n in counts.items()]
+    table = [[status, f"{n:,}", f"{n / total:.2%}", STATUSES[status]] for status, n in counts.items()]
     parts = [
         f"<p>Lead {lead} of the {total:,} records of meta_split.csv. {counts.get('ok', 0):,} came through, "
         f"{total - counts.get('ok', 0):,} were left out; each one's row is in {escape(report.path.name)}.</p>",
         html_table(["status", "records", "share", "meaning"], table),
         "<h2>Figures of the records that came through</h2>",
         _figures_table(report, np.flatnonzero(codes == 0)),
+        '<section class="strips">',
     ]
     for status, number in counts.items():
         parts.append(f"<h2>{status}: {escape(STATUSES[status])} ({number:,})</h2>")
         for position in _spread(np.flatnonzero(codes == list(STATUSES).index(status)), STRIPS.get(status, 2)):
             parts.append(_strip(report.rows[position], raw_root, paths[position], lead))
+    parts.append("</section>")
     with replacing(path) as temporary:
         temporary.write_text(html_page(f"Signal quality, lead {lead}", "\n".join(parts)), encoding="utf-8")
 
