@@ -15,7 +15,8 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         temporary.write_text("1")
         assert not path.exists() and temporary.suffix == ".csv"
     with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
-        temporary.write_text(str(1 / 0))
+        temporary.write_text("2")
+        raise ZeroDivisionError
     assert path.read_text() == "1" and list(path.parent.iterdir()) == [path]
 
 

@@ -220,7 +220,7 @@ class Normalizer:
 
     def _family(self, family: dict) -> Step:
         """Return a step that replaces a family of phrases at once: longest first, no span twice."""
-        phrases = dict(sorted(expand(family).items(), key=lambda item: len(item[0]), reverse=True))
+        phrases = _longest_first(expand(family))
         edges = Phrases(next(self._count), phrases)
 
         def step(text: str, place: Place) -> str:
