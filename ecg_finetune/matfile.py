@@ -41,7 +41,7 @@ NUMBERS = {
 }
 CLASSES = {number for number, _ in NUMBERS.values()}
 DATA_TYPES = {number: np.dtype(f"<{name}") for name, (_, number) in NUMBERS.items()}
-OTHER_CLASSES = {1, 2, 3, 4, 5, 16, 17, 18}  # cell, structure, object, text, sparse, function, opaque
+OTHER_CLASSES = {1, 2, 3, 4, 5}  # cell, structure, object, text, sparse
 LOGICAL_OR_GLOBAL, COMPLEX = 0x0600, 0x0800  # flags
 # The pieces a zlib stream is put together from (RFC 1950, 1951).
 ZLIB_HEADER, LAST_BLOCK = b"\x78\x01", b"\x03\x00"
@@ -286,10 +286,10 @@ def _decode_matrix(element: bytes) -> dict[str, np.ndarray]:
         raise ValueError("it holds something other than variables")
     if len(element) != 8 + size:
         raise ValueError("it ends within a variable, or after it")
-    if flags & COMPLEX or flags & 0xFF in OTHER_CLASSES:
-        return {}
     shape_kind, shape, position = _subelement(element, 24)
     name_kind, name, position = _subelement(element, position)
+    if shape_kind == INT32 and name_kind == INT8 and (flags & COMPLEX or flags & 0xFF in OTHER_CLASSES):
+        return {}
     data_kind, data, _ = _subelement(element, position)
     # MATLAB itself stores numbers in a smaller type than the array's where they fit; as with scipy they keep that type.
     dtype = DATA_TYPES.get(data_kind)
