@@ -306,6 +306,8 @@ def _subelement(element: bytes, position: int) -> tuple[int, memoryview, int]:
     kind, size = struct.unpack_from("<2I", element, position)
     if kind >> 16:  # up to four bytes stand within the tag itself
         kind, size, start, after = kind & 0xFFFF, kind >> 16, position + 4, position + 8
+        if size > 4:
+            raise ValueError("an element of four bytes that are more")
     else:
         start = position + 8
         after = start + size + (-size % 8)
