@@ -156,7 +156,7 @@ class Reader:
             name = self._text(entry, "name")
             if name in self.split:
                 self._problem(f"the descriptor {name!r} is defined twice")
-            self.split[name] = tuple(self._names(entry, "descriptors"))
+            self.split[name] = tuple(self._names(entry, "descriptors", needed=True))
             self._known(self.split[name], knowledge.created, "descriptor")
         path = self.folder / "uncertainty_map.json"
         for name, probability in (self._json(path, dict) or {}).items() if path.is_file() else ():
