@@ -223,6 +223,8 @@ def test_options_modules_and_files_that_are_named_exist():
         prose = re.sub(r"^```.*?^```$", "", read(document), flags=re.MULTILINE | re.DOTALL)
         for code in re.findall(r"`([^`]+)`", prose):
             assert set(re.findall(r"(?<!\S)--[a-z][\w-]*", code)) <= known, f"{document}: {code}"
+            if re.fullmatch(r"[\w.-]+/[\w./-]+\.(py|sh|json|md)", code):
+                assert (REPOSITORY / code).is_file(), f"{document}: {code}"
             for module in re.findall(r"python -m (\S+)", code):
                 assert importlib.util.find_spec(module), f"{document}: {code}"
         for link in re.findall(r"\]\((?!http)([^)#]+)\)", prose):
