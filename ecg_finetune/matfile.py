@@ -267,8 +267,13 @@ def decode_mat(content: bytes) -> dict[str, np.ndarray]:
     while position < len(content):
         kind, size = struct.unpack_from("<2I", content, position)
         position += 8
+        if position + size > len(content):
+            raise ValueError("it ends within a variable")
         if kind == COMPRESSED:
-            element = isal_zlib.decompress(memoryview(content)[position : position + size])
+            stream = isal_zlib.decompressobj()
+            element = stream.decompress(memoryview(content)[position : position + size])
+            if not stream.eof or stream.unused_data:
+                raise ValueError("a variable is shorter or longer than its compressed data")
         elif kind == MATRIX:
             element = content[position - 8 : position + size]
         else:
@@ -290,7 +295,9 @@ def _decode_matrix(element: bytes) -> dict[str, np.ndarray]:
     name_kind, name, position = _subelement(element, position)
     if shape_kind == INT32 and name_kind == INT8 and (flags & COMPLEX or flags & 0xFF in OTHER_CLASSES):
         return {}
-    data_kind, data, _ = _subelement(element, position)
+    data_kind, data, end = _subelement(element, position)
+    if end < len(element):
+        raise ValueError("more data than its array has")
     # MATLAB itself stores numbers in a smaller type than the array's where they fit; as with scipy they keep that type.
     dtype = DATA_TYPES.get(data_kind)
     if (shape_kind, name_kind) != (INT32, INT8) or flags & 0xFF not in CLASSES or dtype is None:
