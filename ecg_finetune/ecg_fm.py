@@ -434,8 +434,9 @@ def _model_of(path: Path, checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any]
         )
     renamed = {}
     for name, value in weights.items():
-        if not isinstance(value, Tensor):
-            raise UserError(f"{path}: {name} in its state dict is a {type(value).__name__}, not a tensor")
+        if not isinstance(value, Tensor) or value.is_complex():
+            told = "complex" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise UserError(f"{path}: {name} in its state dict is {told}, not a tensor of real numbers")
         if not torch.isfinite(value).all():
             raise UserError(f"{path}: {name} holds NaN or infinite numbers; use an earlier checkpoint")
         for old, new in OLD_WEIGHT_NORM.items():
