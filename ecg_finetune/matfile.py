@@ -248,6 +248,8 @@ def read_bytes(path: Path | str) -> bytes:
             return file.readall()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the stage that makes it again") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; check the file and the disk") from None
 
 
 def decode_mat(content: bytes) -> dict[str, np.ndarray]:

@@ -119,7 +119,7 @@ def locked(folder: Path, path: Path) -> Iterator[None]:
     while (file := _try_lock(path)) is None:
         if time.monotonic() > limit:
             with contextlib.suppress(OSError):
-                owner = path.read_text(encoding="utf-8").strip()
+                owner = path.read_text(encoding="utf-8", errors="replace").strip()
             raise UserError(
                 f"{folder}: another run ({owner or 'unknown process'}) is writing into this folder; wait for it to end"
             )

@@ -15,6 +15,7 @@ def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=2, help="SIGKILLs per stage in tests/faults")
     parser.addoption("--bad-inputs", type=int, default=20, help="damaged inputs per reader in tests/faults")
     parser.addoption("--bad-input-seed", type=int, default=0, help="another seed, other damages (tests/faults)")
+    parser.addoption("--fuzz-seconds", type=int, default=0, help="fuzzing per binary reader (tests/faults)")
     parser.addoption("--fault-records", type=int, default=200, help="synthetic records in tests/faults")
 
 

@@ -1,17 +1,16 @@
-"""Coverage-guided fuzzing of the two binary readers, with atheris (not among the requirements: it has no wheels for
-every Python).
+"""Coverage-guided fuzzing of the two binary readers, with atheris (`pip install atheris`; it has no wheels for every
+Python, so it is not among the requirements).
 
     python tests/faults/fuzz_binary.py record 60      # WFDB header and signal file, against wfdb
     python tests/faults/fuzz_binary.py mat 60         # MATLAB-5 files, against scipy
 
-Runs for so many seconds; exit code 0 if every input was read right or refused. An input that was not is left in the
-current folder, and `python tests/faults/fuzz_binary.py record FILE` reads it again.
+Runs for so many seconds, in an empty folder; exit code 0 if every input was read right or refused. An input that was
+not is left in the folder as crash-*, and `python tests/faults/fuzz_binary.py mat crash-...` reads it again.
 """
 
 import io
 import struct
 import sys
-import tempfile
 import warnings
 import zlib
 from pathlib import Path
@@ -29,7 +28,7 @@ with atheris.instrument_imports(
     from ecg_finetune.command_line import UserError
     from ecg_finetune.matfile import encode_mat, read_mat
 
-FOLDER = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+FOLDER = Path.cwd()
 MAT_START = b"MATLAB".ljust(124) + b"\0\1IM"
 MATRIX, COMPRESSED = 14, 15
 SIGNAL = np.arange(-300, 300, dtype="<i2").tobytes()  # 3 leads of 200 samples
@@ -109,7 +108,7 @@ def main() -> None:
     ]
     if what.isdigit():
         corpus = FOLDER / "corpus"
-        corpus.mkdir()
+        corpus.mkdir(exist_ok=True)
         for number, seed in enumerate(seeds(target)):
             read(seed)
             (corpus / str(number)).write_bytes(seed)

@@ -148,6 +148,28 @@ def test_record_list(campaign, undisturbed):
     campaign(first_rows(undisturbed.raw / "record_list.csv"), "record_list.csv", tables.read_record_list, check)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "\r"),
+        lambda text: "\ufeff" + text,
+        lambda text: text.rstrip("\n"),
+        lambda text: text.replace("\n", "\n\n"),
+        lambda text: re.sub(r"[^,\n]+", r'"\g<0>"', text),
+        lambda text: re.sub(r"(?m)$", r',"one, ""two"""', text).removesuffix(',"one, ""two"""'),
+        lambda text: re.sub(r"(?m)^(\w+),(\w+),", r"\2,\1,", text),
+    ],
+    ids=["CRLF", "CR", "BOM", "no last line end", "empty lines", "all quoted", "further column", "other order"],
+)
+def test_what_is_no_damage_is_read(undisturbed, tmp_path, change):
+    valid = first_rows(undisturbed.raw / "record_list.csv")
+    (tmp_path / "list.csv").write_bytes(change(valid.decode()).encode())
+    table = tables.read_record_list(tmp_path / "list.csv")
+    rows = [(str(subject), str(study), path) for subject, study, path in table.itertuples(index=False)]
+    assert rows == columns_of(valid, "subject_id", "study_id", "path")
+
+
 def test_record_paths(campaign, undisturbed):
     valid = first_rows(undisturbed.raw / "record_list.csv")
     wanted = np.array([whole(study) for (study,) in columns_of(valid, "study_id")])
