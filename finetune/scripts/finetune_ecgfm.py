@@ -12,7 +12,7 @@ Several GPUs share each batch:
     torchrun --nproc-per-node 4 finetune/scripts/finetune_ecgfm.py --engine torch
 
 Reads build/data/finetune_lead1_duplicated/manifests: train.tsv (about 1.26 million segments for all of
-MIMIC-IV-ECG), valid.tsv (160 thousand), y.npy and pos_weight.txt.
+MIMIC-IV-ECG), valid.tsv (160 thousand), y.npy, original_idx_order.npy and pos_weight.txt.
 Writes into finetune/data: checkpoint_best.pt (362 MB), the network with the lowest valid loss, in fairseq-signals'
 format; settings.json; and with --engine torch checkpoint_last.pt (1.1 GB), training_log.csv (a row per epoch) and
 training_curves.png; with --engine fairseq command.sh.
