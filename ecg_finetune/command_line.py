@@ -187,7 +187,7 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept last: numpy and pandas choose a format by it.
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    _remove_leftovers(path)
+    remove_leftovers(path.parent, path.name)
     try:
         yield temporary
         with temporary.open("rb") as handle:
@@ -198,9 +198,9 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove the temporary files that killed processes left beside `path`."""
-    for leftover in path.parent.glob(f".tmp-*-{glob.escape(path.name)}"):
+def remove_leftovers(folder: Path, name: str = "") -> None:
+    """Remove the temporary files that killed processes left in a folder: those of the file `name`, or all."""
+    for leftover in Path(folder).glob(f".tmp-*-{glob.escape(name) or '*'}"):
         process = leftover.name.split("-", 2)[1]
         with contextlib.suppress(OSError):
             try:

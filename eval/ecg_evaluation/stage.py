@@ -22,7 +22,15 @@ from ecg_evaluation.report import Report, write_report
 from ecg_evaluation.results import compare, decide, evaluate, grouped_notes, text_table
 from ecg_evaluation.thresholds import threshold_rule
 from ecg_finetune.checksum import sha256
-from ecg_finetune.command_line import UserError, add_lead, add_path, non_negative_int, positive_int, usable_cores
+from ecg_finetune.command_line import (
+    UserError,
+    add_lead,
+    add_path,
+    non_negative_int,
+    positive_int,
+    remove_leftovers,
+    usable_cores,
+)
 from ecg_finetune.paths import inside
 from ecg_finetune.tables import read_json, write_table
 
@@ -193,6 +201,7 @@ def run_model(args: argparse.Namespace, test: Labelled, stamp: str) -> tuple[Pat
 
     # Hours of inference should not end at a folder that cannot be written to.
     args.out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(args.out)  # they would stay: each evaluation writes under names of its own
     tempfile.TemporaryFile(dir=args.out).close()
     # Here and not above: PyTorch takes seconds to import and is not needed with --predictions.
     from ecg_evaluation.inference import RecordDataset, load_model, predict, valid_segments

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pipeline import REPOSITORY, STAGES, contents, make_few_segments, run, timed
+from pipeline import REPOSITORY, STAGES, Forked, contents, make_few_segments, run, timed
 
 
 def pytest_configure(config):
@@ -46,6 +46,8 @@ class Undisturbed:
         """Run the stages up to this one that have not run yet."""
         for name, stage in STAGES.items():
             if name not in self._reference:
+                if stage.with_torch:
+                    Forked.import_first()
                 self._seconds[name], process = timed(stage.command(self.base, self.raw))
                 assert process.returncode == 0, f"{name}: {process.stdout}\n{process.stderr}"
                 self._reference[name] = contents(self.base, stage)

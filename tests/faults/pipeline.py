@@ -132,6 +132,13 @@ class Forked:
         self.process.start()
         self.pid = self.process.pid
 
+    @classmethod
+    def import_first(cls) -> None:
+        """Have the imports done, so that they do not count in the time of the first run."""
+        process = cls.context.Process(target=int)
+        process.start()
+        process.join()
+
     @property
     def returncode(self) -> int | None:
         """The exit code, None while it runs."""
@@ -159,6 +166,7 @@ def _run_script(command: list[str], output: list[str]) -> None:
     for descriptor, file in zip((1, 2), output, strict=True):
         os.dup2(os.open(file, os.O_WRONLY), descriptor)
     os.environ["GIT_DIR"] = ENVIRONMENT["GIT_DIR"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked from a server
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # its own is shared between processes, and a kill would leave it behind
@@ -170,8 +178,20 @@ def start(command: list[str]) -> subprocess.Popen | Forked:
     """Start a command in a process group of its own."""
     if any(stage.with_torch and command[1].endswith(stage.script) for stage in STAGES.values()):
         return Forked(command)
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, env=ENVIRONMENT)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=ENVIRONMENT,
+        preexec_fn=_heed_ctrl_c,
+    )
+
+
+def _heed_ctrl_c() -> None:
+    """Undo that a shell lets what it runs in the background ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finished(process: subprocess.Popen | Forked, timeout: float = 300) -> subprocess.CompletedProcess:
