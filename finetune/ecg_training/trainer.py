@@ -212,12 +212,12 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> Position:
         """Take up a run where `state` was made."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for parameter, moments in self.optimizer.state.items():
-            if moments["exp_avg"].shape != parameter.shape or moments["exp_avg_sq"].shape != parameter.shape:
-                raise ValueError("its optimiser belongs to another network")
         position = Position(**state["position"])
         position.check()
+        # The groups hold nothing but settings, and those are this run's.
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+        self._check_optimizer(position.updates)
         self.updates = position.updates
         if not self.processes.first:
             position.loss_sum, position.loss_count = 0.0, 0
@@ -227,6 +227,15 @@ class Trainer:
             if cuda is not None and self.device.type == "cuda":
                 torch.cuda.set_rng_state(cuda, self.device)
         return position
+
+    def _check_optimizer(self, updates: int) -> None:
+        """Raise `ValueError` if the optimiser is not that of this network after so many updates."""
+        parameters = self.optimizer.param_groups[0]["params"]
+        for parameter in parameters if updates else []:
+            step, *moments = (self.optimizer.state[parameter][name] for name in ("step", "exp_avg", "exp_avg_sq"))
+            fits = all(moment.shape == parameter.shape and moment.isfinite().all() for moment in moments)
+            if step.item() != updates or not fits:
+                raise ValueError("its optimiser is another network's, or at another update")
 
 
 def scores(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
