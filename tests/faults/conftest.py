@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from pipeline import REPOSITORY, STAGES, Forked, contents, make_few_segments, ru
 
 
 def pytest_configure(config):
-    """Register the mark of what is left to `make faults`."""
+    """Register the mark of what is left to `make faults`; heed Ctrl-C, which a shell's background jobs ignore."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "long: one more case of the long campaign (--kills 10 or more)")
 
 

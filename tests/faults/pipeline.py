@@ -166,7 +166,6 @@ def _run_script(command: list[str], output: list[str]) -> None:
     for descriptor, file in zip((1, 2), output, strict=True):
         os.dup2(os.open(file, os.O_WRONLY), descriptor)
     os.environ["GIT_DIR"] = ENVIRONMENT["GIT_DIR"]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked from a server
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # its own is shared between processes, and a kill would leave it behind
@@ -178,20 +177,8 @@ def start(command: list[str]) -> subprocess.Popen | Forked:
     """Start a command in a process group of its own."""
     if any(stage.with_torch and command[1].endswith(stage.script) for stage in STAGES.values()):
         return Forked(command)
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=ENVIRONMENT,
-        preexec_fn=_heed_ctrl_c,
-    )
-
-
-def _heed_ctrl_c() -> None:
-    """Undo that a shell lets what it runs in the background ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, env=ENVIRONMENT)
 
 
 def finished(process: subprocess.Popen | Forked, timeout: float = 300) -> subprocess.CompletedProcess:
