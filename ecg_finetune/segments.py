@@ -105,9 +105,9 @@ def read_lead(path: Path, samples: int) -> tuple[np.ndarray, dict[str, np.ndarra
 
 
 def _number(path: Path, content: dict[str, np.ndarray], name: str) -> int | float:
-    """Return the value of a variable that is one number."""
+    """Return the value of a variable that is one finite number."""
     array = content.get(name)
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.size != 1:
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.size != 1 or not np.isfinite(array):
         raise UserError(f"{path}: no usable {name}; delete it and run its stage again")
     return array.item()
 
@@ -155,7 +155,10 @@ def read_segment(path: Path, samples: int, rows: int) -> tuple[np.ndarray, int, 
     idx = _number(path, content, "idx")
     if not 0 <= idx < rows or idx % 1:
         raise UserError(f"{path}: its idx {idx} is no row of y.npy, which has {rows}; run the build stage again")
-    return lead, int(idx), int(_number(path, content, "original_idx"))
+    study_id = _number(path, content, "original_idx")
+    if study_id % 1:
+        raise UserError(f"{path}: its original_idx {study_id} is no study; run the build stage again")
+    return lead, int(idx), int(study_id)
 
 
 def read_label_rows(manifests: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -519,6 +519,8 @@ def flat(**changes):
         (flat(idx=9), "idx 9 is no row"),
         (flat(idx=-1), "idx -1 is no row"),
         (flat(idx=np.array([1, 2])), "no usable"),
+        (flat(idx=0.5), "idx 0.5 is no row"),
+        (flat(original_idx=np.nan), "no usable original_idx"),
         ({"feats": np.ones((12, SAMPLES))}, "curr_sample_rate"),
     ],
 )
