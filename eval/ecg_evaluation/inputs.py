@@ -65,6 +65,9 @@ def test_files(folder: Path, study_ids: np.ndarray) -> list[Path]:
     path = inside(folder, "test_file_list")
     files = read_table(path, {"study_id": "int64", "save_file": "str"})
     refuse_duplicates(path, files, "study_id")
+    unnamed = files["save_file"] == ""
+    if unnamed.any():
+        raise UserError(f"{path}: line {unnamed.idxmax()} has no save_file; run the build stage again")
     files = files.set_index("study_id")["save_file"].reindex(study_ids)
     if files.isna().any():
         study = study_ids[int(np.argmax(files.isna().to_numpy()))]
