@@ -7,7 +7,9 @@ import pytest
 from pipeline import STAGES, contents, half_written, kill_at, random_moments, run
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name == "eval" else name for name in STAGES]
+)
 def test_killed_stage_goes_on_to_identical_files(name, undisturbed, tmp_path, request):
     kills = request.config.getoption("--kills")
     stage, reference = STAGES[name], undisturbed.reference(name)

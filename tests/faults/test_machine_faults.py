@@ -192,9 +192,9 @@ def met_in_the_middle(name: str, undisturbed, base: Path):
 
 
 def many_reports(base: Path) -> Path:
-    """Write 2,000 distinct reports, which keep the workers busy for a second; return the file."""
+    """Write 1,000 distinct reports, which keep the workers busy for a while; return the file."""
     file = base / "machine_measurements.csv"
-    rows = [f"{study},Sinus rhythm with PVC(s),Left axis deviation no. {study}" for study in range(1, 2_001)]
+    rows = [f"{study},Sinus rhythm with PVC(s),Left axis deviation no. {study}" for study in range(1, 1_001)]
     file.write_text("\n".join(["study_id,report_0,report_1", *rows]) + "\n")
     return file
 
@@ -220,7 +220,7 @@ def test_killed_worker_ends_the_run_with_one_line(name, undisturbed, tmp_path):
         *(("build", "labels/computed_labels/labels.csv"), ("finetune", "few_segments/train.tsv")),
         *(long("preprocess", "record_list.csv"), long("build", "split/data/meta_split.csv")),
         *(long("finetune", "few_segments/y.npy"), long("eval", "record_list.csv")),
-        ("eval", "split/data/meta_split.csv"),
+        long("eval", "split/data/meta_split.csv"),
     ],
 )
 def test_input_that_changes_during_the_run_is_noticed(name, changed, undisturbed, tmp_path):
@@ -247,7 +247,7 @@ def test_second_run_into_the_same_folder_is_refused(name, undisturbed, tmp_path)
     assert contents(base, stage) == reference
 
 
-@pytest.mark.parametrize("name", ["preprocess", "build", "finetune", long("eval")])
+@pytest.mark.parametrize("name", ["preprocess", "build", long("finetune"), long("eval")])
 def test_ctrl_c_ends_promptly_workers_included(name, undisturbed, tmp_path):
     stage, reference = STAGES[name], undisturbed.reference(name)
     base = undisturbed.base_before(name, tmp_path)
