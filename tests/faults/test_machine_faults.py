@@ -73,8 +73,8 @@ def assert_one_line(process: subprocess.CompletedProcess, *words: str) -> None:
     ("name", "size"),
     [
         *(("labels", "40k"), ("split", "4k"), ("preprocess", "500k"), ("build", "1000k")),
-        *(("finetune", "2200k"), ("eval", "200k")),
-        *(long("finetune", "300k"), long("finetune", "3200k"), long("eval", "4k")),
+        ("finetune", "2200k"),
+        *(long("finetune", "300k"), long("finetune", "3200k"), long("eval", "4k"), long("eval", "200k")),
     ],
 )
 def test_full_disk_stops_with_one_line_and_the_next_run_goes_on(name, size, undisturbed, tmp_path):
