@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import ctypes
+import gc
 import itertools
 import os
 import signal
@@ -138,6 +139,7 @@ def _start_worker(parent: int) -> None:
     """Leave Ctrl-C to the parent, and end when it is gone (killed, it cannot end its workers)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _keep_freed_memory()
+    gc.freeze()  # what the parent has loaded is not looked through, nor its memory copied, at every collection
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
