@@ -25,7 +25,17 @@ from ecg_training import trainer as trainer_module
 from ecg_training.processes import Processes, join_processes, leave_processes
 from ecg_training.run_folder import claim_folder, interrupted, write_settings
 from ecg_training.torch_engine import TINY, build_model
-from ecg_training.trainer import Settings, Trainer, epoch_batches, out_of_patience, scores, share_of, train
+from ecg_training.trainer import (
+    ADAM_EPS,
+    Position,
+    Settings,
+    Trainer,
+    epoch_batches,
+    out_of_patience,
+    scores,
+    share_of,
+    train,
+)
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ecg_finetune import run_folder
@@ -274,6 +284,22 @@ def test_wherever_a_run_stops_it_goes_on_bit_for_bit(manifests, tmp_path, stop_a
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     for row, other in zip(history, other_history, strict=True):
         assert (row["train_loss"], row["valid_loss"]) == (other["train_loss"], other["valid_loss"])
+
+
+def test_a_restored_trainer_is_in_the_state_it_was_saved_in():
+    """Also when no update is left: killed in the last validation, a run saves once more what it restored."""
+    trainer, other = small_trainer(), small_trainer()
+    for _ in range(3):
+        trainer.update(iter([(torch.randn(2, SAMPLES), torch.ones(2, 17))]), [2], 2)
+    state = trainer.state(Position(updates=3))
+    other.restore(copy.deepcopy(state))
+    again = other.state(Position(updates=3))
+    assert again["optimizer"]["param_groups"] == state["optimizer"]["param_groups"]
+    assert again["optimizer"]["param_groups"][0]["eps"] > ADAM_EPS
+    for place, moments in state["optimizer"]["state"].items():
+        for name, value in moments.items():
+            assert torch.equal(again["optimizer"]["state"][place][name], value)
+    assert all(torch.equal(again["model"][name], value) for name, value in state["model"].items())
 
 
 def run_one_of_two(rank, manifests, folder, port):

@@ -146,9 +146,7 @@ class Trainer:
         self.updates += 1
         if not math.isfinite(total):
             raise UserError(f"the loss is {total} at update {self.updates}; lower --lr, or use --precision float32")
-        for group in self.optimizer.param_groups:
-            # fairseq-signals adds eps before the bias correction, PyTorch after it; this makes them the same.
-            group["eps"] = ADAM_EPS / math.sqrt(1 - ADAM_BETAS[1] ** self.updates)
+        self._set_eps()
         self.optimizer.step()
         return total
 
@@ -219,6 +217,8 @@ class Trainer:
         self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
         self._check_optimizer(position.updates)
         self.updates = position.updates
+        if self.updates:
+            self._set_eps()  # there may be no update left to do it before the next checkpoint
         if not self.processes.first:
             position.loss_sum, position.loss_count = 0.0, 0
         if len(state["random"]) == self.processes.world:
@@ -227,6 +227,11 @@ class Trainer:
             if cuda is not None and self.device.type == "cuda":
                 torch.cuda.set_rng_state(cuda, self.device)
         return position
+
+    def _set_eps(self) -> None:
+        """Set Adam's eps for this update: fairseq-signals adds it before the bias correction, PyTorch after it."""
+        for group in self.optimizer.param_groups:
+            group["eps"] = ADAM_EPS / math.sqrt(1 - ADAM_BETAS[1] ** self.updates)
 
     def _check_optimizer(self, updates: int) -> None:
         """Raise `ValueError` if the optimiser is not that of this network after so many updates."""
