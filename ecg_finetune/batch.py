@@ -129,9 +129,14 @@ def loader_workers() -> Iterator[None]:
     """Tell in one line when a worker of a PyTorch `DataLoader` is killed: PyTorch raises that anywhere in the loop."""
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # The two others come when it is killed while it hands a batch over.
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
+        # PyTorch's handler raises again and again, wherever Python just is.
+        while signal.getsignal(signal.SIGCHLD) != signal.SIG_DFL:
+            with contextlib.suppress(RuntimeError):
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         raise UserError(KILLED_WORKER) from None
 
 

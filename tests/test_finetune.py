@@ -584,13 +584,30 @@ def test_a_bad_segment_stops_a_run_in_one_line_wherever_it_is_read(tmp_path, cac
 
 
 def test_a_killed_reader_stops_a_run_in_one_line(tmp_path):
-    manifests = make_manifests(tmp_path / "build", 400, 2)
+    """In a process of its own: PyTorch goes on raising after the first error, wherever Python just is."""
+    program = (
+        "import sys, test_finetune; from pathlib import Path; test_finetune.kill_readers(Path(sys.argv[1]))",
+        str(make_manifests(tmp_path / "build", 400, 2)),
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", *program], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 1 and "worker process was killed" in process.stdout, process.stderr
+    assert process.stdout.count("\n") == 1
+
+
+def kill_readers(manifests):
+    """Read segments in another process, which is killed; print the error and end without cleaning up, exit code 1."""
     dataset = SegmentDataset(read_manifest(manifests / "train.tsv"), *read_label_rows(manifests), cache_bytes=0)
     batches = small_trainer(workers=1).loader(dataset, [[i] for i in range(400)])
-    with pytest.raises(UserError, match="worker process was killed"), loader_workers():
-        for _ in batches:
-            for process in multiprocessing.active_children():
-                process.kill()
+    try:
+        with loader_workers():
+            for _ in batches:
+                for process in multiprocessing.active_children():
+                    process.kill()
+    except UserError as error:
+        print(error, flush=True)
+        os._exit(1)
 
 
 def test_a_bad_segment_leaves_an_older_run_alone(tmp_path, main):
