@@ -13,7 +13,7 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-demo: .venv/runtime      ## the whole pipeline on synthetic ECGs, about 4 minutes on 2 cores
+demo: .venv/runtime      ## the whole pipeline on synthetic ECGs, 1 to 4 minutes on 2 cores
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash demo/run_demo.sh
 
 test: .venv/development  ## the test suite; genuine data through ECG_FINETUNE_TEST_DATA
@@ -26,8 +26,8 @@ lint: .venv/development
 bench: .venv/development ## speed and disk, baseline and ours side by side
 	$(BIN)/python -m bench
 
-faults: .venv/development ## break it on purpose, for about an hour; make test runs a short version
-	$(BIN)/python -m pytest tests/faults -s --kills 50 --bad-inputs 10000 --fault-records 2000
+faults: .venv/development ## break it on purpose, for one to two hours; make test runs a short version
+	$(BIN)/python -m pytest tests/faults -s -rs --kills 50 --bad-inputs 10000 --fault-records 2000 --fuzz-seconds 300
 
 docs: .venv/runtime      ## SCRIPTS.md and FILE_LOCATIONS.md from the parsers and the path table
 	$(BIN)/python -m ecg_finetune.documents
