@@ -109,10 +109,10 @@ def print_counts(records: Records, left_out: LeftOut) -> None:
         print(f"{number:>9,}  left out: {reason}")
 
 
-def main() -> None:
-    """Run as a script."""
-    sys.exit(execute(get_parser(), run))
+def main() -> int:
+    """Run the command line."""
+    return execute(get_parser(), run)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -130,10 +130,10 @@ def print_reasons(report: Report) -> None:
         print(f"note: {report.unlisted_files:,} files of records that meta_split.csv does not list were left in place")
 
 
-def main() -> None:
-    """Run as a script."""
-    sys.exit(execute(get_parser(), run))
+def main() -> int:
+    """Run the command line."""
+    return execute(get_parser(), run)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
