@@ -84,11 +84,12 @@ def test_chunk_size_keeps_all_workers_busy():
 
 SLEEPER = """
     import sys, time
+    from pathlib import Path
     from ecg_finetune.batch import run_batch
     def sleep(chunk):
+        Path(sys.argv[1], f"working on {chunk[0]}").touch()
         time.sleep(60)
     if __name__ == "__main__":
-        print("started", flush=True)
         try:
             list(run_batch(sleep, [[1], [2], [3]], workers=2, total=3))
         except KeyboardInterrupt:
@@ -106,14 +107,15 @@ def children(pid: int) -> list[Path]:
 def test_no_worker_outlives_its_parent(tmp_path, number, code):
     script = tmp_path / "sleeper.py"
     script.write_text(textwrap.dedent(SLEEPER))
-    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    limit = time.monotonic() + 20
-    while len(workers := children(process.pid)) < 2 and time.monotonic() < limit:
+    process = subprocess.Popen([sys.executable, script, tmp_path], stderr=subprocess.PIPE, text=True)
+    limit = time.monotonic() + 60
+    while len(list(tmp_path.glob("working*"))) < 2 and time.monotonic() < limit:
         time.sleep(0.02)
-    time.sleep(0.2)
+    workers = children(process.pid)
+    assert len(workers) == 2
     process.send_signal(number)
     sent = time.monotonic()
-    assert process.wait(20) == code
+    assert process.wait(60) == code
     while any(worker.exists() for worker in workers) and time.monotonic() < sent + 20:
         time.sleep(0.02)
     assert not any(worker.exists() for worker in workers)
