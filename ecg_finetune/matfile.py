@@ -20,6 +20,7 @@ from ecg_finetune.command_line import UserError, replacing
 
 # No date in the text: the same variables give the same bytes.
 HEADER_TEXT = b"MATLAB 5.0 MAT-file, written by ecg-finetune"
+HEADER_END = bytes(8) + b"\x00\x01IM"  # no subsystem, version, byte order
 SHARES = re.compile(rb"(" + HEADER_TEXT + rb"; shares((?: \d+:[0-9a-f]{8})+)) crc ([0-9a-f]{8}) *")
 COMPRESS_FROM = 1024  # bytes
 # igzip's level 0 is the fastest and, unlike 1 and 2, always gives the same bytes: those read memory that nobody has
@@ -79,7 +80,7 @@ def _file_header(shares: "list[PackedColumns]", elements: bytes) -> bytes:
         text += b" crc %08x" % isal_zlib.crc32(elements, isal_zlib.crc32(text))
     if len(text) > 116:
         raise ValueError(f"the header of a MATLAB file has no room for {len(shares)} shares")
-    return text.ljust(116) + bytes(8) + b"\x00\x01IM"
+    return text.ljust(116) + HEADER_END
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,9 @@ def take_columns(content: bytes, name: str, shape: tuple[int, int], kind: str) -
         None where the file was not written in this way, or is damaged: `decode_mat` then reads it, or says so.
     """
     text = SHARES.fullmatch(content[:116])
-    if text is None or isal_zlib.crc32(content[128:], isal_zlib.crc32(text[1])) != int(text[3], 16):
+    if text is None or content[116:128] != HEADER_END:
+        return None
+    if isal_zlib.crc32(content[128:], isal_zlib.crc32(text[1])) != int(text[3], 16):
         return None
     opening = ZLIB_HEADER + _stored(_head(name, shape, kind))
     position = 128 + 8 + len(opening)

@@ -132,7 +132,7 @@ def test_columns_are_not_taken_from_other_files():
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
 def test_damage_is_noticed(tmp_path_factory, place, bit, cut):
     feats, content = in_halves(4)
-    whole = take_columns(content, "feats", (12, 5000), "f4")
+    assert take_columns(content, "feats", (12, 5000), "f4") is not None
     content = bytearray(content)
     position = int(place * len(content))
     if cut:
@@ -140,8 +140,7 @@ def test_damage_is_noticed(tmp_path_factory, place, bit, cut):
     else:
         content[position] ^= 1 << bit
     halves = take_columns(bytes(content), "feats", (12, 5000), "f4")
-    unread = 116 <= position < 128 and not cut  # the version and the byte order, which the file's text does not cover
-    assert halves == (whole if unread else None)
+    assert halves is None
     path = tmp_path_factory.mktemp("damaged") / "a.mat"
     path.write_bytes(content)
     try:

@@ -238,8 +238,9 @@ class Trainer:
         parameters = self.optimizer.param_groups[0]["params"]
         for parameter in parameters if updates else []:
             step, *moments = (self.optimizer.state[parameter][name] for name in ("step", "exp_avg", "exp_avg_sq"))
-            fits = all(moment.shape == parameter.shape and moment.isfinite().all() for moment in moments)
-            if step.item() != updates or not fits:
+            like = [(step, torch.zeros(())), *((moment, parameter) for moment in moments)]
+            fits = all(one.shape == other.shape and one.dtype == other.dtype for one, other in like)
+            if not fits or step.item() != updates or not all(moment.isfinite().all() for moment in moments):
                 raise ValueError("its optimiser is another network's, or at another update")
 
 

@@ -16,7 +16,7 @@ from ecg_preprocess.convert import REPORT_COLUMNS, STATUSES
 # A row goes into the report as it stands, so only what `convert.report_row` writes is one; any other record is redone.
 _NUMBER = r"-?\d+(?:\.\d+)?(?:e[-+]\d+)?"
 OK_ROW = re.compile(
-    rf"mimic_iv_ecg_(0|[1-9]\d{{0,17}})\.mat,\1,ok,,{_NUMBER},\d+,{_NUMBER},{_NUMBER},\d+,{_NUMBER},(\d{{1,15}})\n",
+    rf"mimic_iv_ecg_(0|[1-9]\d{{0,17}})\.mat,\1,ok,,{_NUMBER},\d+,{_NUMBER},{_NUMBER},\d+,{_NUMBER},([1-9]\d{{0,14}})\n",
     re.ASCII,
 )
 MAT_NAME = re.compile(r"mimic_iv_ecg_(\d{1,18})\.mat")
