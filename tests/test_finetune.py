@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -331,7 +332,9 @@ def run_without_dropout(manifests, folder, processes):
 
 def test_two_processes_train_as_one_does(manifests, tmp_path):
     run_without_dropout(manifests, tmp_path, Processes())
-    port = 20000 + os.getpid() % 20000
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     torch.multiprocessing.spawn(run_one_of_two, (manifests, tmp_path, port), nprocs=2)
     one, two = (torch.load(tmp_path / f"end{world}.pt") for world in (1, 2))
     for name, value in one["model"].items():
