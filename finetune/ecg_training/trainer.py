@@ -235,6 +235,8 @@ class Trainer:
 
     def _check_optimizer(self, updates: int) -> None:
         """Raise `ValueError` if the optimiser is not that of this network after so many updates."""
+        if not updates and self.optimizer.state:
+            raise ValueError("its optimiser has a past, but no update was done")
         parameters = self.optimizer.param_groups[0]["params"]
         for parameter in parameters if updates else []:
             step, *moments = (self.optimizer.state[parameter][name] for name in ("step", "exp_avg", "exp_avg_sq"))
