@@ -66,7 +66,7 @@ class Position:
         counts = (self.epoch, self.batch, self.updates, self.loss_count, self.best_epoch)
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError("its position holds counts that are none")
-        if not all(type(number) is float for number in (self.loss_sum, self.best_loss)):
+        if not all(type(number) is float and not math.isnan(number) for number in (self.loss_sum, self.best_loss)):
             raise ValueError("its position holds losses that are no numbers")
         epochs = [row["epoch"] for row in self.history]
         if epochs != list(range(1, self.epoch + 1)) or self.best_epoch > self.epoch:
