@@ -4,13 +4,16 @@ import collections
 import contextlib
 import ctypes
 import gc
-import itertools
+import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.pool import ExceptionWithTraceback
 from typing import TypeVar
 
 from ecg_finetune.command_line import UserError
@@ -98,30 +101,94 @@ def _progress_bar(total, unit):
 
 
 def _on_processes(function, chunks, workers):
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
+    """Yield the results of worker processes.
 
-    # The standard pool rather than joblib's: it starts in 10 ms instead of 600, and joblib's waits for ever (its
-    # "multiprocessing") where the kernel has killed a worker.
-    fork = multiprocessing.get_context("fork") if sys.platform == "linux" else None
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, mp_context=fork, initializer=_start_worker, initargs=(os.getpid(),))
+    Every worker has a pipe of its own. Python's process pool and joblib's share one between all workers and wait for
+    ever when one is killed while it writes a result; and a Ctrl-C at the wrong moment leaves a lock of their threads
+    taken. Here a dead worker ends its pipe, and there are no threads.
+    """
+    numbered = enumerate(chunks)
+    at_work: dict[Connection, int] = {}  # the number of the chunk that each has been given
+    outcomes: dict[int, tuple[bool, object]] = {}  # those that wait for an earlier chunk's
+    number = 0  # of the next result to yield
+    with _started(function, workers) as idle:
+        while True:
+            # One slow chunk must not let the others' results pile up.
+            while idle and len(at_work) + len(outcomes) < 3 * workers and (task := next(numbered, None)):
+                connection = idle.pop()
+                at_work[connection], chunk = task
+                with _told_if_dead():
+                    connection.send(chunk)
+            if number in outcomes:
+                succeeded, outcome = outcomes.pop(number)
+                if not succeeded:
+                    raise outcome
+                yield outcome
+                number += 1
+            elif at_work:
+                # A Ctrl-C that comes just before the waiting does not end it: look again every half second.
+                for connection in multiprocessing.connection.wait(at_work, timeout=0.5):
+                    with _told_if_dead():
+                        outcomes[at_work.pop(connection)] = connection.recv()
+                    idle.append(connection)
+            else:
+                return
+
+
+@contextlib.contextmanager
+def _told_if_dead():
     try:
-        # Two chunks wait for every worker; more would only take memory.
-        waiting = collections.deque(pool.submit(function, chunk) for chunk in itertools.islice(chunks, 3 * workers))
-        while waiting:
-            result = waiting.popleft().result()
-            waiting.extend(pool.submit(function, chunk) for chunk in itertools.islice(chunks, 1))
-            yield result
-        pool.shutdown()
-    except BrokenProcessPool:
+        yield
+    except (EOFError, OSError):  # OSError: in the middle of a result
         raise UserError(KILLED_WORKER) from None
+
+
+@contextlib.contextmanager
+def _started(function, workers):
+    """Yield one connection to each of as many new worker processes, which end with the block."""
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    connections, processes = [], []
+    try:
+        with _ctrl_c_waits():  # for ever in the workers, which inherit this: the parent ends them
+            for _ in range(workers):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(function, theirs, os.getpid()), daemon=True)
+                process.start()
+                theirs.close()
+                connections.append(ours)
+                processes.append(process)
+        yield list(connections)
     finally:  # on any error and on Ctrl-C nobody waits for the chunks that are under way
-        for process in set(multiprocessing.active_children()) - others:
-            process.kill()
-        # The pool's thread ends now: left to the end of the program, it sometimes ends with a traceback of its own.
-        pool.shutdown(cancel_futures=True)
+        with _ctrl_c_waits():
+            for process in processes:
+                process.kill()
+            for process, connection in zip(processes, connections, strict=True):
+                process.join()
+                connection.close()
+
+
+@contextlib.contextmanager
+def _ctrl_c_waits():
+    """Let a Ctrl-C come only after the block, which it would leave half done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(function, connection, parent):
+    """Answer every chunk with (True, result) or (False, error), until the parent ends this process."""
+    _keep_freed_memory()
+    gc.freeze()  # what the parent has loaded is not looked through, nor its memory copied, at every collection
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    while True:
+        chunk = connection.recv()
+        try:
+            outcome = True, function(chunk)
+        except Exception as error:
+            outcome = False, ExceptionWithTraceback(error, error.__traceback__)
+        connection.send(outcome)
 
 
 @contextlib.contextmanager
@@ -140,14 +207,6 @@ def loader_workers() -> Iterator[None]:
         raise UserError(KILLED_WORKER) from None
 
 
-def _start_worker(parent: int) -> None:
-    """Leave Ctrl-C to the parent, and end when it is gone (killed, it cannot end its workers)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _keep_freed_memory()
-    gc.freeze()  # what the parent has loaded is not looked through, nor its memory copied, at every collection
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
 def _keep_freed_memory() -> None:
     """Ask glibc not to hand freed memory back to the system at once.
 
@@ -161,6 +220,7 @@ def _keep_freed_memory() -> None:
 
 
 def _end_with(parent: int) -> None:
+    """End when the parent is gone: killed, it cannot end its workers."""
     while os.getppid() == parent:
         time.sleep(0.3)
     os._exit(1)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -31,6 +32,10 @@ def die(chunk):
     return double(chunk)
 
 
+def large_if_1(chunk):
+    return bytes(20_000_000 * chunk[0])
+
+
 def refuse(chunk):
     raise UserError(f"{chunk}: not wanted")
 
@@ -41,9 +46,10 @@ def remember(folder, chunk):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_results_come_in_the_order_of_the_chunks(workers):
-    chunks = chunked(range(10), 3)
-    results = list(run_batch(slow_double, chunks, workers=workers, total=10))
+@pytest.mark.parametrize("size", [1, 30])
+def test_results_come_in_the_order_of_the_chunks(workers, size):
+    chunks = chunked(range(100), size)
+    results = list(run_batch(slow_double, chunks, workers=workers, total=100))
     assert results == [double(chunk) for chunk in chunks]
 
 
@@ -73,6 +79,16 @@ def test_an_error_of_a_worker_comes_through(workers):
 def test_a_killed_worker_is_told_and_does_not_hang():
     with pytest.raises(UserError, match="worker process was killed"):
         list(run_batch(die, [[i] for i in range(20)], workers=2, total=20))
+
+
+def test_a_worker_killed_while_it_writes_its_result_is_told_and_does_not_hang():
+    with contextlib.closing(run_batch(large_if_1, [[0], [1]], workers=2, total=2)) as results:
+        assert next(results) == b""
+        time.sleep(0.3)  # the other worker waits for somebody who reads its result
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        with pytest.raises(UserError, match="worker process was killed"):
+            next(results)
 
 
 def test_chunk_size_keeps_all_workers_busy():

@@ -6,11 +6,12 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from pipeline import STAGES, contents, finished, half_written, held_back, run, start
+from pipeline import STAGES, contents, finished, half_written, held_back, random_moments, run, start
 
 from ecg_finetune.paths import locate
 
@@ -265,3 +266,27 @@ def test_ctrl_c_ends_promptly_workers_included(name, undisturbed, tmp_path):
     assert not half_written(stage, contents(base, stage), reference)
     assert run(command).returncode == 0
     assert contents(base, stage) == reference
+
+
+MANY_CHUNKS = """
+import signal, sys
+from ecg_finetune.batch import run_batch
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print("started", flush=True)
+try:
+    for _ in run_batch(list, ([chunk] for chunk in range(10**9)), workers=2, total=10**9):
+        pass
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_ctrl_c_at_any_moment_of_a_batch(request):
+    moments = random_moments(5 * request.config.getoption("--kills"), 0.1, seed=0)
+    for moment in moments:
+        process = start([sys.executable, "-c", MANY_CHUNKS])
+        assert process.stdout.readline() == "started\n"
+        time.sleep(moment)
+        os.killpg(process.pid, signal.SIGINT)
+        stopped = finished(process, timeout=20)
+        assert (stopped.returncode, stopped.stderr) == (130, ""), f"after {moment:.4f} s"
