@@ -266,7 +266,7 @@ def decode_mat(content: bytes) -> dict[str, np.ndarray]:
     ValueError, struct.error, isal.isal_zlib.error
         The file is damaged, or not of this format and byte order.
     """
-    if content[124:128] != b"\x00\x01IM":
+    if content[124:128] != HEADER_END[8:]:
         raise ValueError("its header is not that of a little-endian MATLAB-5 file")
     variables, position = {}, 128
     while position < len(content):

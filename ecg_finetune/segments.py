@@ -14,9 +14,8 @@ from ecg_finetune.command_line import UserError, watch_input
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.matfile import read_mat
 from ecg_finetune.paths import inside
-from ecg_finetune.tables import read_array
-
-SAMPLE_RATE = 500
+from ecg_finetune.signal_format import SAMPLE_RATE
+from ecg_finetune.tables import number, read_array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +47,10 @@ def read_manifest(path: Path) -> Manifest:
     if not lines:
         raise UserError(f"{path}: lists no segment; check the split in meta_split.csv and run the build stage again")
     names, lengths = [], set()
-    for number, line in enumerate(lines, start=2):
+    for place, line in enumerate(lines, start=2):
         name, _, samples = line.partition("\t")
         if not re.fullmatch("[1-9][0-9]{0,8}", samples) or not name.isprintable() or not name:
-            raise UserError(f"{path}: line {number} is {line[:80]!r}, not path<TAB>samples; run the build stage again")
+            raise UserError(f"{path}: line {place} is {line[:80]!r}, not path<TAB>samples; run the build stage again")
         names.append(name)
         lengths.add(int(samples))
     if len(lengths) > 1:
@@ -229,20 +228,14 @@ def read_pos_weight(path: Path) -> np.ndarray:
     path = Path(path)
     try:
         watch_input(path)
-        weights = np.array([_weight(text) for text in path.read_text(encoding="utf-8").split()])
+        weights = np.array([number(path, 1, "weight", text) for text in path.read_text(encoding="utf-8").split()])
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run build/scripts/build_test_and_finetune_data.py first") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not a line of numbers ({error}); run the build stage again") from None
-    if weights.shape != (len(LABELS),) or not (np.isfinite(weights) & (weights >= 0)).all():
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: no UTF-8 text ({error}); run the build stage again") from None
+    if weights.shape != (len(LABELS),) or not (weights >= 0).all():
         raise UserError(f"{path}: must hold {len(LABELS)} numbers of at least 0; run the build stage again")
     return weights
-
-
-def _weight(text: str) -> float:
-    if "_" in text or not text.isascii():  # Python's notation of a number, nobody else's
-        raise ValueError(text)
-    return float(text)
 
 
 class SegmentDataset:

@@ -8,7 +8,7 @@ import numpy as np
 from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.paths import inside
-from ecg_finetune.tables import find_rows, integer, iterate_rows
+from ecg_finetune.tables import find_rows, first_repeated, integer, iterate_rows
 
 LABEL_TEXTS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 
@@ -37,7 +37,7 @@ def read_study_labels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         studies.append(integer(mapping_path, line, "study_id", study))
     mapped_idx = np.array(mapped_idx, dtype=np.int64)
     for path, values in ((labels_path, row_idx), (mapping_path, mapped_idx)):
-        twice = _first_repeated(values)
+        twice = first_repeated(values)
         if twice is not None:
             raise UserError(f"{path}: idx {twice} stands twice; run the labels stage again")
     place, found = find_rows(mapped_idx, row_idx)
@@ -63,12 +63,6 @@ def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{path}: no rows below the header; run the labels stage again")
     table = np.frombuffer(labels, dtype=np.uint8).reshape(-1, len(LABELS))
     return np.array(row_idx, dtype=np.int64), table
-
-
-def _first_repeated(values: np.ndarray) -> int | None:
-    ordered = np.sort(values)
-    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
-    return int(repeated[0]) if len(repeated) else None
 
 
 def _each_once(path: Path, study_id: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

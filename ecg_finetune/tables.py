@@ -199,6 +199,13 @@ def find_rows(numbers: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.n
     return position, numbers[position] == wanted
 
 
+def first_repeated(values: np.ndarray) -> int | None:
+    """Return the smallest whole number that stands more than once in an array, or None."""
+    ordered = np.sort(values)
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    return int(repeated[0]) if len(repeated) else None
+
+
 def integer(path: Path, line: int, name: str, text: str) -> int:
     """Return the number of a cell that `iterate_rows` gave: an id or a row number.
 

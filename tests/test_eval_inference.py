@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from ecg_evaluation.inference import RecordDataset, combine_segments, load_model, predict, valid_segments
-from ecg_evaluation.inputs import SAMPLES, read_test_set, read_valid_set
+from ecg_evaluation.inputs import read_test_set, read_valid_set
 from evaluation_world import make_world, write_checkpoint
 from scipy.io import loadmat
 
@@ -13,6 +13,7 @@ from ecg_finetune.ecg_fm import load_classifier
 from ecg_finetune.matfile import write_mat
 from ecg_finetune.paths import locate, save_file_name
 from ecg_finetune.segments import read_lead
+from ecg_finetune.signal_format import RECORD_SAMPLES
 
 MAX = (0, 2, 4, 5, 16)  # the places of the labels for which ECG-FM takes the maximum over the segments
 
@@ -115,7 +116,7 @@ def test_records_of_another_shape_rate_or_content_are_refused(tmp_path):
     ):
         write_mat(tmp_path / "x.mat", content)
         with pytest.raises(UserError, match=told):
-            read_lead(tmp_path / "x.mat", SAMPLES)
+            read_lead(tmp_path / "x.mat", RECORD_SAMPLES)
 
 
 def test_a_checkpoint_of_other_labels_is_refused(tmp_path):

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from ecg_build.records import LeftOut, Records
-from ecg_build.segments import SAMPLES, SEGMENTS, segment_name
+from ecg_build.segments import SEGMENTS, segment_name
 from ecg_finetune.command_line import replacing
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.paths import save_file_name
+from ecg_finetune.signal_format import SEGMENT_SAMPLES
 from ecg_finetune.tables import SPLITS, label_counts, write_array, write_pos_weight, write_rows
 
 
@@ -58,7 +59,7 @@ def write_manifests(folder: Path, segments: Path, records: Records) -> None:
         with replacing(folder / f"{split}.tsv") as temporary, temporary.open("w", encoding="utf-8") as file:
             file.write(f"{os.path.abspath(segments)}\n")  # noqa: PTH100
             for study in records.of_split(split).study_id.tolist():
-                file.writelines(f"{segment_name(study, part)}\t{SAMPLES}\n" for part in range(SEGMENTS))
+                file.writelines(f"{segment_name(study, part)}\t{SEGMENT_SAMPLES}\n" for part in range(SEGMENTS))
     write_array(folder / "y.npy", np.repeat(records.labels, SEGMENTS, axis=0).astype(np.float32))
     write_array(folder / "original_idx_order.npy", np.repeat(records.study_id, SEGMENTS))
     train = records.of_split("train").labels

@@ -13,7 +13,7 @@ from ecg_finetune.command_line import UserError
 from ecg_finetune.paths import save_file_name
 from ecg_finetune.run_folder import beside, finished_files
 from ecg_finetune.study_labels import read_study_labels
-from ecg_finetune.tables import SPLITS, find_rows, integer, iterate_rows, read_splits
+from ecg_finetune.tables import SPLITS, find_rows, first_repeated, integer, iterate_rows, read_splits
 
 NO_LABELS = "no_labels"
 NOT_PREPROCESSED = "not_preprocessed"
@@ -114,9 +114,9 @@ def read_report(path: Path, study_id: np.ndarray) -> tuple[list[str], np.ndarray
         statuses.append(known.setdefault(status, status))
         figures.append(zlib.crc32(",".join(values).encode()))
     study_of_row = np.array(studies, dtype=np.int64)
-    listed, times = np.unique(study_of_row, return_counts=True)
-    if (times > 1).any():
-        raise UserError(f"{path}: study_id {listed[times > 1][0]} stands twice; run preprocess again")
+    twice = first_repeated(study_of_row)
+    if twice is not None:
+        raise UserError(f"{path}: study_id {twice} stands twice; run preprocess again")
     position, found = find_rows(study_of_row, study_id)
     picked = [
         statuses[place] if there else NOT_PREPROCESSED

@@ -18,12 +18,10 @@ from ecg_finetune.matfile import (
 )
 from ecg_finetune.paths import save_file_name
 from ecg_finetune.run_folder import FileGroup, finished_files
+from ecg_finetune.signal_format import CHANNELS, RECORD_SAMPLES, SAMPLE_RATE
 from ecg_finetune.tables import find_rows
 
 SEGMENTS = 2  # per record
-CHANNELS = 12
-SAMPLES = 2500
-RATE = 500
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def cut_records(job: Job, records: Sequence[tuple[int, int]]) -> int:
                 content = encode_mat(
                     {
                         "feats": [half],
-                        "curr_sample_rate": RATE,
+                        "curr_sample_rate": SAMPLE_RATE,
                         "idx": SEGMENTS * position + part,
                         "original_idx": study_id,
                     }
@@ -90,7 +88,7 @@ def read_halves(path: str, study_id: int) -> list[PackedColumns]:
         The file cannot be read or is not that record's 10 s file.
     """
     content = read_bytes(path)
-    halves = take_columns(content, "feats", (CHANNELS, SEGMENTS * SAMPLES), "f4")
+    halves = take_columns(content, "feats", (CHANNELS, RECORD_SAMPLES), "f4")
     if halves is None or len(halves) != SEGMENTS or not content.endswith(encode_number("idx", study_id)):
         return _pack_halves(path, study_id)
     return halves
@@ -102,7 +100,7 @@ def _pack_halves(path: str, study_id: int) -> list[PackedColumns]:
     feats, idx = content.get("feats"), content.get("idx")
     if (
         feats is None
-        or feats.shape != (CHANNELS, SEGMENTS * SAMPLES)
+        or feats.shape != (CHANNELS, RECORD_SAMPLES)
         or feats.dtype.kind not in "fiu"
         or idx is None
         or idx.size != 1

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ecg_evaluation.inputs import CHANNELS, COMBINED_BY_MAX, SAMPLES, test_files
+from ecg_evaluation.inputs import COMBINED_BY_MAX, test_files
 from ecg_finetune.batch import loader_workers
 from ecg_finetune.command_line import UserError
 from ecg_finetune.device import choose_device, choose_precision
@@ -17,15 +17,13 @@ from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.ecg_fm import EcgClassifier, load_classifier
 from ecg_finetune.paths import inside
 from ecg_finetune.segments import (
-    SAMPLE_RATE,
     SegmentDataset,
     expand_lead,
     read_manifest,
     read_record,
     read_segment_studies,
 )
-
-SEGMENT = 5 * SAMPLE_RATE
+from ecg_finetune.signal_format import CHANNELS, RECORD_SAMPLES, SEGMENT_SAMPLES
 
 
 def load_model(path: Path, *, device: str, precision: str, trust: bool) -> tuple[EcgClassifier, str]:
@@ -62,8 +60,8 @@ class RecordDataset(Dataset):
         return len(self.files)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
-        lead = read_record(self.files[i], SAMPLES, self.study_ids[i])
-        return lead.reshape(2, SEGMENT), self.study_ids[i]
+        lead = read_record(self.files[i], RECORD_SAMPLES, self.study_ids[i])
+        return lead.reshape(2, SEGMENT_SAMPLES), self.study_ids[i]
 
 
 def valid_segments(manifests: Path, max_samples: int | None) -> SegmentDataset:

@@ -10,11 +10,9 @@ from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.paths import inside
 from ecg_finetune.patients import read_studies
-from ecg_finetune.segments import SAMPLE_RATE, read_label_rows
+from ecg_finetune.segments import read_label_rows
 from ecg_finetune.tables import SPLITS, read_splits, read_table, refuse_duplicates, write_table
 
-CHANNELS = 12
-SAMPLES = 10 * SAMPLE_RATE
 # A few abnormal seconds make the label, so the segment that shows them decides; all other labels take the mean.
 COMBINED_BY_MAX = (
     "Poor data quality",

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from ecg_evaluation.inputs import SAMPLES, test_files
+from ecg_evaluation.inputs import test_files
 from ecg_evaluation.results import Evaluation
 from ecg_finetune.command_line import UserError
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.ecg_paper import strip_svg
-from ecg_finetune.segments import SAMPLE_RATE, read_record
+from ecg_finetune.segments import read_record
+from ecg_finetune.signal_format import RECORD_SAMPLES, SAMPLE_RATE
 from ecg_finetune.tables import read_table, refuse_duplicates
 
 STRIPS = 12
@@ -58,7 +59,8 @@ def worst_misses(results: Evaluation, test_dir: Path, signal_report: Path) -> tu
             study = int(results.test.study_id[record])
             kind = "missed" if results.test.truth[record, label] else "wrongly predicted"
             headline = f"Study {study}: {LABELS[label]} {kind}, probability {probabilities[record, label]:.3f}"
-            svg = strip_svg(millivolts(read_record(files[record], SAMPLES, study), study, scale), SAMPLE_RATE, headline)
+            lead = read_record(files[record], RECORD_SAMPLES, study)
+            svg = strip_svg(millivolts(lead, study, scale), SAMPLE_RATE, headline)
             present, taken = results.test.truth[record], predicted[record]
             caption = Markup("True: {}.<br>Predicted: {}.").format(named(present, ~taken), named(taken, ~present))
             strips.append((svg, caption))

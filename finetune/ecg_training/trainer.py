@@ -48,6 +48,13 @@ class Settings:
     save_every: int = 500
 
 
+# The figures of an epoch, in the order of training_log.csv.
+HISTORY = (
+    *("epoch", "updates", "train_loss", "valid_loss", "auroc", "auprc", "auroc_macro", "best"),
+    *("segments_per_second", "seconds"),
+)
+
+
 @dataclasses.dataclass
 class Position:
     """How far a run has come; with the weights, the optimiser and the random state, all that `--resume` needs."""
@@ -68,8 +75,11 @@ class Position:
             raise ValueError("its position holds counts that are none")
         if not all(type(number) is float and not math.isnan(number) for number in (self.loss_sum, self.best_loss)):
             raise ValueError("its position holds losses that are no numbers")
-        epochs = [row["epoch"] for row in self.history]
-        if epochs != list(range(1, self.epoch + 1)) or self.best_epoch > self.epoch:
+        for row in self.history:
+            if tuple(row) != HISTORY or not all(type(value) in (int, float) for value in row.values()):
+                raise ValueError("its history holds an epoch without its figures")
+        best = max((row["epoch"] for row in self.history if row["best"] == 1), default=0)
+        if [row["epoch"] for row in self.history] != list(range(1, self.epoch + 1)) or self.best_epoch != best:
             raise ValueError("its history is not that of its epochs")
 
 
@@ -235,10 +245,11 @@ class Trainer:
 
     def _check_optimizer(self, updates: int) -> None:
         """Raise `ValueError` if the optimiser is not that of this network after so many updates."""
-        if not updates and self.optimizer.state:
-            raise ValueError("its optimiser has a past, but no update was done")
-        parameters = self.optimizer.param_groups[0]["params"]
-        for parameter in parameters if updates else []:
+        if not updates:
+            if self.optimizer.state:
+                raise ValueError("its optimiser has a past, but no update was done")
+            return
+        for parameter in self.optimizer.param_groups[0]["params"]:
             step, *moments = (self.optimizer.state[parameter][name] for name in ("step", "exp_avg", "exp_avg_sq"))
             like = [(step, torch.zeros(())), *((moment, parameter) for moment in moments)]
             fits = all(one.shape == other.shape and one.dtype == other.dtype for one, other in like)

@@ -12,10 +12,9 @@ import numpy as np
 from ecg_finetune.matfile import encode_mat, pack_columns
 from ecg_finetune.paths import save_file_name
 from ecg_finetune.run_folder import FileGroup
+from ecg_finetune.signal_format import CHANNELS, RECORD_SAMPLES, SAMPLE_RATE
 from ecg_preprocess.record import RecordError, read_lead
-from ecg_preprocess.standardise import RATE, SAMPLES, SECONDS_READ, Figures, measure, standardise
-
-CHANNELS = 12  # ECG-FM's input has 12; all hold the one lead
+from ecg_preprocess.standardise import SECONDS_READ, Figures, measure, standardise
 
 REPORT_COLUMNS = (
     *("save_file", "study_id", "status", "detail"),
@@ -81,14 +80,14 @@ def _convert(job: Job, group: FileGroup, study_id: int, path: str) -> str:
 
 def encode_10_s(lead: np.ndarray, study_id: int, figures: Figures) -> bytes:
     """Return the content of the 10 s file of a standardised lead, float32 (5000,)."""
-    feats = np.repeat(lead, CHANNELS).reshape(SAMPLES, CHANNELS).T
+    feats = np.repeat(lead, CHANNELS).reshape(RECORD_SAMPLES, CHANNELS).T
     return encode_mat(
         {
             "feats": pack_columns(feats, 2),  # the build stage cuts in the middle without compressing again
             "org_sample_rate": figures.rate,
-            "curr_sample_rate": RATE,
+            "curr_sample_rate": SAMPLE_RATE,
             "org_sample_size": figures.samples,
-            "curr_sample_size": SAMPLES,
+            "curr_sample_size": RECORD_SAMPLES,
             "idx": study_id,
         }
     )

@@ -10,10 +10,10 @@ from markupsafe import escape
 from ecg_finetune.command_line import replacing
 from ecg_finetune.ecg_paper import strip_svg
 from ecg_finetune.html_page import html_page, html_table
+from ecg_finetune.signal_format import RECORD_SECONDS
 from ecg_preprocess.convert import REPORT_COLUMNS, STATUSES
 from ecg_preprocess.record import RecordError, read_lead
 from ecg_preprocess.report import Report
-from ecg_preprocess.standardise import SECONDS
 
 STRIPS = {"ok": 4}  # all other statuses: 2
 
@@ -51,7 +51,7 @@ def _strip(row: str, raw_root: Path, path: str, lead: str) -> str:
     cells = dict(zip(REPORT_COLUMNS, next(csv.reader([row])), strict=True))
     caption = f"study {cells['study_id']}, lead {lead}" + (f": {cells['detail']}" if cells["detail"] else "")
     try:
-        signal = read_lead(str(Path(raw_root, path)), lead, SECONDS)
+        signal = read_lead(str(Path(raw_root, path)), lead, RECORD_SECONDS)
     except RecordError:
         return f"<p>{escape(caption)}</p>"
     strip = strip_svg(signal.values * signal.millivolts_per_unit, signal.rate, caption)

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ecg_finetune.signal_format import RECORD_SAMPLES, RECORD_SECONDS, SAMPLE_RATE
 from ecg_preprocess.record import LeadSignal, RecordError
 
-RATE = 500  # Hz
-SECONDS = 10
-SAMPLES = RATE * SECONDS
 # Resampling 10 s reaches at most 10.002 s into a record.
 SECONDS_READ = 10.01
 
@@ -35,7 +33,7 @@ class Figures:
 
 def measure(signal: LeadSignal) -> Figures:
     """Return the figures of the first 10 s; mean and deviation are NaN where every sample is missing."""
-    values = signal.values[: math.ceil(SECONDS * signal.rate)]
+    values = signal.values[: math.ceil(RECORD_SECONDS * signal.rate)]
     missing = np.isnan(values)
     nan_count = int(np.count_nonzero(missing))
     _, mean, std = centred(values[~missing] if nan_count else values)
@@ -82,7 +80,7 @@ def standardise(signal: LeadSignal, figures: Figures) -> np.ndarray:
         too_short, nan, flat or amplitude.
     """
     size = resampled_size(signal)
-    if size < SAMPLES:
+    if size < RECORD_SAMPLES:
         raise RecordError("too_short", f"{signal.samples / signal.rate:.3g} s, 10 s are needed")
     values = fill_gaps(signal.values, signal.rate) if figures.nan_count else signal.values
     if figures.longest_flat_s >= LONGEST_FLAT_S:
@@ -99,7 +97,7 @@ def standardise(signal: LeadSignal, figures: Figures) -> np.ndarray:
 
 def resampled_size(signal: LeadSignal) -> int:
     """Return how many samples the whole record has at 500 Hz."""
-    return int(signal.samples * RATE / signal.rate)
+    return int(signal.samples * SAMPLE_RATE / signal.rate)
 
 
 def to_500_hz(values: np.ndarray, signal: LeadSignal, size: int) -> np.ndarray:
@@ -108,9 +106,9 @@ def to_500_hz(values: np.ndarray, signal: LeadSignal, size: int) -> np.ndarray:
     The first and last sample of the whole record stay where they are: sample k of `size` is taken at position
     k * (samples - 1) / (size - 1) of the original.
     """
-    if signal.rate == RATE:
-        return values[:SAMPLES]
-    positions = np.arange(SAMPLES) * ((signal.samples - 1) / (size - 1))
+    if signal.rate == SAMPLE_RATE:
+        return values[:RECORD_SAMPLES]
+    positions = np.arange(RECORD_SAMPLES) * ((signal.samples - 1) / (size - 1))
     return np.interp(positions, np.arange(len(values)), values)
 
 
@@ -123,7 +121,7 @@ def fill_gaps(values: np.ndarray, rate: float) -> np.ndarray:
         nan: a gap is longer than 0.2 s, or more than a tenth of the samples are missing.
     """
     missing = np.isnan(values)
-    share = float(missing[: math.ceil(SECONDS * rate)].mean())
+    share = float(missing[: math.ceil(RECORD_SECONDS * rate)].mean())
     edges = np.flatnonzero(np.diff(missing, prepend=False, append=False))
     longest = float((edges[1::2] - edges[::2]).max(initial=0)) / rate
     if longest > LONGEST_GAP_S or share > GREATEST_NAN_SHARE:

@@ -453,7 +453,7 @@ def mat_copies(content: bytes):
             feats[:1],
             feats.astype(np.float64),
             feats * np.nan,
-            feats * 1e39,
+            np.full_like(feats, np.inf),
             feats.T,
             other_row,
         ),
@@ -655,7 +655,7 @@ def test_checkpoint(campaign, test_data, name, damage):
 @pytest.mark.parametrize("damage", ["bytes", "entries"])
 def test_state_of_an_interrupted_training(campaign, tmp_path, damage):
     from ecg_training.torch_engine import TINY
-    from ecg_training.trainer import Position, Settings, Trainer, _take_up
+    from ecg_training.trainer import HISTORY, Position, Settings, Trainer, _take_up
 
     from ecg_finetune.checkpoint import save_checkpoint
     from ecg_finetune.ecg_fm import EcgClassifier
@@ -667,7 +667,8 @@ def test_state_of_an_interrupted_training(campaign, tmp_path, damage):
 
     first = trainer()
     first.update(iter([(torch.randn(2, 2500), torch.zeros(2, 17))]), [2], 2)
-    position = Position(epoch=1, updates=1, best_loss=0.5, best_epoch=1, history=[{"epoch": 1, "auroc": 0.5}])
+    row = dict.fromkeys(HISTORY, 0.5) | {"epoch": 1, "best": 1}
+    position = Position(epoch=1, updates=1, best_loss=0.5, best_epoch=1, history=[row])
     save_checkpoint(tmp_path / "state.pt", first.state(position))
     state = torch.load(tmp_path / "state.pt", weights_only=False)
 
