@@ -78,8 +78,9 @@ class Position:
         for row in self.history:
             if tuple(row) != HISTORY or not all(type(value) in (int, float) for value in row.values()):
                 raise ValueError("its history holds an epoch without its figures")
+        epochs = [row["epoch"] for row in self.history]
         best = max((row["epoch"] for row in self.history if row["best"] == 1), default=0)
-        if [row["epoch"] for row in self.history] != list(range(1, self.epoch + 1)) or self.best_epoch != best:
+        if epochs != list(range(1, len(epochs) + 1)) or len(epochs) != self.epoch or best != self.best_epoch:
             raise ValueError("its history is not that of its epochs")
 
 
