@@ -36,7 +36,7 @@ def strip_svg(millivolts: np.ndarray, rate: float, caption: str = "") -> str:
     """
     signal = np.asarray(millivolts, dtype=np.float64)
     valid = np.isfinite(signal)
-    offset = float(np.median(signal[valid])) if valid.any() else 0.0
+    offset = _middle(signal[valid]) if valid.any() else 0.0
     signal = signal - offset
     top, bottom = _reach(signal[valid]), _reach(-signal[valid])
     # Whole 5 mm squares above and below the middle line.
@@ -69,6 +69,11 @@ def strip_svg(millivolts: np.ndarray, rate: float, caption: str = "") -> str:
         f'<text x="{MM}" y="{height - MM}" {text}>{escape("; ".join(notes))}</text>'
         "</svg>"
     )
+
+
+def _middle(values: np.ndarray) -> float:
+    """Return the median (of an even number of values: the upper of the two)."""
+    return float(np.partition(values, len(values) // 2)[len(values) // 2])  # np.median imports numpy.ma: 0.03 s
 
 
 def _reach(signal: np.ndarray) -> float:

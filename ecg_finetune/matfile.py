@@ -17,6 +17,7 @@ import numpy as np
 from isal import isal_zlib
 
 from ecg_finetune.command_line import UserError, replacing
+from ecg_finetune.small_files import read_file
 
 # No date in the text: the same variables give the same bytes.
 HEADER_TEXT = b"MATLAB 5.0 MAT-file, written by ecg-finetune"
@@ -67,17 +68,20 @@ def encode_mat(variables: "Mapping[str, np.ndarray | int | float | list[PackedCo
     TypeError
         A value is not made of real numbers.
     """
-    elements = b"".join(_element(name, value) for name, value in variables.items())
+    pieces = [piece for name, value in variables.items() for piece in _element(name, value)]
     several = (value for value in variables.values() if isinstance(value, list) and len(value) > 1)
-    return _file_header(next(several, []), elements) + elements
+    return b"".join([_file_header(next(several, []), pieces), *pieces])
 
 
-def _file_header(shares: "list[PackedColumns]", elements: bytes) -> bytes:
+def _file_header(shares: "list[PackedColumns]", pieces: list[bytes]) -> bytes:
     """Return the file's first 128 bytes; their text says where to find the shares, and vouches for all bytes."""
     text = HEADER_TEXT
     if shares:
         text += b"; shares" + b"".join(b" %d:%08x" % (len(share.blocks), share.checksum) for share in shares)
-        text += b" crc %08x" % isal_zlib.crc32(elements, isal_zlib.crc32(text))
+        checksum = isal_zlib.crc32(text)
+        for piece in pieces:
+            checksum = isal_zlib.crc32(piece, checksum)
+        text += b" crc %08x" % checksum
     if len(text) > 116:
         raise ValueError(f"the header of a MATLAB file has no room for {len(shares)} shares")
     return text.ljust(116) + HEADER_END
@@ -92,7 +96,7 @@ class PackedColumns:
 
     shape: tuple[int, ...]
     kind: str
-    blocks: bytes
+    blocks: bytes | memoryview
     checksum: int
 
     @property
@@ -133,40 +137,41 @@ def take_columns(content: bytes, name: str, shape: tuple[int, int], kind: str) -
     list of PackedColumns or None
         None where the file was not written in this way, or is damaged: `decode_mat` then reads it, or says so.
     """
-    text = SHARES.fullmatch(content[:116])
+    text, elements = SHARES.fullmatch(content[:116]), memoryview(content)[128:]
     if text is None or content[116:128] != HEADER_END:
         return None
-    if isal_zlib.crc32(content[128:], isal_zlib.crc32(text[1])) != int(text[3], 16):
+    if isal_zlib.crc32(elements, isal_zlib.crc32(text[1])) != int(text[3], 16):
         return None
     opening = ZLIB_HEADER + _stored(_head(name, shape, kind))
-    position = 128 + 8 + len(opening)
-    if content[128 + 8 : position] != opening:
+    position = 8 + len(opening)
+    if elements[8:position] != opening:
         return None
     entries = [entry.split(b":") for entry in text[2].split()]
     columns, shares = (*shape[:-1], shape[-1] // len(entries)), []
     for size, checksum in entries:
-        blocks = content[position : position + int(size)]
+        blocks = elements[position : position + int(size)]
         shares.append(PackedColumns(columns, kind, blocks, int(checksum, 16)))
         position += len(blocks)
     return shares
 
 
-def _element(name: str, value: np.ndarray | int | float | list[PackedColumns]) -> bytes:
+def _element(name: str, value: np.ndarray | int | float | list[PackedColumns]) -> list[bytes]:
+    """Return the element of a variable in pieces, which are copied only once, into the file."""
     if isinstance(value, list):
         return _compressed(name, value)
     if isinstance(value, (int, float)):
-        return encode_number(name, value)
+        return [encode_number(name, value)]
     array = np.asarray(value)
     if array.ndim < 2:
         array = array.reshape(1, -1)
     head = _head(name, array.shape, array.dtype.str[1:])
     if array.nbytes < COMPRESS_FROM:
         data = array.astype(array.dtype.newbyteorder("<")).tobytes(order="F")
-        return head + data + bytes(-len(data) % 8)
+        return [head, data, bytes(-len(data) % 8)]
     return _compressed(name, pack_columns(array, 1))
 
 
-def _compressed(name: str, shares: list[PackedColumns]) -> bytes:
+def _compressed(name: str, shares: list[PackedColumns]) -> list[bytes]:
     """Return a compressed element of an array in shares of its columns, its head stored as it is."""
     rows, columns = shares[0].shape[:-1], sum(share.shape[-1] for share in shares)
     head = _head(name, (*rows, columns), shares[0].kind)
@@ -178,8 +183,8 @@ def _compressed(name: str, shares: list[PackedColumns]) -> bytes:
     if padding:
         stream.append(_stored(padding))
         checksum = isal_zlib.adler32(padding, checksum)
-    content = b"".join([*stream, LAST_BLOCK, struct.pack(">I", checksum)])
-    return struct.pack("<2I", COMPRESSED, len(content)) + content
+    stream += [LAST_BLOCK, struct.pack(">I", checksum)]
+    return [struct.pack("<2I", COMPRESSED, sum(map(len, stream))), *stream]
 
 
 def _adler32_of_both(first: int, second: int, size: int) -> int:
@@ -247,8 +252,7 @@ def read_mat(path: Path) -> dict[str, np.ndarray]:
 def read_bytes(path: Path | str) -> bytes:
     """Read a file that an earlier stage has written."""
     try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - called for every segment; Path.open is slower
-            return file.readall()
+        return read_file(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the stage that makes it again") from None
     except OSError as error:

@@ -41,9 +41,8 @@ def write_quality_page(path: Path, report: Report, raw_root: Path, paths: Sequen
 
 def _spread(positions: np.ndarray, number: int) -> list[int]:
     """Return at most `number` of the positions, evenly spread."""
-    return positions[
-        np.unique(np.linspace(0, len(positions) - 1, min(number, len(positions))).round().astype(int))
-    ].tolist()
+    number = min(number, len(positions))
+    return positions[np.linspace(0, len(positions) - 1, number).round().astype(int)].tolist()
 
 
 def _strip(row: str, raw_root: Path, path: str, lead: str) -> str:
@@ -68,10 +67,9 @@ def _figures_table(report: Report, good: np.ndarray) -> str:
     for row, position in enumerate(good.tolist()):
         cells = report.rows[position].split(",")  # an ok row has no detail, so no comma within a cell
         values[row] = [float(cells[place]) for place in places]
-    shares = (0, 1, 25, 50, 75, 99, 100)
-    rows = [
-        [name, *(f"{value:.4g}" for value in np.percentile(values[:, column], shares))]
-        for column, name in enumerate(names)
-    ]
+    # Values of records, nothing in between; np.percentile imports numpy.ma for that: 0.03 s.
+    places = np.rint(np.array([0, 0.01, 0.25, 0.5, 0.75, 0.99, 1]) * (len(good) - 1)).astype(int)
+    shown = np.sort(values, axis=0)[places].T.tolist()
+    rows = [[name, *(f"{value:.4g}" for value in figures)] for name, figures in zip(names, shown, strict=True)]
     heads = ["minimum", "1 %", "25 %", "median", "75 %", "99 %", "maximum"]
     return html_table(["figure", *heads], rows, caption="Percentiles over the records")
