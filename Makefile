@@ -7,6 +7,8 @@ BIN := .venv/bin
 .venv/runtime: requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	# Where PYTHONDONTWRITEBYTECODE is set, as in many containers, each script would compile the packages anew.
+	$(BIN)/python -m compileall -q ecg_finetune */ecg_*
 	touch $@
 
 .venv/development: .venv/runtime requirements-dev.txt requirements-cluster.txt

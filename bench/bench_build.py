@@ -2,20 +2,20 @@
 
 from pathlib import Path
 
-from bench.bench_preprocess import RECORDS, WORKERS
-from bench.stages import BUILD, PREPROCESS, make_base, make_records, print_comparison, timed, working_folder
-
-
-def ours(base: Path, raw: Path, repeats: int) -> tuple[float, float]:
-    """Return the best seconds of a whole run, and the same less a run that finds everything done."""
-    timed(PREPROCESS, "--base-dir", base, "--raw-root", raw)
-    runs = []
-    for repeat in range(repeats):
-        out = base / f"run_{repeat}"
-        command = (BUILD, "--base-dir", base, "--workers", WORKERS, "--finetune-out", out, "--test-out", f"{out}_test")
-        runs.append((timed(*command)[0], timed(*command)[0]))
-    whole = min(fresh for fresh, _ in runs)
-    return whole, whole - min(again for _, again in runs)
+from bench.stages import (
+    BUILD,
+    PREPROCESS,
+    RECORDS,
+    WORKERS,
+    compare,
+    make_base,
+    make_records,
+    print_disk,
+    print_growth,
+    timed,
+    whole_and_loop,
+    working_folder,
+)
 
 
 def main() -> None:
@@ -23,15 +23,25 @@ def main() -> None:
     with working_folder() as folder:
         raw = make_records(folder / "raw", RECORDS)
         record_list = make_base(folder / "base", raw, RECORDS)
-        timed("-m", "bench.plain_loops", "preprocess", record_list, raw, folder / "plain")
-        whole, loop = timed("-m", "bench.plain_loops", "build", record_list, folder / "plain", folder / "plain_5s")
-        small = ours(folder / "base", raw, 3)
-        plain_bytes = sum(file.stat().st_size for file in (folder / "plain_5s").iterdir())
-        bytes_ = sum(file.stat().st_size for file in (folder / "base/run_0/segmented_5s").iterdir())
         make_base(folder / "big", raw, 10 * RECORDS)
-        big = ours(folder / "big", raw, 1)
-    print_comparison(RECORDS, (whole, float(loop)), small, small[0] / RECORDS, big[0] / RECORDS / 10)
-    print(f"disk: {bytes_ / plain_bytes:.1%} of the plain loop's files")
+        for base in (folder / "base", folder / "big"):
+            timed(PREPROCESS, "--base-dir", base, "--raw-root", raw)
+        timed("-m", "bench.plain_loops", "preprocess", record_list, raw, folder / "plain")
+
+        def plain(run: int) -> tuple[float, float]:
+            out = folder / f"plain_5s_{run}"
+            whole, loop = timed("-m", "bench.plain_loops", "build", record_list, folder / "plain", out)
+            return whole, float(loop)
+
+        def ours(run: int, base: Path = folder / "base") -> tuple[float, float]:
+            out = base / f"run_{run}"
+            return whole_and_loop(
+                *(BUILD, "--base-dir", base, "--workers", WORKERS, "--finetune-out", out, "--test-out", f"{out}_test")
+            )
+
+        small = compare(plain, ours)
+        print_growth(small, ours(0, folder / "big")[0])
+        print_disk(folder / "plain_5s_0", folder / "base/run_0/segmented_5s")
 
 
 if __name__ == "__main__":

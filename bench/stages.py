@@ -1,10 +1,12 @@
 """Synthetic records for the benchmarks, and timed runs of the stage scripts on them."""
 
+import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,10 +19,14 @@ from ecg_finetune.tables import iterate_rows, write_rows
 REPOSITORY = Path(__file__).resolve().parent.parent
 PREPROCESS = "preprocess/scripts/preprocess_ecgfm.py"
 BUILD = "build/scripts/build_test_and_finetune_data.py"
+RECORDS = 2000
+WORKERS = 2
+RUNS = 3
 
 
 def timed(*command) -> tuple[float, str]:
     """Run a Python process; return its seconds from start to end, and what it printed."""
+    os.sync()  # what an earlier run has left unwritten must not become this one's wait
     started = time.perf_counter()
     process = subprocess.run(
         [sys.executable, *map(str, command)], cwd=REPOSITORY, capture_output=True, text=True, check=False
@@ -69,10 +75,39 @@ def make_base(base: Path, raw: Path, number: int) -> Path:
     return record_list
 
 
-def print_comparison(number: int, plain: tuple[float, float], ours: tuple[float, float], small: float, big: float):
-    """Print the table: seconds of the whole process and of the loop alone, and the time per record at 2 k and 20 k."""
-    print(f"{number} records           plain loop        ours     ratio")
-    for what, baseline, mine in zip(("whole process", "without start-up"), plain, ours, strict=True):
-        print(f"{what:<20} {baseline:>12.2f} s {mine:>9.2f} s {baseline / mine:>8.1f}x")
-    print(f"{'per record, loop':<20} {plain[1] / number * 1e3:>11.3f} ms {ours[1] / number * 1e3:>8.3f} ms")
-    print(f"ours per record, whole process: {small * 1e3:.3f} ms at {number}, {big * 1e3:.3f} ms at {10 * number}")
+def compare(plain: Callable[[int], tuple[float, float]], ours: Callable[[int], tuple[float, float]]) -> float:
+    """Run both in turn, each into a new folder, and print medians and the ratios pair by pair.
+
+    Both take the number of the run and return the seconds of the whole process and of the loop alone. Returns the
+    median of ours, whole. (New folders: without a journal, ext4 is slow at making files for some minutes after as many
+    have been removed. For the same reason do not repeat the benchmark at once.)
+    """
+    runs = [(*plain(run), *ours(run)) for run in range(RUNS)]
+    print(f"{RECORDS:,} records, median of {RUNS}      plain loop        ours     ratio (least to greatest)")
+    for what, place in (("whole process", 0), ("loop, without start-up", 1)):
+        ratios = sorted(run[place] / run[place + 2] for run in runs)
+        baseline, mine = (statistics.median(run[column] for run in runs) for column in (place, place + 2))
+        print(
+            f"{what:<24} {baseline:>14.2f} s {mine:>9.2f} s {statistics.median(ratios):>8.1f}x "
+            f"({ratios[0]:.1f} to {ratios[-1]:.1f})"
+        )
+        print(f"{'':<8}{'per record':<16} {baseline / RECORDS * 1e3:>13.3f} ms {mine / RECORDS * 1e3:>8.3f} ms")
+    return statistics.median(run[2] for run in runs)
+
+
+def whole_and_loop(*command) -> tuple[float, float]:
+    """Time a stage that has everything to do, and less the time of the same command when it finds everything done."""
+    fresh, again = timed(*command)[0], timed(*command)[0]
+    return fresh, fresh - again
+
+
+def print_growth(small: float, big: float) -> None:
+    """Print the time per record of ours for RECORDS, and for ten times as many."""
+    print(f"ours per record, whole process: {small / RECORDS * 1e3:.3f} ms at {RECORDS:,} records", end="")
+    print(f", {big / RECORDS / 10 * 1e3:.3f} ms at {10 * RECORDS:,}")
+
+
+def print_disk(plain: Path, ours: Path) -> None:
+    """Print the bytes of our files as a share of the plain loop's."""
+    sizes = [sum(file.stat().st_size for file in folder.iterdir()) for folder in (ours, plain)]
+    print(f"disk: {sizes[0] / sizes[1]:.1%} of the plain loop's files")
