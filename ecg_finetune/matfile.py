@@ -24,8 +24,8 @@ HEADER_TEXT = b"MATLAB 5.0 MAT-file, written by ecg-finetune"
 HEADER_END = bytes(8) + b"\x00\x01IM"  # no subsystem, version, byte order
 SHARES = re.compile(rb"(" + HEADER_TEXT + rb"; shares((?: \d+:[0-9a-f]{8})+)) crc ([0-9a-f]{8}) *")
 COMPRESS_FROM = 1024  # bytes
-# igzip's level 0 is the fastest and, unlike 1 and 2, always gives the same bytes: those read memory that nobody has
-# written, and one file in a few thousand comes out a little differently. Zlib's level 1 takes five times as long.
+# igzip's level 0 is the fastest and, unlike 1 and 2, gives the same bytes in every process: with those, one file in a
+# few thousand comes out a little differently from time to time. Zlib's level 1 takes five times as long.
 LEVEL = 0
 
 # dtype -> (class of the array, type of its data) in the MAT-file's numbering.
@@ -112,11 +112,10 @@ def pack_columns(array: np.ndarray, parts: int) -> list[PackedColumns]:
     columns, rest = divmod(len(turned), parts)
     if rest:
         raise ValueError(f"{len(turned)} columns cannot be shared equally by {parts}")
-    packed = []
+    shape, packed = (*array.shape[:-1], columns), []
     for part in range(parts):
         share = turned[part * columns : (part + 1) * columns]
-        data = share.reshape(-1).view(np.uint8)
-        packed.append(PackedColumns(share.T.shape, array.dtype.str[1:], _deflated(data), isal_zlib.adler32(data)))
+        packed.append(PackedColumns(shape, array.dtype.str[1:], _deflated(share), isal_zlib.adler32(share)))
     return packed
 
 
