@@ -68,20 +68,17 @@ def encode_mat(variables: "Mapping[str, np.ndarray | int | float | list[PackedCo
     TypeError
         A value is not made of real numbers.
     """
-    pieces = [piece for name, value in variables.items() for piece in _element(name, value)]
+    elements = b"".join([piece for name, value in variables.items() for piece in _element(name, value)])
     several = (value for value in variables.values() if isinstance(value, list) and len(value) > 1)
-    return b"".join([_file_header(next(several, []), pieces), *pieces])
+    return _file_header(next(several, []), elements) + elements
 
 
-def _file_header(shares: "list[PackedColumns]", pieces: list[bytes]) -> bytes:
+def _file_header(shares: "list[PackedColumns]", elements: bytes) -> bytes:
     """Return the file's first 128 bytes; their text says where to find the shares, and vouches for all bytes."""
     text = HEADER_TEXT
     if shares:
         text += b"; shares" + b"".join(b" %d:%08x" % (len(share.blocks), share.checksum) for share in shares)
-        checksum = isal_zlib.crc32(text)
-        for piece in pieces:
-            checksum = isal_zlib.crc32(piece, checksum)
-        text += b" crc %08x" % checksum
+        text += b" crc %08x" % isal_zlib.crc32(elements, isal_zlib.crc32(text))
     if len(text) > 116:
         raise ValueError(f"the header of a MATLAB file has no room for {len(shares)} shares")
     return text.ljust(116) + HEADER_END
@@ -155,7 +152,7 @@ def take_columns(content: bytes, name: str, shape: tuple[int, int], kind: str) -
 
 
 def _element(name: str, value: np.ndarray | int | float | list[PackedColumns]) -> list[bytes]:
-    """Return the element of a variable in pieces, which are copied only once, into the file."""
+    """Return the element of a variable in pieces."""
     if isinstance(value, list):
         return _compressed(name, value)
     if isinstance(value, (int, float)):

@@ -196,8 +196,7 @@ def _read_plain(folder: str, header: PlainHeader, seconds: float) -> LeadSignal:
     if size < header.samples * frame:
         raise RecordError("truncated", f"{header.file} has {size} of {header.samples * frame} bytes")
     digital = np.frombuffer(content, "<i2")[header.channel :: header.channels]
-    values = digital.astype(np.float64)
-    values -= header.baseline
+    values = np.subtract(digital, header.baseline, dtype=np.float64)
     values /= header.gain
     values[digital == MISSING] = np.nan
     return LeadSignal(values, header.unit, header.rate, header.samples)

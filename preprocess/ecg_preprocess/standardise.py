@@ -21,7 +21,10 @@ GREATEST_AMPLITUDE_MV = 20.0
 
 @dataclass(frozen=True)
 class Figures:
-    """What the report says of a signal: its first 10 s as recorded, in millivolts."""
+    """What the report says of a signal: its first 10 s as recorded, in millivolts.
+
+    `centred` is what the function of that name says of its samples that are not missing, in the record's own unit.
+    """
 
     rate: int | float
     samples: int
@@ -29,17 +32,20 @@ class Figures:
     std_mv: float
     nan_count: int
     longest_flat_s: float
+    centred: tuple[np.ndarray, float, float]
 
 
 def measure(signal: LeadSignal) -> Figures:
     """Return the figures of the first 10 s; mean and deviation are NaN where every sample is missing."""
     values = signal.values[: math.ceil(RECORD_SECONDS * signal.rate)]
-    missing = np.isnan(values)
-    nan_count = int(np.count_nonzero(missing))
-    _, mean, std = centred(values[~missing] if nan_count else values)
+    nan_count, parts = 0, centred(values)
+    if math.isnan(parts[1]):
+        missing = np.isnan(values)
+        nan_count, parts = int(np.count_nonzero(missing)), centred(values[~missing])
+    _, mean, std = parts
     scale = signal.millivolts_per_unit
     flat = longest_run(values) / signal.rate
-    return Figures(signal.rate, signal.samples, mean * scale, std * scale, nan_count, flat)
+    return Figures(signal.rate, signal.samples, mean * scale, std * scale, nan_count, flat, parts)
 
 
 def centred(values: np.ndarray) -> tuple[np.ndarray, float, float]:
@@ -89,7 +95,8 @@ def standardise(signal: LeadSignal, figures: Figures) -> np.ndarray:
     peak = max(float(values.max()), -float(values.min())) * signal.millivolts_per_unit
     if peak > GREATEST_AMPLITUDE_MV:
         raise RecordError("amplitude", f"{peak:.4g} mV, beyond {GREATEST_AMPLITUDE_MV:g} mV")
-    rest, _, std = centred(values)
+    as_measured = signal.rate == SAMPLE_RATE and not figures.nan_count
+    rest, _, std = figures.centred if as_measured else centred(values)
     if not std > 0:
         raise RecordError("flat", "one value throughout")
     return (rest / std).astype(np.float32)
