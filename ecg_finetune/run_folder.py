@@ -15,6 +15,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,7 @@ from ecg_finetune.tables import read_json
 LOCK_PATIENCE = 3.0  # seconds
 # Files that are written, and perhaps lost, together. They are open at the same time; a process may often open 1,024.
 MOST_IN_GROUP = 500
+FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_TOPDIR_FL = 0x80086601, 0x40086602, 0x20000  # of Linux's fs.h
 
 
 def beside(folder: Path, suffix: str) -> Path:
@@ -66,6 +68,7 @@ def run_folder(folder: Path, settings: Mapping[str, object], overwrite: bool) ->
     with locked(folder, beside(folder, ".lock")):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
+        _spread_subfolders(partial)
         try:
             if overwrite:
                 _remove(folder, partial, record)
@@ -78,6 +81,24 @@ def run_folder(folder: Path, settings: Mapping[str, object], overwrite: bool) ->
             yield partial
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _spread_subfolders(folder: Path) -> None:
+    """Let ext4 give each subfolder, and so the files made in it, an unused part of the disk; a wish like `chattr +T`.
+
+    In the same part workers wait for each other; and without a journal, ext4 takes up to thirty times as long to make
+    a file where thousands have been removed in the last minutes.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        flags = bytearray(8)
+        fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, flags)
+        value = int.from_bytes(flags, sys.byteorder) | FS_TOPDIR_FL
+        fcntl.ioctl(descriptor, FS_IOC_SETFLAGS, value.to_bytes(8, sys.byteorder))
+    except OSError:  # another file system
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def _remove(folder: Path, partial: Path, record: Path) -> None:
@@ -161,7 +182,7 @@ class FileGroup:
 
     Used as a context manager: at the end of the block all files are shown; none if the block fails. Until then a file
     has no name at all where the file system can do that (`O_TMPFILE`: fewer changes of folders, on which workers wait
-    for each other), else one in the folder for unfinished files.
+    for each other), else one in a folder of the group's own within that for unfinished files.
 
     Parameters
     ----------
@@ -178,6 +199,7 @@ class FileGroup:
         self.descriptors: dict[str, int | None] = {}  # of the files without a name, by the name they will get
 
     def __enter__(self) -> "FileGroup":
+        self.partial = tempfile.mkdtemp(dir=self.partial)
         return self
 
     def __exit__(self, error_type, error, traceback) -> None:
@@ -189,6 +211,7 @@ class FileGroup:
                 if descriptor is not None:
                     os.close(descriptor)
             self.descriptors = {}
+            shutil.rmtree(self.partial, ignore_errors=True)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file that `show` will show."""
@@ -210,7 +233,7 @@ class FileGroup:
         # Without a file object, which takes as long to make as the file.
         if self.nameless:
             try:
-                return os.open(self.folder, os.O_WRONLY | os.O_TMPFILE, 0o666)
+                return os.open(self.partial, os.O_WRONLY | os.O_TMPFILE, 0o666)
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
                     raise
