@@ -6,7 +6,6 @@ from bench.stages import (
     BUILD,
     PREPROCESS,
     RECORDS,
-    WORKERS,
     compare,
     make_base,
     make_records,
@@ -35,12 +34,10 @@ def main() -> None:
 
         def ours(run: int, base: Path = folder / "base") -> tuple[float, float]:
             out = base / f"run_{run}"
-            return whole_and_loop(
-                *(BUILD, "--base-dir", base, "--workers", WORKERS, "--finetune-out", out, "--test-out", f"{out}_test")
-            )
+            return whole_and_loop(BUILD, "--base-dir", base, "--finetune-out", out, "--test-out", f"{out}_test")
 
-        small = compare(plain, ours)
-        print_growth(small, ours(0, folder / "big")[0])
+        compare(plain, ours)
+        print_growth(ours(0, folder / "big")[0])
         print_disk(folder / "plain_5s_0", folder / "base/run_0/segmented_5s")
 
 

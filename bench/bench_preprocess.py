@@ -5,7 +5,6 @@ from pathlib import Path
 from bench.stages import (
     PREPROCESS,
     RECORDS,
-    WORKERS,
     compare,
     make_base,
     make_records,
@@ -29,11 +28,11 @@ def main() -> None:
 
         def ours(run: int, base: Path = folder / "base") -> tuple[float, float]:
             out = base / f"run_{run}"
-            return whole_and_loop(PREPROCESS, "--base-dir", base, "--raw-root", raw, "--workers", WORKERS, "--out", out)
+            return whole_and_loop(PREPROCESS, "--base-dir", base, "--raw-root", raw, "--out", out)
 
-        small = compare(plain, ours)
+        compare(plain, ours)
         make_base(folder / "big", raw, 10 * RECORDS)
-        print_growth(small, ours(0, folder / "big")[0])
+        print_growth(ours(0, folder / "big")[0])
         print_disk(folder / "plain_0", folder / "base/run_0")
 
 

@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PREPROCESS = "preprocess/scripts/preprocess_ecgfm.py"
 BUILD = "build/scripts/build_test_and_finetune_data.py"
 RECORDS = 2000
-WORKERS = 2
+CORES = 2
 RUNS = 3
 
 
@@ -75,24 +75,23 @@ def make_base(base: Path, raw: Path, number: int) -> Path:
     return record_list
 
 
-def compare(plain: Callable[[int], tuple[float, float]], ours: Callable[[int], tuple[float, float]]) -> float:
-    """Run both in turn, each into a new folder, and print medians and the ratios pair by pair.
+def compare(plain: Callable[[int], tuple[float, float]], ours: Callable[[int], tuple[float, float]]) -> None:
+    """Run both in turn on the same cores, each into a new folder; print medians, and the ratios pair by pair.
 
-    Both take the number of the run and return the seconds of the whole process and of the loop alone. Returns the
-    median of ours, whole. (New folders: without a journal, ext4 is slow at making files for some minutes after as many
-    have been removed. For the same reason do not repeat the benchmark at once.)
+    Both take the number of the run and return the seconds of the whole process and of the loop alone.
     """
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])  # inherited by all that is run
     runs = [(*plain(run), *ours(run)) for run in range(RUNS)]
-    print(f"{RECORDS:,} records, median of {RUNS}      plain loop        ours     ratio (least to greatest)")
+    print(f"{RECORDS:,} records, {CORES} cores, median of {RUNS}")
+    print(f"{'':<24}{'plain loop':>16}{'ours':>12}     ratio (least to greatest)")
     for what, place in (("whole process", 0), ("loop, without start-up", 1)):
         ratios = sorted(run[place] / run[place + 2] for run in runs)
         baseline, mine = (statistics.median(run[column] for run in runs) for column in (place, place + 2))
         print(
-            f"{what:<24} {baseline:>14.2f} s {mine:>9.2f} s {statistics.median(ratios):>8.1f}x "
+            f"{what:<24}{baseline:>14.2f} s{mine:>10.2f} s {statistics.median(ratios):>8.1f}x "
             f"({ratios[0]:.1f} to {ratios[-1]:.1f})"
         )
-        print(f"{'':<8}{'per record':<16} {baseline / RECORDS * 1e3:>13.3f} ms {mine / RECORDS * 1e3:>8.3f} ms")
-    return statistics.median(run[2] for run in runs)
+        print(f"{'  per record':<24}{baseline / RECORDS * 1e3:>13.3f} ms{mine / RECORDS * 1e3:>9.3f} ms")
 
 
 def whole_and_loop(*command) -> tuple[float, float]:
@@ -101,10 +100,9 @@ def whole_and_loop(*command) -> tuple[float, float]:
     return fresh, fresh - again
 
 
-def print_growth(small: float, big: float) -> None:
-    """Print the time per record of ours for RECORDS, and for ten times as many."""
-    print(f"ours per record, whole process: {small / RECORDS * 1e3:.3f} ms at {RECORDS:,} records", end="")
-    print(f", {big / RECORDS / 10 * 1e3:.3f} ms at {10 * RECORDS:,}")
+def print_growth(seconds: float) -> None:
+    """Print the time per record of ours, as a whole process that had ten times as many."""
+    print(f"ours per record, whole process, {10 * RECORDS:,} records: {seconds / RECORDS / 10 * 1e3:.3f} ms")
 
 
 def print_disk(plain: Path, ours: Path) -> None:

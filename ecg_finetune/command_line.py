@@ -75,20 +75,21 @@ def add_lead(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lead", choices=LEADS, default="I", help="the lead to use, by name (default: I)")
 
 
-def add_workers(parser: argparse.ArgumentParser) -> None:
-    """Add `--workers`, of a run on this machine alone."""
+def add_workers(parser: argparse.ArgumentParser, waiting: int = 0) -> None:
+    """Add `--workers`, of a run on this machine alone, of whose workers so many wait for the disk at any time."""
+    more = f" and {waiting} more, as they wait for the disk at times" if waiting else ""
     parser.add_argument(
         "--workers",
         type=positive_int,
-        default=usable_cores(),
+        default=usable_cores() + waiting,
         metavar="N",
-        help="local worker processes (default: the cores this process may use)",
+        help=f"local worker processes (default: the cores this process may use{more})",
     )
 
 
-def add_batch(parser: argparse.ArgumentParser) -> None:
+def add_batch(parser: argparse.ArgumentParser, waiting: int = 0) -> None:
     """Add `--workers` and `--dask`, which every batch run has."""
-    add_workers(parser)
+    add_workers(parser, waiting)
     parser.add_argument(
         "--dask",
         default=None,

@@ -138,7 +138,7 @@ def take_columns(content: bytes, name: str, shape: tuple[int, int], kind: str) -
         return None
     if isal_zlib.crc32(elements, isal_zlib.crc32(text[1])) != int(text[3], 16):
         return None
-    opening = ZLIB_HEADER + _stored(_head(name, shape, kind))
+    opening = _opening(name, shape, kind)[0]
     position = 8 + len(opening)
     if elements[8:position] != opening:
         return None
@@ -169,18 +169,27 @@ def _element(name: str, value: np.ndarray | int | float | list[PackedColumns]) -
 
 def _compressed(name: str, shares: list[PackedColumns]) -> list[bytes]:
     """Return a compressed element of an array in shares of its columns, its head stored as it is."""
-    rows, columns = shares[0].shape[:-1], sum(share.shape[-1] for share in shares)
-    head = _head(name, (*rows, columns), shares[0].kind)
-    checksum = isal_zlib.adler32(head)
+    rows, columns = shares[0].shape[:-1], sum([share.shape[-1] for share in shares])
+    opening, checksum = _opening(name, (*rows, columns), shares[0].kind)
+    stream, total = [opening], 0
     for share in shares:
-        checksum = _adler32_of_both(checksum, share.checksum, share.size)
-    stream = [ZLIB_HEADER, _stored(head), *(share.blocks for share in shares)]
-    padding = bytes(-sum(share.size for share in shares) % 8)
+        size = share.size
+        checksum = _adler32_of_both(checksum, share.checksum, size)
+        stream.append(share.blocks)
+        total += size
+    padding = bytes(-total % 8)
     if padding:
         stream.append(_stored(padding))
         checksum = isal_zlib.adler32(padding, checksum)
     stream += [LAST_BLOCK, struct.pack(">I", checksum)]
     return [struct.pack("<2I", COMPRESSED, sum(map(len, stream))), *stream]
+
+
+@functools.lru_cache(maxsize=64)
+def _opening(name: str, shape: tuple[int, ...], kind: str) -> tuple[bytes, int]:
+    """Return the beginning of a compressed element, up to the array's data, and the Adler-32 of what it stands for."""
+    head = _head(name, shape, kind)
+    return ZLIB_HEADER + _stored(head), isal_zlib.adler32(head)
 
 
 def _adler32_of_both(first: int, second: int, size: int) -> int:

@@ -43,7 +43,7 @@ def get_parser() -> argparse.ArgumentParser:
     add_path(parser, "--finetune-out", "finetune_data", "folder for segmented_5s/ and manifests/")
     add_path(parser, "--left-out", "left_out", "list of the records that were not built, with reasons")
     add_lead(parser)
-    add_batch(parser)
+    add_batch(parser, waiting=1)
     parser.add_argument(
         "--overwrite",
         action="store_true",

@@ -48,7 +48,7 @@ def get_parser() -> argparse.ArgumentParser:
     add_path(parser, "--raw-root", "raw_root", "the folder that the paths of the record list start from")
     add_path(parser, "--out", "lead", "folder for the 10 s files; the report and the quality page go beside it")
     add_lead(parser)
-    add_batch(parser)
+    add_batch(parser, waiting=1)
     parser.add_argument(
         "--overwrite", action="store_true", help="remove what --out holds and start over (default: do what is missing)"
     )
