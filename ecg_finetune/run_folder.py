@@ -84,18 +84,18 @@ def run_folder(folder: Path, settings: Mapping[str, object], overwrite: bool) ->
 
 
 def _spread_subfolders(folder: Path) -> None:
-    """Let ext4 give each subfolder, and so the files made in it, an unused part of the disk; a wish like `chattr +T`.
+    """Let ext4 give each subfolder, and so the files made in it, a little used part of the disk (as `chattr +T` does).
 
-    In the same part workers wait for each other; and without a journal, ext4 takes up to thirty times as long to make
-    a file where thousands have been removed in the last minutes.
+    In one part workers wait for each other; and without a journal, ext4 takes up to thirty times as long to make a file
+    where thousands have been removed in the last minutes.
     """
+    flags = array("i", [0])
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        flags = bytearray(8)
         fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, flags)
-        value = int.from_bytes(flags, sys.byteorder) | FS_TOPDIR_FL
-        fcntl.ioctl(descriptor, FS_IOC_SETFLAGS, value.to_bytes(8, sys.byteorder))
-    except OSError:  # another file system
+        flags[0] |= FS_TOPDIR_FL
+        fcntl.ioctl(descriptor, FS_IOC_SETFLAGS, flags)
+    except OSError:  # another file system: it is only a wish
         pass
     finally:
         os.close(descriptor)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,26 @@ def test_a_group_of_any_number_of_files_needs_few_open_files(tmp_path):
     names = [f"{number:04}.mat" for number in range(2 * module.MOST_IN_GROUP + 1)]
     fill(tmp_path / "out", {}, names)
     assert names_in(tmp_path / "out") == names
+
+
+def test_unfinished_files_are_spread_over_an_ext4_disk(tmp_path):
+    kind = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True, check=True).stdout
+    if kind != "ext2/ext3\n":  # its name for ext4 too
+        pytest.skip(f"a file system of type {kind.strip()}")
+    with run_folder(tmp_path / "out", {}, False) as partial:
+        flags, descriptor = array("i", [0]), os.open(partial, os.O_RDONLY)
+        fcntl.ioctl(descriptor, module.FS_IOC_GETFLAGS, flags)
+        os.close(descriptor)
+    assert flags[0] & module.FS_TOPDIR_FL
+
+
+def test_a_file_system_that_does_not_spread_files_will_do(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+
+    monkeypatch.setattr(fcntl, "ioctl", refuse)
+    fill(tmp_path / "out", {}, ["1.mat"])
+    assert names_in(tmp_path / "out") == ["1.mat"]
 
 
 def test_the_same_settings_go_on_others_are_refused_by_name(tmp_path):
