@@ -4,11 +4,11 @@ BIN := .venv/bin
 
 .PHONY: demo test lint bench faults docs clean
 
+# Compiled once: where PYTHONDONTWRITEBYTECODE is set, as in many containers, each script would do so anew.
 .venv/runtime: requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	# Where PYTHONDONTWRITEBYTECODE is set, as in many containers, each script would compile the packages anew.
-	$(BIN)/python -m compileall -q ecg_finetune */ecg_*
+	-$(BIN)/python -m compileall -q ecg_finetune */ecg_*
 	touch $@
 
 .venv/development: .venv/runtime requirements-dev.txt requirements-cluster.txt

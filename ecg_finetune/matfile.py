@@ -17,7 +17,6 @@ import numpy as np
 from isal import isal_zlib
 
 from ecg_finetune.command_line import UserError, replacing
-from ecg_finetune.small_files import read_file
 
 # No date in the text: the same variables give the same bytes.
 HEADER_TEXT = b"MATLAB 5.0 MAT-file, written by ecg-finetune"
@@ -257,7 +256,8 @@ def read_mat(path: Path) -> dict[str, np.ndarray]:
 def read_bytes(path: Path | str) -> bytes:
     """Read a file that an earlier stage has written."""
     try:
-        return read_file(path)
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - called for every segment; Path.open is slower
+            return file.readall()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the stage that makes it again") from None
     except OSError as error:

@@ -1,9 +1,9 @@
 """A folder of many small files that a run fills, and goes on filling after any interruption.
 
-Beside the folder stand `<folder>.run.json` (the settings its files were made with), and during a run `<folder>.lock`
-and `<folder>.partial/` (files not yet finished). Inside it there are finished files only, whatever happens: a group of
-files is written without names (or below `.partial`), brought to the disk by one call and only then shown in the folder.
-One such call for 500 files costs 10 ms where an fsync of each would cost 150.
+Beside the folder stand `<folder>.run.json` (the settings its files were made with), and during a run `<folder>.lock`.
+Inside it there are finished files only, whatever happens, and during a run `.partial/`: there a group of files is
+written, without names where the file system can do that, brought to the disk by one call and only then shown in the
+folder. One such call for 500 files costs 10 ms where an fsync of each would cost 150.
 """
 
 import contextlib
@@ -64,20 +64,21 @@ def run_folder(folder: Path, settings: Mapping[str, object], overwrite: bool) ->
         unknown settings.
     """
     folder = Path(folder).resolve()
-    partial, record = beside(folder, ".partial"), beside(folder, ".run.json")
+    partial, record = folder / ".partial", beside(folder, ".run.json")
     with locked(folder, beside(folder, ".lock")):
+        if overwrite:
+            _remove(folder, record)
+        elif folder.is_dir():
+            _refuse_other_settings(folder, record, dict(settings))
+        if not record.exists():
+            with replacing(record) as temporary:
+                temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        folder.mkdir(exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        _spread_subfolders(partial)
+        # Within the folder, so that its files can be shown there even if it is a mount point or has a quota of its own.
+        partial.mkdir(exist_ok=True)
         try:
-            if overwrite:
-                _remove(folder, partial, record)
-            elif folder.is_dir():
-                _refuse_other_settings(folder, record, dict(settings))
-            if not record.exists():
-                with replacing(record) as temporary:
-                    temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-            folder.mkdir(exist_ok=True)
+            _spread_subfolders(partial)
             yield partial
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -101,12 +102,14 @@ def _spread_subfolders(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _remove(folder: Path, partial: Path, record: Path) -> None:
+def _remove(folder: Path, record: Path) -> None:
     """Remove the folder in one step, so that an interrupted removal leaves nothing that looks finished."""
     record.unlink(missing_ok=True)
+    removed = beside(folder, ".removed")
+    shutil.rmtree(removed, ignore_errors=True)
     if folder.exists():
-        folder.rename(partial / "removed")
-        shutil.rmtree(partial / "removed")
+        folder.rename(removed)
+        shutil.rmtree(removed)
 
 
 def _refuse_other_settings(folder: Path, record: Path, settings: dict) -> None:
@@ -180,16 +183,16 @@ def _try_lock(path: Path):
 class FileGroup:
     """Files that become visible together, when they are safe on the disk.
 
-    Used as a context manager: at the end of the block all files are shown; none if the block fails. Until then a file
-    has no name at all where the file system can do that (`O_TMPFILE`: fewer changes of folders, on which workers wait
-    for each other), else one in a folder of the group's own within that for unfinished files.
+    Used as a context manager: at the end of the block all files are shown; none if the block fails. Until then they are
+    in a folder of the group's own (see `_spread_subfolders`), without a name where the file system can do that
+    (`O_TMPFILE`: fewer changes of folders, on which workers wait for each other).
 
     Parameters
     ----------
     partial : Path
         What `run_folder` yields.
     folder : Path
-        Where the files go; on the same file system.
+        Where the files go; on the same mount.
     """
 
     def __init__(self, partial: Path, folder: Path):

@@ -16,7 +16,6 @@ from synthetic_records import digital_ecg, make_base, make_tables, record_path, 
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.matfile import read_mat, write_mat
 from ecg_finetune.paths import locate, save_file_name
-from ecg_finetune.run_folder import beside
 
 PREPROCESS = "preprocess/scripts/preprocess_ecgfm.py"
 SCRIPT = "build/scripts/build_test_and_finetune_data.py"
@@ -365,7 +364,7 @@ def test_nothing_but_the_artefacts_is_in_the_folders(built):
         *("test_lead1_duplicated", "test_lead1_duplicated.run.json", "lead_1_left_out.csv"),
         *("finetune_lead1_duplicated", "finetune_lead1_duplicated.run.json"),
     }
-    assert not beside(locate(base, "lead"), ".partial").exists()
+    assert not (locate(base, "lead") / ".partial").exists()
 
 
 def test_genuine_records(test_data, tmp_path, run_script):

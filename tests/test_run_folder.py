@@ -24,7 +24,7 @@ def fill(folder, settings, names, overwrite=False):
 
 
 def names_in(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".partial")
 
 
 @pytest.fixture(params=["nameless", "partial folder", "unsupported"])
@@ -53,16 +53,20 @@ def test_files_appear_when_finished_and_nothing_else_stays(tmp_path):
     with run_folder(folder, {"--lead": "I"}, False) as partial:
         with FileGroup(partial, folder) as group:
             group.write("1.mat", b"one")
+            assert len(names_in(partial)) == 1  # the group's own folder
             assert names_in(folder) == []
             group.show()
             assert names_in(folder) == ["1.mat"]
             group.write("2.mat", b"two")
             assert names_in(folder) == ["1.mat"]
+        assert names_in(partial) == []
         with FileGroup(partial, folder) as group:
             group.write("1.mat", b"one again")
         with pytest.raises(ZeroDivisionError), FileGroup(partial, folder) as group:
             group.write("3.mat", b"three")
             _ = 1 / 0
+        assert names_in(partial) == []
+    assert not partial.exists()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"1.mat": b"one again", "2.mat": b"two"}
     assert names_in(folder.parent) == ["out", "out.run.json"]
     assert open_files() == before
@@ -83,7 +87,7 @@ def test_unfinished_files_are_spread_over_an_ext4_disk(tmp_path):
         flags, descriptor = array("i", [0]), os.open(partial, os.O_RDONLY)
         fcntl.ioctl(descriptor, module.FS_IOC_GETFLAGS, flags)
         os.close(descriptor)
-    assert flags[0] & module.FS_TOPDIR_FL
+    assert flags[0] & 0x20000  # what chattr calls T
 
 
 def test_a_file_system_that_does_not_spread_files_will_do(tmp_path, monkeypatch):
@@ -173,6 +177,24 @@ def test_a_lock_file_removed_between_opening_and_locking_is_not_taken(tmp_path, 
     monkeypatch.setattr(fcntl, "flock", lock)
     with module._try_lock(path) as file:
         assert os.fstat(file.fileno()).st_ino == path.stat().st_ino
+
+
+def test_a_folder_that_is_a_mount_point_will_do(tmp_path):
+    """A mount of a user's own, where the system allows one: what `docker run --volume` makes of the folder."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "fast").mkdir()
+    program = f"""
+from pathlib import Path
+from test_run_folder import fill
+fill(Path({str(tmp_path / "out")!r}), {{}}, ["1.mat"])
+"""
+    mount = f"mount --bind {tmp_path}/fast {tmp_path}/out"
+    command = ["unshare", "-rm", "sh", "-c", f'{mount} || exit 77; "$0" -c "$1"', sys.executable, program]
+    run = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    if run.returncode == 77 or run.stderr.startswith("unshare:"):
+        pytest.skip(f"no mounts for tests here: {run.stderr.strip()}")
+    assert run.returncode == 0, run.stderr
+    assert names_in(tmp_path / "fast") == ["1.mat"]
 
 
 def test_a_link_to_a_folder_will_do(tmp_path):
