@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,9 @@ def beside(folder: Path, suffix: str) -> Path:
 
 
 @contextlib.contextmanager
-def run_folder(folder: Path, settings: Mapping[str, object], overwrite: bool) -> Iterator[Path]:
+def run_folder(
+    folder: Path, settings: Mapping[str, object], overwrite: bool, described_by: Sequence[str] = ()
+) -> Iterator[Path]:
     """Own a folder for the time of a run: alone, and with the settings it was begun with.
 
     Parameters
@@ -50,7 +52,9 @@ def run_folder(folder: Path, settings: Mapping[str, object], overwrite: bool) ->
     settings : mapping
         Option name to JSON value: everything that decides the content of the files.
     overwrite : bool
-        Start over: remove what the folder holds.
+        Start over: remove what the folder holds, if a run has filled it.
+    described_by : sequence of str
+        Suffixes of the files beside the folder that describe its files; they are removed when it is begun anew.
 
     Yields
     ------
@@ -60,17 +64,25 @@ def run_folder(folder: Path, settings: Mapping[str, object], overwrite: bool) ->
     Raises
     ------
     UserError
-        Another run owns the folder, or it was filled with other settings (the message says which), or holds files of
-        unknown settings.
+        Another run owns the folder, or it was filled with other settings (the message says which), or holds files that
+        no run has recorded: these are not even overwritten.
     """
     folder = Path(folder).resolve()
     partial, record = folder / ".partial", beside(folder, ".run.json")
     with locked(folder, beside(folder, ".lock")):
-        if overwrite:
-            _remove(folder, record)
-        elif folder.is_dir():
-            _refuse_other_settings(folder, record, dict(settings))
-        if not record.exists():
+        holds_files = folder.is_dir() and any(folder.iterdir())
+        if holds_files and not record.exists():
+            raise UserError(
+                f"{folder}: holds files, but {record.name} beside it, which says how they were made, is missing; "
+                "remove them yourself, or choose another folder"
+            )
+        if holds_files and not overwrite:
+            _refuse_other_settings(folder, record, settings)
+        else:
+            for suffix in described_by:
+                beside(folder, suffix).unlink(missing_ok=True)
+            if holds_files:
+                _empty(folder)
             with replacing(record) as temporary:
                 temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
         folder.mkdir(exist_ok=True)
@@ -102,24 +114,27 @@ def _spread_subfolders(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _remove(folder: Path, record: Path) -> None:
-    """Remove the folder in one step, so that an interrupted removal leaves nothing that looks finished."""
-    record.unlink(missing_ok=True)
-    removed = beside(folder, ".removed")
-    shutil.rmtree(removed, ignore_errors=True)
-    if folder.exists():
-        folder.rename(removed)
-        shutil.rmtree(removed)
+def _empty(folder: Path) -> None:
+    """Remove what a folder holds.
+
+    Its settings stand until all is on the disk: a run with the same ones can go on after an interruption of this, and
+    one with others is still refused.
+    """
+    from tqdm import tqdm
+
+    print(f"removing what {folder} holds", flush=True)
+    with tqdm(unit=" files", disable=None) as progress:
+        for inner, folders, files in os.walk(folder, topdown=False):
+            for name in files:
+                Path(inner, name).unlink()
+                progress.update()
+            for name in folders:
+                path = Path(inner, name)
+                path.unlink() if path.is_symlink() else path.rmdir()
+    sync_file_system(str(folder))
 
 
-def _refuse_other_settings(folder: Path, record: Path, settings: dict) -> None:
-    if not record.exists():
-        if any(folder.iterdir()):
-            raise UserError(
-                f"{folder}: holds files, but {record.name} beside it, which says how they were made, is missing; "
-                "run with --overwrite to start over, or choose another folder"
-            )
-        return
+def _refuse_other_settings(folder: Path, record: Path, settings: Mapping[str, object]) -> None:
     before = read_json(record, dict)
     for name, value in settings.items():
         if before.get(name) != value:

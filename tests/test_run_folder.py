@@ -2,7 +2,9 @@
 
 import errno
 import fcntl
+import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -112,16 +114,85 @@ def test_the_same_settings_go_on_others_are_refused_by_name(tmp_path):
         fill(folder, {"--lead": "I", "--raw-root": "/a"}, ["1.mat"])
 
 
-def test_files_of_unknown_settings_are_refused(tmp_path):
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_of_unknown_settings_are_refused_and_not_even_overwritten(tmp_path, overwrite):
+    """The folder may be anything, a home folder given by mistake too."""
     folder = tmp_path / "out"
-    folder.mkdir()
     fill(folder, {"--lead": "I"}, ["1.mat"])
     beside(folder, ".run.json").unlink()
-    with pytest.raises(UserError, match=r"run\.json"):
-        fill(folder, {"--lead": "I"}, ["2.mat"])
+    with pytest.raises(UserError, match=r"run\.json.*remove them yourself"):
+        fill(folder, {"--lead": "I"}, ["2.mat"], overwrite)
+    assert names_in(folder) == ["1.mat"]
+
+
+def test_settings_that_cannot_be_read_are_refused_and_overwritten_on_demand(tmp_path):
+    folder = tmp_path / "out"
+    fill(folder, {"--lead": "I"}, ["1.mat"])
     beside(folder, ".run.json").write_text("{")
     with pytest.raises(UserError, match="not readable"):
         fill(folder, {"--lead": "I"}, ["2.mat"])
+    fill(folder, {"--lead": "I"}, ["2.mat"], overwrite=True)
+    assert names_in(folder) == ["2.mat"]
+
+
+def test_a_folder_that_the_user_has_removed_or_emptied_gets_new_settings(tmp_path):
+    folder = tmp_path / "out"
+    fill(folder, {"--lead": "I"}, ["1.mat"])
+    shutil.rmtree(folder)
+    fill(folder, {"--lead": "II"}, ["2.mat"])
+    (folder / "2.mat").unlink()
+    fill(folder, {"--lead": "III"}, ["3.mat"])
+    assert json.loads(beside(folder, ".run.json").read_text()) == {"--lead": "III"}
+
+
+def test_what_describes_the_files_goes_with_them_and_not_before(tmp_path):
+    folder = tmp_path / "out"
+    fill(folder, {"--lead": "I"}, ["1.mat"])
+    report, other = beside(folder, ".report.csv"), beside(folder, ".quality.html")
+    for path in (report, other):
+        path.touch()
+
+    def again(lead, overwrite):
+        with run_folder(folder, {"--lead": lead}, overwrite, described_by=[".report.csv", ".journal.csv"]):
+            return report.exists()
+
+    assert again("I", overwrite=False)
+    with pytest.raises(UserError, match="--lead"):
+        again("II", overwrite=False)
+    assert report.exists()
+    assert not again("II", overwrite=True)
+    report.touch()  # and no folder that it could describe
+    assert not again("I", overwrite=False)
+    assert other.exists()
+
+
+def test_an_interrupted_overwrite_is_gone_on_with_or_repeated(tmp_path, monkeypatch):
+    """Until everything is removed, what is left is of the settings on record."""
+    folder = tmp_path / "out"
+    (tmp_path / "linked").mkdir()
+    fill(folder, {"--lead": "I"}, ["1.mat", "2.mat"])
+    (folder / "inner").mkdir()
+    (folder / "inner/3.mat").touch()
+    (folder / "inner/link").symlink_to(tmp_path / "linked")
+    removed, unlink = [], os.unlink
+
+    def stop_at_second(path, **options):
+        if str(path).startswith(f"{folder}/") and str(path).endswith(".mat"):
+            if removed:
+                raise KeyboardInterrupt
+            removed.append(path)
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        fill(folder, {"--lead": "II"}, ["4.mat"], overwrite=True)
+    monkeypatch.undo()
+    assert names_in(folder) == ["1.mat", "2.mat", "inner"]
+    with pytest.raises(UserError, match="--lead I, this run has --lead II"):
+        fill(folder, {"--lead": "II"}, ["4.mat"])
+    fill(folder, {"--lead": "I"}, ["1.mat"])
+    fill(folder, {"--lead": "II"}, ["4.mat"], overwrite=True)
+    assert names_in(folder) == ["4.mat"] and (tmp_path / "linked").is_dir()
 
 
 def test_an_error_leaves_what_was_finished(tmp_path):

@@ -22,6 +22,9 @@ OK_ROW = re.compile(
 MAT_NAME = re.compile(r"mimic_iv_ecg_(\d{1,18})\.mat")
 
 
+REPORT, JOURNAL = ".report.csv", ".journal.csv"  # beside the folder
+
+
 class Report:
     """The rows of `<folder>.report.csv`, in the order of meta_split.csv.
 
@@ -38,20 +41,14 @@ class Report:
     """
 
     def __init__(self, folder: Path, study_id: np.ndarray):
-        self.path = beside(folder, ".report.csv")
-        self.journal_path = beside(folder, ".journal.csv")
+        self.path = beside(folder, REPORT)
+        self.journal_path = beside(folder, JOURNAL)
         self.study_id = study_id
         self.rows: list[str | None] = [None] * len(study_id)
         numbers, sizes = finished_files(Path(folder), _study_id_of)
         self.unlisted_files = int(np.count_nonzero(~find_rows(study_id, numbers)[1]))
         for path in (self.path, self.journal_path):
             self._take_rows(path, numbers, sizes)
-
-    @staticmethod
-    def remove(folder: Path) -> None:
-        """Remove report and journal of a folder, whose files have been removed."""
-        for suffix in (".report.csv", ".journal.csv"):
-            beside(folder, suffix).unlink(missing_ok=True)
 
     def _take_rows(self, path: Path, numbers: np.ndarray, sizes: np.ndarray) -> None:
         """Take the rows of the records that are done from an earlier report or journal."""

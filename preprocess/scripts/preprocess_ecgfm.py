@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from ecg_preprocess.convert import STATUSES, Job, convert_records
-from ecg_preprocess.report import Report
+from ecg_preprocess.report import JOURNAL, REPORT, Report
 
 from ecg_finetune.batch import chunk_size, run_batch
 from ecg_finetune.command_line import (
@@ -79,9 +79,7 @@ def run(args: argparse.Namespace) -> str:
         "--raw-root": stated_root(args.raw_root, args.base_dir),
         "--verify-checksums": args.verify_checksums,
     }
-    with run_folder(args.out, settings, args.overwrite) as partial:
-        if args.overwrite:
-            Report.remove(args.out)
+    with run_folder(args.out, settings, args.overwrite, described_by=[REPORT, JOURNAL]) as partial:
         report = Report(args.out, study_id)
         pending = report.pending()
         print(f"{len(study_id):,} records, {len(study_id) - len(pending):,} of them done before")
