@@ -697,6 +697,7 @@ def test_settings_of_a_folder(campaign, tmp_path):
 
     settings_ = {"--lead": "I", "--raw-root": "/data/x", "--verify-checksums": False, "number of test records": 5}
     (tmp_path / "out").mkdir()
+    (tmp_path / "out/1.mat").touch()  # an empty folder would only get new settings
 
     def read(_):
         with run_folder(tmp_path / "out", settings_, overwrite=False):
