@@ -20,8 +20,6 @@ OK_ROW = re.compile(
     re.ASCII,
 )
 MAT_NAME = re.compile(r"mimic_iv_ecg_(\d{1,18})\.mat")
-
-
 REPORT, JOURNAL = ".report.csv", ".journal.csv"  # beside the folder
 
 
