@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 
 from bench.stages import timed, working_folder
-from ecg_finetune.diagnoses import LABELS
-from ecg_finetune.paths import save_file_name
-from ecg_finetune.tables import SPLITS
+from ecg_finetune.label_set import LABELS
+from ecg_finetune.studies import SPLITS, save_file_name
 
 SCRIPT = "split/scripts/create_split.py"
 # Records of 800,035 that carry each label.

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.pool import ExceptionWithTraceback
 from typing import TypeVar
 
-from ecg_finetune.command_line import UserError
+from ecg_finetune.files import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 

@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ecg_finetune.command_line import UserError, execute, replacing
+from ecg_finetune.cli import execute
+from ecg_finetune.files import UserError, replacing
+from ecg_finetune.lineage import Inputs
 
 _multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray  # numpy 2, numpy 1
 
@@ -219,7 +221,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace) -> str:
+def run(args: argparse.Namespace, _inputs: Inputs) -> str:
     """Show or strip."""
     checkpoint = load_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
     if args.command == "show":

@@ -2,7 +2,7 @@
 
 import torch
 
-from ecg_finetune.command_line import UserError
+from ecg_finetune.files import UserError
 
 PRECISIONS = ("auto", "float32", "bf16")
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecg_finetune.checkpoint import load_checkpoint
-from ecg_finetune.command_line import UserError
+from ecg_finetune.files import UserError
 
 CLASSIFIER_NAME = "ecg_transformer_classifier"
 # What pretraining needs besides the encoder; fine-tuning starts without it.

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from isal import isal_zlib
 
-from ecg_finetune.command_line import UserError, replacing
+from ecg_finetune.files import UserError, replacing
 
 # No date in the text: the same variables give the same bytes.
 HEADER_TEXT = b"MATLAB 5.0 MAT-file, written by ecg-finetune"

@@ -7,7 +7,7 @@ Scripts take their default paths from it, tests check it, and FILE_LOCATIONS.md 
 from dataclasses import dataclass
 from pathlib import Path
 
-from ecg_finetune.leads import lead_number
+from ecg_finetune.waveform import lead_number
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,3 @@ def locate(base_dir: Path, name: str, lead: str = "I", **fields: str) -> Path:
 def inside(folder: Path, name: str, **fields: str) -> Path:
     """Return where the artefact `name` is when the user has named the folder that holds it."""
     return Path(folder) / Path(ARTEFACTS[name].location).name.format(**fields)
-
-
-def save_file_name(study_id: int) -> str:
-    """Return the name under which a record's 10 s file is saved."""
-    return f"mimic_iv_ecg_{study_id}.mat"

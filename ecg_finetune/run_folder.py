@@ -23,8 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ecg_finetune.command_line import UserError, replacing
-from ecg_finetune.tables import read_json
+from ecg_finetune.files import UserError, read_json, replacing
 
 # A killed run's workers notice within half a second that they are orphans; until then they hold its lock.
 LOCK_PATIENCE = 3.0  # seconds

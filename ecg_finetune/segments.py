@@ -10,12 +10,35 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.batch import chunked, run_batch
-from ecg_finetune.command_line import UserError, watch_input
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.files import UserError, read_array, read_text
+from ecg_finetune.label_set import LABELS
 from ecg_finetune.matfile import read_mat
 from ecg_finetune.paths import inside
-from ecg_finetune.signal_format import SAMPLE_RATE
-from ecg_finetune.tables import number, read_array
+from ecg_finetune.studies import save_file_name, study_of_save_file
+from ecg_finetune.waveform import SAMPLE_RATE
+
+SEGMENTS = 2  # per record
+SEGMENT_FILE = re.compile(r"(.*)_([01])(\.mat)")
+
+
+def segment_name(study_id: int, part: int) -> str:
+    """Return the file name of a record's segment: `<base>_<part>.mat`.
+
+    >>> segment_name(7, 1)
+    'mimic_iv_ecg_7_1.mat'
+    """
+    return f"{save_file_name(study_id).removesuffix('.mat')}_{part}.mat"
+
+
+def segment_of_file(name: str) -> tuple[int, int] | None:
+    """Return the study_id and the part in the name of a segment; None for any other name.
+
+    >>> segment_of_file("mimic_iv_ecg_7_1.mat"), segment_of_file("mimic_iv_ecg_7.mat")
+    ((7, 1), None)
+    """
+    match = SEGMENT_FILE.fullmatch(name)
+    study_id = study_of_save_file(match[1] + match[3]) if match else None
+    return None if study_id is None else (study_id, int(match[2]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +59,8 @@ def read_manifest(path: Path) -> Manifest:
         The file is missing, lists nothing, a line has another form, or segments differ in length or stand twice.
     """
     path = Path(path)
-    try:
-        # Only a line feed ends a line for fairseq-signals; splitlines knows ten more characters.
-        watch_input(path)
-        root, *lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such manifest; run build/scripts/build_test_and_finetune_data.py first") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: no UTF-8 text ({error}); run the build stage again") from None
+    # Only a line feed ends a line for fairseq-signals; splitlines knows ten more characters.
+    root, *lines = read_text(path).removesuffix("\n").split("\n")
     if not lines:
         raise UserError(f"{path}: lists no segment; check the split in meta_split.csv and run the build stage again")
     names, lengths = [], set()
@@ -221,21 +238,6 @@ def read_labels(path: Path) -> np.ndarray:
     if wrong.any():
         raise UserError(f"{path}: row {int(np.argmax(wrong))} holds a label outside 0 to 1; run the build stage again")
     return labels.astype(np.float32)
-
-
-def read_pos_weight(path: Path) -> np.ndarray:
-    """Read `pos_weight.txt`: 17 numbers of at least 0 on one line, as float64 (17,)."""
-    path = Path(path)
-    try:
-        watch_input(path)
-        weights = np.array([number(path, 1, "weight", text) for text in path.read_text(encoding="utf-8").split()])
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run build/scripts/build_test_and_finetune_data.py first") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: no UTF-8 text ({error}); run the build stage again") from None
-    if weights.shape != (len(LABELS),) or not (weights >= 0).all():
-        raise UserError(f"{path}: must hold {len(LABELS)} numbers of at least 0; run the build stage again")
-    return weights
 
 
 class SegmentDataset:

@@ -13,9 +13,10 @@ import pytest
 import scipy.io
 from synthetic_records import digital_ecg, make_base, make_tables, record_path, write_record
 
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.label_set import LABELS
 from ecg_finetune.matfile import read_mat, write_mat
-from ecg_finetune.paths import locate, save_file_name
+from ecg_finetune.paths import locate
+from ecg_finetune.studies import save_file_name
 
 PREPROCESS = "preprocess/scripts/preprocess_ecgfm.py"
 SCRIPT = "build/scripts/build_test_and_finetune_data.py"

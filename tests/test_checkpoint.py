@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ecg_finetune.checkpoint import get_parser, load_checkpoint, run, save_checkpoint, strip_validation
-from ecg_finetune.command_line import UserError, execute
+from ecg_finetune.cli import execute
 from ecg_finetune.ecg_fm import load_classifier
+from ecg_finetune.files import UserError
 
 
 class Runs:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecg_finetune.checkpoint import load_checkpoint
-from ecg_finetune.command_line import UserError
 from ecg_finetune.ecg_fm import Architecture, EcgClassifier, load_classifier, load_pretrained, parse_conv_layers
+from ecg_finetune.files import UserError
 
 SMALL = Architecture(
     encoder_layers=2,

@@ -42,20 +42,12 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from ecg_finetune import run_folder
 from ecg_finetune.batch import loader_workers
 from ecg_finetune.checkpoint import load_checkpoint
-from ecg_finetune.command_line import UserError
-from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.documents import load_parser
 from ecg_finetune.ecg_fm import Architecture, EcgClassifier, load_classifier
+from ecg_finetune.files import UserError
+from ecg_finetune.label_set import LABELS, read_pos_weight
 from ecg_finetune.matfile import write_mat
-from ecg_finetune.segments import (
-    SegmentDataset,
-    expand_lead,
-    read_label_rows,
-    read_labels,
-    read_manifest,
-    read_pos_weight,
-    read_segment,
-)
+from ecg_finetune.segments import SegmentDataset, expand_lead, read_label_rows, read_labels, read_manifest, read_segment
 
 SCRIPT = "finetune/scripts/finetune_ecgfm.py"
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -13,8 +13,8 @@ from ecg_fm_labeler.configuration import PROJECT_CONFIG
 from ecg_fm_labeler.outputs import prevalence_table
 from ecg_fm_labeler.reports import read_reports
 
-from ecg_finetune.command_line import UserError
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.files import UserError
+from ecg_finetune.label_set import LABELS
 from ecg_finetune.paths import ARTEFACTS
 
 SCRIPT = "labels/scripts/create_labels_ecgfm.py"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ecg_finetune.command_line import UserError
+from ecg_finetune.files import UserError
 from ecg_finetune.matfile import decode_mat, encode_mat, pack_columns, read_mat, take_columns, write_mat
 
 SHAPES = arrays.array_shapes(min_dims=1, max_dims=3, max_side=20) | st.just((12, 100)) | st.just((3, 0))

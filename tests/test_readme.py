@@ -21,8 +21,8 @@ from ecg_preprocess.convert import STATUSES
 from evaluation_world import write_checkpoint
 from test_finetune import make_manifests
 
-from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.documents import REPOSITORY, SCRIPTS, load_parser
+from ecg_finetune.label_set import LABELS
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "demo/README.md")
 

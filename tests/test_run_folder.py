@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from ecg_finetune import run_folder as module
-from ecg_finetune.command_line import UserError
+from ecg_finetune.files import UserError
 from ecg_finetune.run_folder import FileGroup, beside, finished_files, run_folder
 
 

@@ -15,9 +15,9 @@ from ecg_split.summary import on_both_sides, split_digest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecg_finetune.command_line import execute
-from ecg_finetune.diagnoses import LABELS
-from ecg_finetune.paths import save_file_name
+from ecg_finetune.cli import execute
+from ecg_finetune.label_set import LABELS
+from ecg_finetune.studies import save_file_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPT = "split/scripts/create_split.py"

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from ecg_build.records import LeftOut, Records
-from ecg_build.segments import SEGMENTS, segment_name
-from ecg_finetune.command_line import replacing
-from ecg_finetune.diagnoses import LABELS
-from ecg_finetune.paths import save_file_name
-from ecg_finetune.signal_format import SEGMENT_SAMPLES
-from ecg_finetune.tables import SPLITS, label_counts, write_array, write_pos_weight, write_rows
+from ecg_finetune.files import replacing, write_array
+from ecg_finetune.label_set import LABELS, label_counts, write_pos_weight
+from ecg_finetune.segments import SEGMENTS, segment_name
+from ecg_finetune.studies import SPLITS, save_file_name
+from ecg_finetune.tables import write_rows
+from ecg_finetune.waveform import SEGMENT_SAMPLES
 
 
 def write_test_set(folder: Path, preprocessed: Path, test: Records) -> None:

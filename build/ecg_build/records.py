@@ -9,11 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ecg_finetune.command_line import UserError
-from ecg_finetune.paths import save_file_name
+from ecg_finetune.files import UserError
 from ecg_finetune.run_folder import beside, finished_files
-from ecg_finetune.study_labels import read_study_labels
-from ecg_finetune.tables import SPLITS, find_rows, first_repeated, integer, iterate_rows, read_splits
+from ecg_finetune.studies import (
+    SPLITS,
+    find_rows,
+    first_repeated,
+    read_splits,
+    read_study_labels,
+    save_file_name,
+    study_of_save_file,
+)
+from ecg_finetune.tables import integer, iterate_rows
 
 NO_LABELS = "no_labels"
 NOT_PREPROCESSED = "not_preprocessed"
@@ -128,13 +135,7 @@ def read_report(path: Path, study_id: np.ndarray) -> tuple[list[str], np.ndarray
 
 
 def _refuse_missing_files(preprocessed: Path, study_id: np.ndarray) -> None:
-    prefix, suffix = save_file_name("*").split("*")
-
-    def study_of(name: str) -> int | None:
-        digits = name[len(prefix) : -len(suffix)]
-        return int(digits) if name.startswith(prefix) and name.endswith(suffix) and digits.isdecimal() else None
-
-    present, _ = finished_files(preprocessed, study_of)
+    present, _ = finished_files(preprocessed, study_of_save_file)
     missing = study_id[~find_rows(present, study_id)[1]]
     if len(missing):
         raise UserError(

@@ -22,13 +22,16 @@ import functools
 import sys
 from pathlib import Path
 
+from ecg_build.cutting import Job, cut_records, pending_records
 from ecg_build.outputs import write_left_out, write_manifests, write_test_set
 from ecg_build.records import LeftOut, Records, read_records
-from ecg_build.segments import SEGMENTS, Job, cut_records, pending_records
 
 from ecg_finetune.batch import chunk_size, run_batch
-from ecg_finetune.command_line import add_batch, add_lead, add_path, execute, stage_parser
-from ecg_finetune.run_folder import run_folder
+from ecg_finetune.cli import add_batch, add_lead, add_path, execute, stage_parser
+from ecg_finetune.lineage import Inputs
+from ecg_finetune.paths import inside
+from ecg_finetune.run_folder import beside, run_folder
+from ecg_finetune.segments import SEGMENTS
 
 MOST_PER_CHUNK = 500  # records that an interruption may cost, per worker
 
@@ -56,8 +59,10 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace) -> str:
+def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Choose the records, build the test set, cut the segments, write the manifests."""
+    inputs.add(args.meta, beside(args.preprocessed, ".report.csv"))
+    inputs.add(*(inside(args.labels, name) for name in ("labels", "study_id_mapping")))
     records, left_out = read_records(args.meta, args.preprocessed, args.labels)
     print_counts(records, left_out)
     done = []

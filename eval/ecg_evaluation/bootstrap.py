@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ecg_evaluation.metrics import MACRO, ROWS, Scored, mean_of_defined
-from ecg_finetune.command_line import usable_cores
+from ecg_finetune.cli import usable_cores
 
 SEED = 42
 CHUNK = 25  # replicates weighed together: enough for a fast matrix product, small enough for memory

@@ -9,12 +9,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ecg_evaluation.inputs import COMBINED_BY_MAX, test_files
+from ecg_evaluation.inputs import test_files
 from ecg_finetune.batch import loader_workers
-from ecg_finetune.command_line import UserError
 from ecg_finetune.device import choose_device, choose_precision
-from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.ecg_fm import EcgClassifier, load_classifier
+from ecg_finetune.files import UserError
+from ecg_finetune.label_set import COMBINED_BY_MAX, LABELS
 from ecg_finetune.paths import inside
 from ecg_finetune.segments import (
     SegmentDataset,
@@ -23,7 +23,7 @@ from ecg_finetune.segments import (
     read_record,
     read_segment_studies,
 )
-from ecg_finetune.signal_format import CHANNELS, RECORD_SAMPLES, SEGMENT_SAMPLES
+from ecg_finetune.waveform import CHANNELS, RECORD_SAMPLES, SEGMENT_SAMPLES
 
 
 def load_model(path: Path, *, device: str, precision: str, trust: bool) -> tuple[EcgClassifier, str]:

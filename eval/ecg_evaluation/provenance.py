@@ -6,9 +6,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from ecg_finetune.checksum import sha256
-from ecg_finetune.command_line import UserError, replacing
-from ecg_finetune.tables import read_json
+from ecg_finetune.files import UserError, read_json, replacing, sha256
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("ecg-finetune", "numpy", "pandas", "scipy", "torch")

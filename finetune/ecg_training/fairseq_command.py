@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from ecg_finetune.command_line import UserError, replacing
 from ecg_finetune.ecg_fm import Architecture
+from ecg_finetune.files import UserError, replacing
 from ecg_training.run_folder import BEST, COMMAND, claim_folder, write_settings
 
 EXECUTABLE = "fairseq-hydra-train"

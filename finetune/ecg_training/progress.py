@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from ecg_finetune.command_line import replacing
+from ecg_finetune.files import replacing
 from ecg_finetune.tables import write_table
 from ecg_training.run_folder import CURVES, LOG
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy
 import torch
 
-from ecg_finetune.command_line import UserError, replacing
+from ecg_finetune.files import UserError, replacing
 
 BEST, LAST, SETTINGS = "checkpoint_best.pt", "checkpoint_last.pt", "settings.json"
 LOG, CURVES, COMMAND = "training_log.csv", "training_curves.png", "command.sh"

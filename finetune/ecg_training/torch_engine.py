@@ -9,12 +9,11 @@ import torch
 
 from ecg_finetune.batch import loader_workers
 from ecg_finetune.checkpoint import save_checkpoint
-from ecg_finetune.checksum import sha256
-from ecg_finetune.command_line import UserError
-from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.ecg_fm import Architecture, EcgClassifier, load_pretrained
+from ecg_finetune.files import UserError, sha256
+from ecg_finetune.label_set import LABELS, read_pos_weight
 from ecg_finetune.run_folder import locked
-from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest, read_pos_weight
+from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
 from ecg_training.fairseq_checkpoint import fairseq_checkpoint
 from ecg_training.processes import Processes
 from ecg_training.progress import Progress

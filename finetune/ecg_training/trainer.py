@@ -22,8 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from ecg_finetune.checkpoint import load_checkpoint, save_checkpoint
-from ecg_finetune.command_line import UserError
 from ecg_finetune.ecg_fm import EcgClassifier
+from ecg_finetune.files import UserError
 from ecg_finetune.segments import expand_lead
 from ecg_training.processes import Processes
 from ecg_training.progress import Progress

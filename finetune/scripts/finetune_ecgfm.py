@@ -32,22 +32,17 @@ from ecg_training import fairseq_command, torch_engine
 from ecg_training.processes import join_processes, leave_processes
 from ecg_training.trainer import Settings
 
-from ecg_finetune.command_line import (
-    UserError,
-    add_lead,
-    add_path,
-    execute,
-    non_negative_int,
-    positive_int,
-    stage_parser,
-    usable_cores,
-)
+from ecg_finetune.cli import add_lead, add_path, execute, non_negative_int, positive_int, stage_parser, usable_cores
 from ecg_finetune.device import PRECISIONS, choose_device, choose_precision
 from ecg_finetune.ecg_fm import Architecture, load_architecture
-from ecg_finetune.segments import read_manifest, read_pos_weight
+from ecg_finetune.files import UserError
+from ecg_finetune.label_set import read_pos_weight
+from ecg_finetune.lineage import Inputs
+from ecg_finetune.segments import read_manifest
 
 # Defaults: as ECG-FM was fine-tuned; and for a random start, which needs a far larger learning rate.
 FINETUNING = {"epochs": 100, "lr": 1e-6, "batch_size": 256}
+MANIFEST_FILES = ("train.tsv", "valid.tsv", "y.npy", "original_idx_order.npy", "pos_weight.txt")
 RANDOM_START = {"epochs": 10, "lr": 1e-3, "batch_size": 32}
 
 
@@ -180,9 +175,10 @@ def add_run_folder(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> str:
+def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Choose the engine and fine-tune."""
     random_start = str(args.pretrained) == "none"
+    inputs.add(args.pretrained, *(args.manifests / name for name in MANIFEST_FILES))
     for name, default in (RANDOM_START if random_start else FINETUNING).items():
         if getattr(args, name) is None:
             setattr(args, name, default)

@@ -7,19 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ecg_finetune.command_line import replacing
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.files import replacing, write_array
+from ecg_finetune.label_set import LABELS, label_counts, label_definition, write_pos_weight
 from ecg_finetune.paths import inside
-from ecg_finetune.tables import (
-    SPLITS,
-    iterate_rows,
-    label_counts,
-    label_definition,
-    write_array,
-    write_pos_weight,
-    write_rows,
-    write_table,
-)
+from ecg_finetune.studies import SPLITS
+from ecg_finetune.tables import iterate_rows, write_rows, write_table
 from ecg_fm_labeler.configuration import PROJECT_CONFIG
 
 LABEL_DEFINITION = "label_def.csv"

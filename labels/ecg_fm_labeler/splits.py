@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ecg_finetune.command_line import UserError
-from ecg_finetune.tables import SPLITS, find_rows, read_splits
+from ecg_finetune.files import UserError
+from ecg_finetune.studies import SPLITS, find_rows, read_splits
 
 NO_SPLIT = len(SPLITS)
 

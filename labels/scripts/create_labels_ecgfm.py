@@ -29,9 +29,10 @@ from ecg_fm_labeler.outputs import prevalence_table, write_outputs
 from ecg_fm_labeler.reports import read_reports
 from ecg_fm_labeler.splits import split_of
 
-from ecg_finetune.command_line import add_batch, add_path, execute, positive_int, stage_parser
+from ecg_finetune.cli import add_batch, add_path, execute, positive_int, stage_parser
+from ecg_finetune.lineage import Inputs
 from ecg_finetune.paths import locate
-from ecg_finetune.tables import SPLITS
+from ecg_finetune.studies import SPLITS
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -68,10 +69,11 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace) -> str:
+def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Read the reports, label the distinct ones, write labels, counts and what was not understood."""
     config = args.labeler_config or configuration_folder(args.base_dir)
     print(f"labeler configuration: {config}")
+    inputs.add(args.machine_measurements, args.meta, *sorted(config.glob("*")))
     Labeler.from_config(config, args.policy)  # a wrong configuration is told before the long read
     reports = read_reports(args.machine_measurements, args.max_rows)
     split = split_of(args.meta, reports.study_id, args.split)

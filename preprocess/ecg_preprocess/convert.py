@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.matfile import encode_mat, pack_columns
-from ecg_finetune.paths import save_file_name
 from ecg_finetune.run_folder import FileGroup
-from ecg_finetune.signal_format import CHANNELS, RECORD_SAMPLES, SAMPLE_RATE
+from ecg_finetune.studies import save_file_name
+from ecg_finetune.waveform import CHANNELS, RECORD_SAMPLES, SAMPLE_RATE
 from ecg_preprocess.record import RecordError, read_lead
 from ecg_preprocess.standardise import SECONDS_READ, Figures, measure, standardise
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from markupsafe import escape
 
-from ecg_finetune.command_line import replacing
 from ecg_finetune.ecg_paper import strip_svg
+from ecg_finetune.files import replacing
 from ecg_finetune.html_page import html_page, html_table
-from ecg_finetune.signal_format import RECORD_SECONDS
+from ecg_finetune.waveform import RECORD_SECONDS
 from ecg_preprocess.convert import REPORT_COLUMNS, STATUSES
 from ecg_preprocess.record import RecordError, read_lead
 from ecg_preprocess.report import Report

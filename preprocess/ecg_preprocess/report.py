@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ecg_finetune.command_line import replacing
-from ecg_finetune.paths import save_file_name
+from ecg_finetune.files import replacing
 from ecg_finetune.run_folder import beside, finished_files
-from ecg_finetune.tables import find_rows
+from ecg_finetune.studies import find_rows, save_file_name
 from ecg_preprocess.convert import REPORT_COLUMNS, STATUSES
 
 # A row goes into the report as it stands, so only what `convert.report_row` writes is one; any other record is redone.

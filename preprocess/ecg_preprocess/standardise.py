@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ecg_finetune.signal_format import RECORD_SAMPLES, RECORD_SECONDS, SAMPLE_RATE
+from ecg_finetune.waveform import RECORD_SAMPLES, RECORD_SECONDS, SAMPLE_RATE
 from ecg_preprocess.record import LeadSignal, RecordError
 
 # Resampling 10 s reaches at most 10.002 s into a record.

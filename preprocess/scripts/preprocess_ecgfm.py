@@ -25,17 +25,11 @@ from ecg_preprocess.convert import STATUSES, Job, convert_records
 from ecg_preprocess.report import JOURNAL, REPORT, Report
 
 from ecg_finetune.batch import chunk_size, run_batch
-from ecg_finetune.command_line import (
-    UserError,
-    add_batch,
-    add_lead,
-    add_path,
-    execute,
-    fraction,
-    stage_parser,
-)
+from ecg_finetune.cli import add_batch, add_lead, add_path, execute, fraction, stage_parser
+from ecg_finetune.files import UserError
+from ecg_finetune.lineage import Inputs
 from ecg_finetune.run_folder import beside, run_folder
-from ecg_finetune.tables import read_paths, read_splits
+from ecg_finetune.studies import read_paths, read_splits
 
 MOST_PER_CHUNK = 500  # records that an interruption may cost, per worker
 
@@ -68,10 +62,11 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace) -> str:
+def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Write the 10 s files that are missing, then the report and the quality page."""
     if not args.raw_root.is_dir():
         raise UserError(f"{args.raw_root}: no such folder; give the folder that holds files/ with --raw-root")
+    inputs.add(args.meta, args.record_list)
     study_id, _ = read_splits(args.meta)
     paths = read_paths(args.record_list, study_id)
     settings = {

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ecg_finetune.command_line import UserError
-from ecg_finetune.tables import SPLITS, find_rows, read_header, read_splits, read_table, refuse_duplicates
+from ecg_finetune.files import UserError
+from ecg_finetune.studies import SPLITS, find_rows, read_splits
+from ecg_finetune.tables import read_header, read_table, refuse_duplicates
 from ecg_split.assignment import TEST, TRAIN, VALID
 
 SPLIT_NAMES = {

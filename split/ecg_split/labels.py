@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ecg_finetune.tables import find_rows
+from ecg_finetune.studies import find_rows
 
 
 def labels_of(study_ids: np.ndarray, labelled_ids: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 import pandas as pd
 
-from ecg_finetune.diagnoses import LABELS
-from ecg_finetune.tables import SPLITS
+from ecg_finetune.label_set import LABELS
+from ecg_finetune.studies import SPLITS
 from ecg_split.assignment import TEST, TRAIN
 
 

@@ -25,11 +25,12 @@ from ecg_split.given import read_earlier_split, read_foreign_split
 from ecg_split.labels import count_per_group, labels_of
 from ecg_split.summary import label_table, on_both_sides, size_table, split_digest
 
-from ecg_finetune.command_line import UserError, add_path, execute, fraction, non_negative_int, stage_parser
-from ecg_finetune.paths import save_file_name
-from ecg_finetune.patients import read_studies
-from ecg_finetune.study_labels import read_study_labels
-from ecg_finetune.tables import SPLITS, find_rows, write_table
+from ecg_finetune.cli import add_path, execute, fraction, non_negative_int, stage_parser
+from ecg_finetune.files import UserError
+from ecg_finetune.lineage import Inputs
+from ecg_finetune.paths import inside
+from ecg_finetune.studies import SPLITS, find_rows, read_studies, read_study_labels, save_file_name
+from ecg_finetune.tables import write_table
 
 UNASSIGNED = -1
 
@@ -77,9 +78,14 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace) -> str:
+def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Read the studies and their patients, take or make the split, say what it is like, write it."""
     check_options(args)
+    inputs.add(args.record_list)
+    if args.from_split:
+        inputs.add(args.from_split)
+    if args.stratify:
+        inputs.add(*(inside(args.stratify, name) for name in ("labels", "study_id_mapping")))
     records = read_studies(
         args.record_list, need_patients=args.group_by == "patient", otherwise="give --group-by study"
     )

@@ -25,7 +25,7 @@ with atheris.instrument_imports(
     import wfdb
     from ecg_preprocess.record import RecordError, read_lead
 
-    from ecg_finetune.command_line import UserError
+    from ecg_finetune.files import UserError
     from ecg_finetune.matfile import encode_mat, read_mat
 
 FOLDER = Path.cwd()

@@ -25,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from ecg_finetune.checkpoint import load_checkpoint
-from ecg_finetune.command_line import UserError
+from ecg_finetune.files import UserError
 from ecg_finetune.paths import locate
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -21,12 +21,12 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from small_configuration import SMALL
 
 from ecg_finetune import tables
-from ecg_finetune.command_line import UserError
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.files import UserError
+from ecg_finetune.label_set import LABELS, read_pos_weight
 from ecg_finetune.matfile import encode_mat, read_mat
 from ecg_finetune.paths import locate
-from ecg_finetune.segments import read_label_rows, read_manifest, read_pos_weight, read_record, read_segment
-from ecg_finetune.study_labels import read_study_labels
+from ecg_finetune.segments import read_label_rows, read_manifest, read_record, read_segment
+from ecg_finetune.studies import read_study_labels
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_record_paths(campaign, undisturbed):
 
 
 def test_patients_from_paths(campaign, undisturbed):
-    from ecg_finetune.patients import read_studies
+    from ecg_finetune.studies import read_studies
 
     lines = first_rows(undisturbed.raw / "record_list.csv").decode().splitlines()
     valid = "".join(f"{line.partition(',')[2]}\n" for line in lines).encode()  # without subject_id
@@ -480,7 +480,7 @@ def load_with_scipy(content: bytes, names) -> dict:
 
 def read_halves_of(study: int):
     """Return the build stage's reader of a 10 s file."""
-    from ecg_build.segments import read_halves
+    from ecg_build.cutting import read_halves
 
     def read(path):
         files = [encode_mat({"feats": [half]}) for half in read_halves(str(path), study)]

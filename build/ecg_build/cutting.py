@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ecg_finetune.command_line import UserError
+from ecg_finetune.files import UserError
 from ecg_finetune.matfile import (
     PackedColumns,
     encode_mat,
@@ -16,12 +16,10 @@ from ecg_finetune.matfile import (
     read_mat,
     take_columns,
 )
-from ecg_finetune.paths import save_file_name
 from ecg_finetune.run_folder import FileGroup, finished_files
-from ecg_finetune.signal_format import CHANNELS, RECORD_SAMPLES, SAMPLE_RATE
-from ecg_finetune.tables import find_rows
-
-SEGMENTS = 2  # per record
+from ecg_finetune.segments import SEGMENTS, segment_name, segment_of_file
+from ecg_finetune.studies import find_rows, save_file_name
+from ecg_finetune.waveform import CHANNELS, RECORD_SAMPLES, SAMPLE_RATE
 
 
 @dataclass(frozen=True)
@@ -33,24 +31,12 @@ class Job:
     partial: Path
 
 
-def segment_name(study_id: int, part: int) -> str:
-    """Return the file name of a record's segment: `<base>_<part>.mat`.
-
-    >>> segment_name(7, 1)
-    'mimic_iv_ecg_7_1.mat'
-    """
-    return f"{save_file_name(study_id).removesuffix('.mat')}_{part}.mat"
-
-
 def pending_records(folder: Path, study_id: np.ndarray) -> np.ndarray:
     """Return the positions of the records of which a segment is missing in `folder`."""
-    before, after = segment_name("*", "*").split("*")[0], ".mat"
 
     def number_of(name: str) -> int | None:
-        study, _, part = name[len(before) : -len(after)].partition("_")
-        if name.startswith(before) and name.endswith(after) and study.isdecimal() and part in ("0", "1"):
-            return int(study) * SEGMENTS + int(part)
-        return None
+        segment = segment_of_file(name)
+        return None if segment is None else segment[0] * SEGMENTS + segment[1]
 
     present, sizes = finished_files(folder, number_of)
     present = present[sizes > 0]
