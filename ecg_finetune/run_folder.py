@@ -24,18 +24,13 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.files import UserError, read_json, replacing
+from ecg_finetune.paths import LOCK, PARTIAL, RUN, beside
 
 # A killed run's workers notice within half a second that they are orphans; until then they hold its lock.
 LOCK_PATIENCE = 3.0  # seconds
 # Files that are written, and perhaps lost, together. They are open at the same time; a process may often open 1,024.
 MOST_IN_GROUP = 500
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_TOPDIR_FL = 0x80086601, 0x40086602, 0x20000  # of Linux's fs.h
-
-
-def beside(folder: Path, suffix: str) -> Path:
-    """Return the path of a file or folder that belongs to `folder` and stands beside it."""
-    folder = Path(folder)
-    return folder.with_name(folder.name + suffix)
 
 
 @contextlib.contextmanager
@@ -67,8 +62,8 @@ def run_folder(
         no run has recorded: these are not even overwritten.
     """
     folder = Path(folder).resolve()
-    partial, record = folder / ".partial", beside(folder, ".run.json")
-    with locked(folder, beside(folder, ".lock")):
+    partial, record = folder / PARTIAL, beside(folder, RUN)
+    with locked(folder, beside(folder, LOCK)):
         holds_files = folder.is_dir() and any(folder.iterdir())
         if holds_files and not record.exists():
             raise UserError(

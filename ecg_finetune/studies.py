@@ -114,6 +114,8 @@ def read_studies(path: Path, *, need_patients: bool, otherwise: str) -> pd.DataF
     UserError
         As `read_record_list`; also patients are needed and the list does not tell them.
     """
+    import pandas as pd
+
     header = read_header(path)
     if "subject_id" in header:
         return read_record_list(path, ["study_id", "subject_id"])

@@ -17,8 +17,7 @@ from scipy.interpolate import interp1d
 from synthetic_records import digital_ecg, make_base, make_tables, record_path, write_record
 
 from ecg_finetune.matfile import read_mat
-from ecg_finetune.paths import locate
-from ecg_finetune.run_folder import beside
+from ecg_finetune.paths import beside, locate
 from ecg_finetune.studies import save_file_name
 from ecg_finetune.tables import write_rows
 

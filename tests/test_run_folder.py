@@ -16,7 +16,8 @@ import pytest
 
 from ecg_finetune import run_folder as module
 from ecg_finetune.files import UserError
-from ecg_finetune.run_folder import FileGroup, beside, finished_files, run_folder
+from ecg_finetune.paths import beside
+from ecg_finetune.run_folder import FileGroup, finished_files, run_folder
 
 
 def fill(folder, settings, names, overwrite=False):

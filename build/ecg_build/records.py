@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.files import UserError
-from ecg_finetune.run_folder import beside, finished_files
+from ecg_finetune.paths import REPORT, beside
+from ecg_finetune.run_folder import finished_files
 from ecg_finetune.studies import (
     SPLITS,
     find_rows,
@@ -78,7 +79,7 @@ def read_records(meta: Path, preprocessed: Path, labels_folder: Path) -> tuple[R
         left.
     """
     study_id, split = read_splits(meta)
-    reason, figures = read_report(beside(preprocessed, ".report.csv"), study_id)
+    reason, figures = read_report(beside(preprocessed, REPORT), study_id)
     labelled, all_labels = read_study_labels(labels_folder)
     place, found = find_rows(labelled, study_id)
     for index in np.flatnonzero(~found).tolist():

@@ -29,8 +29,8 @@ from ecg_build.records import LeftOut, Records, read_records
 from ecg_finetune.batch import chunk_size, run_batch
 from ecg_finetune.cli import add_batch, add_lead, add_path, execute, stage_parser
 from ecg_finetune.lineage import Inputs
-from ecg_finetune.paths import inside
-from ecg_finetune.run_folder import beside, run_folder
+from ecg_finetune.paths import REPORT, beside, inside
+from ecg_finetune.run_folder import run_folder
 from ecg_finetune.segments import SEGMENTS
 
 MOST_PER_CHUNK = 500  # records that an interruption may cost, per worker
@@ -61,7 +61,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Choose the records, build the test set, cut the segments, write the manifests."""
-    inputs.add(args.meta, beside(args.preprocessed, ".report.csv"))
+    inputs.add(args.meta, beside(args.preprocessed, REPORT))
     inputs.add(*(inside(args.labels, name) for name in ("labels", "study_id_mapping")))
     records, left_out = read_records(args.meta, args.preprocessed, args.labels)
     print_counts(records, left_out)
@@ -72,11 +72,11 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
             write_test_set(args.test_out, args.preprocessed, test)
         done.append(f"{len(test.study_id):,} test records in {args.test_out}")
     if not args.skip_finetune:
-        segments = args.finetune_out / "segmented_5s"
+        segments = inside(args.finetune_out, "segments")
         with run_folder(args.finetune_out, finetune_settings(args, records), args.overwrite) as partial:
             segments.mkdir(parents=True, exist_ok=True)
             cut(args, records, partial, segments)
-            write_manifests(args.finetune_out / "manifests", segments, records)
+            write_manifests(inside(args.finetune_out, "manifests"), segments, records)
         done.append(f"{len(records.study_id) * SEGMENTS:,} segments in {args.finetune_out}")
     write_left_out(args.left_out, left_out)
     return "; ".join(done) or "nothing, both parts were skipped"

@@ -29,7 +29,7 @@ def split_of(meta: Path, study_id: np.ndarray, wanted: str) -> np.ndarray:
     Raises
     ------
     UserError
-        As `tables.read_splits`; also no row of the wanted split.
+        As `studies.read_splits`; also no row of the wanted split.
     """
     if wanted == "all" and not Path(meta).is_file():
         print(f"{meta} is not there yet: the split column of study_id_mapping.csv stays empty")

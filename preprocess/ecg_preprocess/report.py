@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.files import replacing
-from ecg_finetune.run_folder import beside, finished_files
+from ecg_finetune.paths import JOURNAL, REPORT, beside
+from ecg_finetune.run_folder import finished_files
 from ecg_finetune.studies import find_rows, save_file_name
 from ecg_preprocess.convert import REPORT_COLUMNS, STATUSES
 
@@ -19,7 +20,6 @@ OK_ROW = re.compile(
     re.ASCII,
 )
 MAT_NAME = re.compile(r"mimic_iv_ecg_(\d{1,18})\.mat")
-REPORT, JOURNAL = ".report.csv", ".journal.csv"  # beside the folder
 
 
 class Report:

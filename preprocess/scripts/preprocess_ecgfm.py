@@ -22,13 +22,14 @@ from pathlib import Path
 
 import numpy as np
 from ecg_preprocess.convert import STATUSES, Job, convert_records
-from ecg_preprocess.report import JOURNAL, REPORT, Report
+from ecg_preprocess.report import Report
 
 from ecg_finetune.batch import chunk_size, run_batch
 from ecg_finetune.cli import add_batch, add_lead, add_path, execute, fraction, stage_parser
 from ecg_finetune.files import UserError
 from ecg_finetune.lineage import Inputs
-from ecg_finetune.run_folder import beside, run_folder
+from ecg_finetune.paths import JOURNAL, QUALITY, REPORT, beside
+from ecg_finetune.run_folder import run_folder
 from ecg_finetune.studies import read_paths, read_splits
 
 MOST_PER_CHUNK = 500  # records that an interruption may cost, per worker
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         report.write()
         from ecg_preprocess.quality import write_quality_page
 
-        write_quality_page(beside(args.out, ".quality.html"), report, args.raw_root, paths, args.lead)
+        write_quality_page(beside(args.out, QUALITY), report, args.raw_root, paths, args.lead)
     print_reasons(report)
     left_out = len(study_id) - report.counts().get("ok", 0)
     if left_out > args.max_failed_fraction * len(study_id):

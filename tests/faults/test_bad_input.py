@@ -20,7 +20,7 @@ from damage import damaged, no_hang, values_damaged
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from small_configuration import SMALL
 
-from ecg_finetune import tables
+from ecg_finetune import studies
 from ecg_finetune.files import UserError
 from ecg_finetune.label_set import LABELS, read_pos_weight
 from ecg_finetune.matfile import encode_mat, read_mat
@@ -145,7 +145,7 @@ def test_record_list(campaign, undisturbed):
         assert table["study_id"].tolist() == all_different([whole(study) for _, study, _ in rows])
         assert table["path"].tolist() == [path for _, _, path in rows] and all(table["path"])
 
-    campaign(first_rows(undisturbed.raw / "record_list.csv"), "record_list.csv", tables.read_record_list, check)
+    campaign(first_rows(undisturbed.raw / "record_list.csv"), "record_list.csv", studies.read_record_list, check)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_record_list(campaign, undisturbed):
 def test_what_is_no_damage_is_read(undisturbed, tmp_path, change):
     valid = first_rows(undisturbed.raw / "record_list.csv")
     (tmp_path / "list.csv").write_bytes(change(valid.decode()).encode())
-    table = tables.read_record_list(tmp_path / "list.csv")
+    table = studies.read_record_list(tmp_path / "list.csv")
     rows = [(str(subject), str(study), path) for subject, study, path in table.itertuples(index=False)]
     assert rows == columns_of(valid, "subject_id", "study_id", "path")
 
@@ -178,7 +178,7 @@ def test_record_paths(campaign, undisturbed):
         listed = {whole(study): path for study, path in columns_of(content, "study_id", "path")}
         assert paths == [listed.get(study, "") for study in wanted.tolist()]
 
-    campaign(valid, "record_list.csv", lambda path: tables.read_paths(path, wanted), check)
+    campaign(valid, "record_list.csv", lambda path: studies.read_paths(path, wanted), check)
 
 
 def test_patients_from_paths(campaign, undisturbed):
@@ -204,12 +204,12 @@ def test_patients_from_paths(campaign, undisturbed):
 def test_meta_split(campaign, undisturbed):
     def check(content, result):
         rows = [
-            (f"mimic_iv_ecg_{study}.mat", tables.SPLITS[split]) for study, split in zip(*map(np.ndarray.tolist, result))
+            (f"mimic_iv_ecg_{study}.mat", studies.SPLITS[code]) for study, code in zip(*map(np.ndarray.tolist, result))
         ]
         assert rows == columns_of(content, "save_file", "split")
         all_different([file for file, _ in rows])
 
-    campaign(first_rows(locate(undisturbed.base, "meta_split")), "meta_split.csv", tables.read_splits, check)
+    campaign(first_rows(locate(undisturbed.base, "meta_split")), "meta_split.csv", studies.read_splits, check)
 
 
 @pytest.mark.parametrize("column", ["study_id", "save_file"])
@@ -227,9 +227,9 @@ def test_foreign_split(campaign, undisturbed, column):
     def check(content, result):
         used = "study_id" if "study_id" in cells_of(content)[0] else "save_file"
         rows = columns_of(content, used, "split")
-        studies = [re.fullmatch(r"(?:.*/)?(?:mimic_iv_ecg_)?([0-9]+)(?:\.mat)?", one)[1] for one, _ in rows]
-        assert result[0].tolist() == all_different([whole(study) for study in studies])
-        assert [tables.SPLITS[split] for split in result[1]] == [
+        ids = [re.fullmatch(r"(?:.*/)?(?:mimic_iv_ecg_)?([0-9]+)(?:\.mat)?", one)[1] for one, _ in rows]
+        assert result[0].tolist() == all_different([whole(study) for study in ids])
+        assert [studies.SPLITS[split] for split in result[1]] == [
             {"tr": "train", "va": "valid", "de": "valid", "te": "test", "ts": "test"}[split.strip().lower()[:2]]
             for _, split in rows
         ]
