@@ -16,8 +16,8 @@ class UserError(Exception):
     """Something the user can mend: the message names the file, row or value, and what to do."""
 
 
-def existing_file(path: Path) -> Path:
-    """Return the path of an input file.
+def existing_file(path: Path, made_by: str = "the stage that makes it") -> Path:
+    """Return the path of an input file, which `made_by` makes.
 
     Raises
     ------
@@ -28,7 +28,7 @@ def existing_file(path: Path) -> Path:
     if not path.is_file():
         if path.exists() and not path.is_dir():
             raise UserError(f"{path}: not a regular file; give a file that can be read from its start to its end")
-        raise UserError(f"{path}: no such file; give its path or run the stage that makes it (FILE_LOCATIONS.md)")
+        raise UserError(f"{path}: no such file; give its path or run {made_by} (FILE_LOCATIONS.md)")
     return path
 
 
@@ -73,19 +73,19 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 text file.
+def read_text(path: Path, made_by: str = "the stage that makes it") -> str:
+    """Read a UTF-8 text file, which `made_by` makes.
 
     Raises
     ------
     UserError
         The file is missing or no UTF-8 text.
     """
-    path = existing_file(path)
+    path = existing_file(path, made_by)
     try:
         return path.read_bytes().decode("utf-8")  # read_text would turn every kind of line end into a line feed
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error}); run the stage that makes it again") from None
+        raise UserError(f"{path}: not UTF-8 text ({error}); run {made_by} again") from None
 
 
 def read_json(path: Path, kind: type) -> dict | list:

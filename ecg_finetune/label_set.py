@@ -77,7 +77,7 @@ def read_pos_weight(path: Path) -> np.ndarray:
         The file is missing or damaged, or holds another number of weights.
     """
     path = Path(path)
-    weights = np.array([number(path, 1, "weight", text) for text in read_text(path).split()])
+    weights = np.array([number(path, 1, "weight", text) for text in read_text(path, "the build stage").split()])
     if weights.shape != (len(LABELS),) or not (weights >= 0).all():
         raise UserError(f"{path}: must hold {len(LABELS)} numbers of at least 0; run the build stage again")
     return weights

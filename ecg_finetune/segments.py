@@ -60,7 +60,7 @@ def read_manifest(path: Path) -> Manifest:
     """
     path = Path(path)
     # Only a line feed ends a line for fairseq-signals; splitlines knows ten more characters.
-    root, *lines = read_text(path).removesuffix("\n").split("\n")
+    root, *lines = read_text(path, "the build stage").removesuffix("\n").split("\n")
     if not lines:
         raise UserError(f"{path}: lists no segment; check the split in meta_split.csv and run the build stage again")
     names, lengths = [], set()
