@@ -16,6 +16,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.pool import ExceptionWithTraceback
 from typing import TypeVar
 
+import numpy as np
+
 from ecg_finetune.files import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -205,6 +207,32 @@ def loader_workers() -> Iterator[None]:
             with contextlib.suppress(RuntimeError):
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         raise UserError(KILLED_WORKER) from None
+
+
+def stack_arrays(items: Sequence[tuple]) -> tuple[np.ndarray, ...]:
+    """Return each field of the items as one array; the `collate_fn` of every `DataLoader` with workers.
+
+    Arrays come out of a worker through a pipe. PyTorch's tensors would take /dev/shm, of which a container often has
+    64 MB: when it is full, the loader waits for ever.
+    """
+    return tuple(np.stack(field) for field in zip(*items))
+
+
+def start_loader(loader) -> Iterator:
+    """Return the iterator over a PyTorch `DataLoader`.
+
+    Raises
+    ------
+    UserError
+        The system does not give it its processes and semaphores.
+    """
+    try:
+        return iter(loader)
+    except OSError as error:
+        raise UserError(
+            f"no worker processes could be started ({error.strerror}): they need memory, and /dev/shm must exist and "
+            "have a few free kB; free some, or start fewer workers"
+        ) from None
 
 
 def _keep_freed_memory() -> None:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ecg_evaluation.inputs import test_files
-from ecg_finetune.batch import loader_workers
+from ecg_finetune.batch import loader_workers, stack_arrays, start_loader
 from ecg_finetune.device import choose_device, choose_precision
 from ecg_finetune.ecg_fm import EcgClassifier, load_classifier
 from ecg_finetune.files import UserError
@@ -93,15 +93,15 @@ def predict(
     loader = DataLoader(_Guarded(data), batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
     probabilities, studies = [], []
     with loader_workers(), torch.inference_mode(), tqdm(total=len(data), unit=f" {unit}", disable=None) as progress:
-        for batch in loader:
+        for batch in start_loader(loader):
             if isinstance(batch, UserError):
                 raise batch
             leads, study = batch
-            segments = leads.flatten(end_dim=-2).to(device)
+            segments = torch.from_numpy(leads).flatten(end_dim=-2).to(device)
             logits = model(expand_lead(segments, CHANNELS))
             # float64, so that probabilities near 1 stay apart as their logits do.
             probabilities.append(torch.sigmoid(logits.double()).cpu().numpy())
-            studies.append(np.repeat(study, len(segments) // len(study)))
+            studies.append(np.repeat(study.ravel(), len(segments) // len(study)))
             progress.update(len(study))
     return combine_segments(np.concatenate(studies), np.concatenate(probabilities))
 
@@ -145,5 +145,4 @@ def _collate(items: list):
     for item in items:
         if isinstance(item, UserError):
             return item
-    leads, studies = zip(*items)
-    return torch.from_numpy(np.stack(leads)), np.array([np.asarray(study).item() for study in studies])
+    return stack_arrays(items)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
+from ecg_finetune.batch import stack_arrays, start_loader
 from ecg_finetune.checkpoint import load_checkpoint, save_checkpoint
 from ecg_finetune.ecg_fm import EcgClassifier
 from ecg_finetune.files import UserError
@@ -194,11 +195,12 @@ class Trainer:
             dataset,
             batch_sampler=batches,
             num_workers=0 if cached else self.settings.workers,
-            pin_memory=self.device.type == "cuda",
+            collate_fn=stack_arrays,
             generator=torch.Generator(),
         )
         try:
-            yield from loader
+            for leads, targets in start_loader(loader):
+                yield torch.from_numpy(leads), torch.from_numpy(targets)
         except UserError as error:  # out of a worker process it comes with a traceback before its message
             raise UserError(str(error).rpartition("UserError: ")[2]) from None
 
