@@ -68,8 +68,8 @@ def _number(name: str, least: int, most: int) -> int:
         return int(text)
     told = "not set" if text is None else short_repr(text)
     raise UserError(
-        f"the environment variable {name} is {told}, where torchrun sets a number from {least} to {most}; start several "
-        "processes with torchrun, at most one per GPU, or unset WORLD_SIZE and RANK"
+        f"the environment variable {name} is {told}, where torchrun sets a number from {least} to {most}; start "
+        "several processes with torchrun, at most one per GPU, or unset WORLD_SIZE and RANK"
     )
 
 
