@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ecg_finetune.files import UserError, read_json, replacing
+from ecg_finetune.files import UserError, read_json, refuse_outputs, replacing
 from ecg_finetune.paths import LOCK, PARTIAL, RUN, beside
 
 # A killed run's workers notice within half a second that they are orphans; until then they hold its lock.
@@ -61,7 +61,8 @@ def run_folder(
         Another run owns the folder, or it was filled with other settings (the message says which), or holds files that
         no run has recorded: these are not even overwritten.
     """
-    folder = Path(folder).resolve()
+    refuse_outputs(folders=[folder])
+    folder = Path(os.path.realpath(folder))  # Path.resolve would raise of a link to itself
     partial, record = folder / PARTIAL, beside(folder, RUN)
     with locked(folder, beside(folder, LOCK)):
         holds_files = folder.is_dir() and any(folder.iterdir())
@@ -147,6 +148,7 @@ def locked(folder: Path, path: Path) -> Iterator[None]:
     UserError
         Another run holds it.
     """
+    refuse_outputs(folders=[path.parent])
     path.parent.mkdir(parents=True, exist_ok=True)
     limit = time.monotonic() + LOCK_PATIENCE
     while (file := _try_lock(path)) is None:

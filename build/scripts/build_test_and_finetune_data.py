@@ -28,6 +28,7 @@ from ecg_build.records import LeftOut, Records, read_records
 
 from ecg_finetune.batch import chunk_size, run_batch
 from ecg_finetune.cli import add_batch, add_lead, add_path, execute, stage_parser
+from ecg_finetune.files import refuse_outputs
 from ecg_finetune.lineage import Inputs
 from ecg_finetune.paths import REPORT, beside, inside
 from ecg_finetune.run_folder import run_folder
@@ -61,6 +62,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Choose the records, build the test set, cut the segments, write the manifests."""
+    folders = ([] if args.skip_test else [args.test_out]) + ([] if args.skip_finetune else [args.finetune_out])
+    refuse_outputs(files=[args.left_out], folders=folders)
     inputs.add(args.meta, beside(args.preprocessed, REPORT))
     inputs.add(*(inside(args.labels, name) for name in ("labels", "study_id_mapping")))
     records, left_out = read_records(args.meta, args.preprocessed, args.labels)

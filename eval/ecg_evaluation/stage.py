@@ -17,12 +17,13 @@ from ecg_evaluation.inputs import (
     read_valid_set,
     write_predictions,
 )
+from ecg_evaluation.misses import read_scale
 from ecg_evaluation.provenance import read_origin, versions, write_origin
 from ecg_evaluation.report import Report, write_report
 from ecg_evaluation.results import compare, decide, evaluate, grouped_notes, text_table
 from ecg_evaluation.thresholds import threshold_rule
-from ecg_finetune.cli import add_lead, add_path, non_negative_int, positive_int, usable_cores
-from ecg_finetune.files import UserError, read_json, remove_leftovers, sha256
+from ecg_finetune.cli import MOST_WORKERS, add_lead, add_path, positive_int, usable_cores, whole_number
+from ecg_finetune.files import UserError, existing_file, read_json, refuse_outputs, remove_leftovers, sha256
 from ecg_finetune.lineage import Inputs
 from ecg_finetune.paths import inside
 from ecg_finetune.tables import write_table
@@ -55,7 +56,7 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--num-workers",
-        type=non_negative_int,
+        type=whole_number(0, MOST_WORKERS),
         default=min(4, usable_cores()),
         metavar="N",
         help="processes that read files; 0 = none besides the main one (default: the usable cores, at most 4)",
@@ -90,7 +91,7 @@ def add_statistics(parser: argparse.ArgumentParser) -> None:
     """Add what is done with predictions."""
     parser.add_argument(
         "--bootstrap",
-        type=non_negative_int,
+        type=whole_number(0, 100_000),
         default=1000,
         metavar="N",
         help="resamples of the patients for the 95 %% intervals; 0 = no intervals (default: %(default)s)",
@@ -130,14 +131,19 @@ def add_statistics(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Predict, compute every metric from the predictions file, write the tables and the report."""
+    refuse_outputs(folders=[args.out])
     inputs.add(
         *(inside(args.test_dir, name) for name in ("test_labels", "test_file_list")), args.record_list, args.meta
     )
     inputs.add(*(inside(args.manifests, name) for name in ("manifest_y", "original_idx_order")))
+    if args.manifests.exists() and not args.manifests.is_dir():
+        raise UserError(f"{args.manifests}: not a folder; give the folder that holds valid.tsv and y.npy")
     test = read_test_set(args.test_dir, args.max_samples)
     # What the user may have got wrong is read before the model runs, which can take hours.
     patients, findings = patients_of(args, test)
     other = None if args.compare is None else read_predictions(args.compare, test.study_id)[1]
+    read_valid(args, args.valid_predictions, test)
+    read_scale(args.signal_report)
     stamp = new_stamp(args.out, test.name)
     test_file, valid_file = given_predictions(args, test) if args.predictions else run_model(args, test, stamp)
 
@@ -185,6 +191,7 @@ def given_predictions(args: argparse.Namespace, test: Labelled) -> tuple[Path, P
 
     A run with a model writes both with the same time in their names, so the second need not be named.
     """
+    existing_file(args.predictions, "the eval stage")
     beside = args.predictions.name.replace(f"_{test.name}_", f"_{valid_name(test.name)}_")
     beside = args.predictions.with_name(beside)
     found = beside if beside != args.predictions and beside.exists() else None
@@ -196,10 +203,6 @@ def run_model(args: argparse.Namespace, test: Labelled, stamp: str) -> tuple[Pat
     if args.model_path is None:
         raise UserError("--model-path is missing: give a classifier checkpoint, or --predictions to do without a model")
 
-    # Hours of inference should not end at a folder that cannot be written to.
-    args.out.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(args.out)  # they would stay: each evaluation writes under names of its own
-    tempfile.TemporaryFile(dir=args.out).close()
     # Here and not above: PyTorch takes seconds to import and is not needed with --predictions.
     from ecg_evaluation.inference import RecordDataset, load_model, predict, valid_segments
 
@@ -210,6 +213,10 @@ def run_model(args: argparse.Namespace, test: Labelled, stamp: str) -> tuple[Pat
         args.model_path, device=args.device, precision=args.precision, trust=args.trust_checkpoint
     )
     print(f"model: {made_by}", flush=True)
+    # Hours of inference should not end at a folder that cannot be written to.
+    args.out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(args.out)  # they would stay: each evaluation writes under names of its own
+    tempfile.TemporaryFile(dir=args.out).close()
     origin = {"checkpoint": str(args.model_path), "checkpoint_sha256": sha256(args.model_path), "model": made_by}
     origin |= {"batch_size": args.batch_size, "made": stamp, "versions": versions()}
     if lead := finetuned_on_lead(args.model_path):

@@ -32,10 +32,21 @@ from ecg_training import fairseq_command, torch_engine
 from ecg_training.processes import join_processes, leave_processes
 from ecg_training.trainer import Settings
 
-from ecg_finetune.cli import add_lead, add_path, execute, non_negative_int, positive_int, stage_parser, usable_cores
+from ecg_finetune.cli import (
+    MOST_WORKERS,
+    add_lead,
+    add_path,
+    execute,
+    non_negative_int,
+    number,
+    positive_int,
+    stage_parser,
+    usable_cores,
+    whole_number,
+)
 from ecg_finetune.device import PRECISIONS, choose_device, choose_precision
 from ecg_finetune.ecg_fm import Architecture, load_architecture
-from ecg_finetune.files import UserError
+from ecg_finetune.files import UserError, refuse_outputs
 from ecg_finetune.label_set import read_pos_weight
 from ecg_finetune.lineage import Inputs
 from ecg_finetune.segments import read_manifest
@@ -82,7 +93,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fairseq-root",
         type=Path,
-        default=os.environ.get("FAIRSEQ_SIGNALS"),
+        default=os.environ.get("FAIRSEQ_SIGNALS") or None,
         metavar="DIR",
         help="the clone of fairseq-signals, for --engine fairseq (default: $FAIRSEQ_SIGNALS, else none)",
     )
@@ -149,7 +160,7 @@ def add_hardware(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=positive_int,
+        type=whole_number(1, MOST_WORKERS),
         metavar="N",
         help="processes that read segments (default: the cores this process may use; fairseq: 6)",
     )
@@ -177,6 +188,7 @@ def add_run_folder(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Choose the engine and fine-tune."""
+    refuse_outputs(folders=[args.output_dir])
     random_start = str(args.pretrained) == "none"
     inputs.add(args.pretrained, *(args.manifests / name for name in MANIFEST_FILES))
     for name, default in (RANDOM_START if random_start else FINETUNING).items():
@@ -287,8 +299,8 @@ def run_torch(args: argparse.Namespace, random_start: bool) -> str:
 
 
 def _rate(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
+    value = number(text)
+    if not value > 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
 

@@ -31,7 +31,7 @@ def split_of(meta: Path, study_id: np.ndarray, wanted: str) -> np.ndarray:
     UserError
         As `studies.read_splits`; also no row of the wanted split.
     """
-    if wanted == "all" and not Path(meta).is_file():
+    if wanted == "all" and not Path(meta).exists():
         print(f"{meta} is not there yet: the split column of study_id_mapping.csv stays empty")
         return np.full(len(study_id), NO_SPLIT, dtype=np.int8)
     listed, codes = read_splits(meta)

@@ -30,6 +30,7 @@ from ecg_fm_labeler.reports import read_reports
 from ecg_fm_labeler.splits import split_of
 
 from ecg_finetune.cli import add_batch, add_path, execute, positive_int, stage_parser
+from ecg_finetune.files import refuse_outputs
 from ecg_finetune.lineage import Inputs
 from ecg_finetune.paths import locate
 from ecg_finetune.studies import SPLITS
@@ -71,6 +72,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Read the reports, label the distinct ones, write labels, counts and what was not understood."""
+    refuse_outputs(folders=[args.out_dir])
     config = args.labeler_config or configuration_folder(args.base_dir)
     print(f"labeler configuration: {config}")
     inputs.add(args.machine_measurements, args.meta, *sorted(config.glob("*")))

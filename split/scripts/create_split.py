@@ -26,7 +26,7 @@ from ecg_split.labels import count_per_group, labels_of
 from ecg_split.summary import label_table, on_both_sides, size_table, split_digest
 
 from ecg_finetune.cli import add_path, execute, fraction, non_negative_int, stage_parser
-from ecg_finetune.files import UserError
+from ecg_finetune.files import UserError, refuse_outputs
 from ecg_finetune.lineage import Inputs
 from ecg_finetune.paths import inside
 from ecg_finetune.studies import SPLITS, find_rows, read_studies, read_study_labels, save_file_name
@@ -81,6 +81,7 @@ def get_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Read the studies and their patients, take or make the split, say what it is like, write it."""
     check_options(args)
+    refuse_outputs(files=[args.out])
     inputs.add(args.record_list)
     if args.from_split:
         inputs.add(args.from_split)
