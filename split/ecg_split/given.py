@@ -7,7 +7,7 @@ import pandas as pd
 
 from ecg_finetune.files import UserError
 from ecg_finetune.studies import SPLITS, find_rows, read_splits
-from ecg_finetune.tables import read_header, read_table, refuse_duplicates
+from ecg_finetune.tables import listed, read_header, read_table, refuse_duplicates
 from ecg_split.assignment import TEST, TRAIN, VALID
 
 SPLIT_NAMES = {
@@ -40,7 +40,7 @@ def read_foreign_split(path: Path) -> tuple[np.ndarray, np.ndarray]:
     header = read_header(path)
     column = "study_id" if "study_id" in header else "save_file"
     if column not in header:
-        raise UserError(f"{path}: it has neither a study_id nor a save_file column, only {', '.join(header)}")
+        raise UserError(f"{path}: it has neither a study_id nor a save_file column, only {listed(header)}")
     table = read_table(path, {column: "str", "split": "str"})
     study_id = table[column].str.extract(r"^(?:.*/)?(?:mimic_iv_ecg_)?([0-9]{1,18})(?:\.mat)?\Z", expand=False)
     _refuse(path, table, column, study_id.isna(), "no study id can be read from it")
