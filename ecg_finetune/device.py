@@ -2,7 +2,7 @@
 
 import torch
 
-from ecg_finetune.files import UserError
+from ecg_finetune.files import UserError, shown
 
 PRECISIONS = ("auto", "float32", "bf16")
 
@@ -19,8 +19,8 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name}: no such device; use auto, cpu, cuda or cuda:<number>") from None
+    except (RuntimeError, ValueError):
+        raise UserError(f"--device {shown(name)}: no such device; use auto, cpu, cuda or cuda:<number>") from None
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name}: only cpu and cuda are supported")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
