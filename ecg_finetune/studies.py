@@ -13,6 +13,7 @@ import numpy as np
 
 from ecg_finetune.files import UserError
 from ecg_finetune.label_set import LABELS
+from ecg_finetune.lineage import read_lineage
 from ecg_finetune.paths import inside
 from ecg_finetune.tables import integer, iterate_rows, read_header, read_table, refuse_duplicates
 
@@ -219,9 +220,10 @@ def read_study_labels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     ------
     UserError
         As `tables.iterate_rows`; also no row, a label other than 0 and 1, an idx that stands twice or that only
-        labels.csv has, a study with two different rows of labels.
+        labels.csv has, a study with two different rows of labels, two files of different runs.
     """
     labels_path, mapping_path = inside(folder, "labels"), inside(folder, "study_id_mapping")
+    read_lineage("labels", inside(folder, "labels_lineage"), [labels_path, mapping_path])
     row_idx, labels = _read_labels(labels_path)
     mapped_idx, studies = array("q"), array("q")
     for line, (idx, study) in iterate_rows(mapping_path, ["idx", "study_id"]):

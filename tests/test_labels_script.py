@@ -88,7 +88,7 @@ def test_files_of_a_table_from_the_wild(base, run_script):
     assert (out / "label_def_official_17.csv").read_bytes() == (PROJECT_CONFIG / "label_def.csv").read_bytes()
     assert read_csv(out / "unmatched.csv") == [["words", "count"], ["ünlesbar text", "1"]]
     assert {path.name for path in out.iterdir()} == {
-        *("labels.csv", "y.npy", "y_soft.npy", "label_def_recomputed.csv", "label_def_official_17.csv"),
+        *("labels.csv", "labels.json", "y.npy", "y_soft.npy", "label_def_recomputed.csv", "label_def_official_17.csv"),
         *("pos_weight.txt", "study_id_mapping.csv", "unmatched.csv"),
     }
     assert "2 of 6 rows have no split" in process.stdout
