@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ecg_finetune.leads import LEADS
+from ecg_finetune.operating_system import usable_cores
 from ecg_finetune.paths import ARTEFACTS, locate
 
 
@@ -96,11 +97,6 @@ def add_batch(parser: argparse.ArgumentParser, waiting: int = 0) -> None:
         metavar="ADDRESS",
         help="run on the Dask cluster of this scheduler instead, e.g. tcp://scheduler:8786 (default: local workers)",
     )
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may run on (cgroup-unaware, affinity-aware)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def positive_int(text: str) -> int:
