@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ecg_finetune.files import UserError
 from ecg_finetune.lineage import Inputs
+from ecg_finetune.operating_system import usable_cores
 from ecg_finetune.paths import ARTEFACTS, locate
 from ecg_finetune.waveform import LEADS
 
@@ -70,11 +71,6 @@ def add_batch(parser: argparse.ArgumentParser, waiting: int = 0) -> None:
         metavar="ADDRESS",
         help="run on the Dask cluster of this scheduler instead, e.g. tcp://scheduler:8786 (default: local workers)",
     )
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may run on (cgroup-unaware, affinity-aware)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def positive_int(text: str) -> int:

@@ -2,14 +2,10 @@
 
 Beside the folder stand `<folder>.run.json` (the settings its files were made with), and during a run `<folder>.lock`.
 Inside it there are finished files only, whatever happens, and during a run `.partial/`: there a group of files is
-written, without names where the file system can do that, brought to the disk by one call and only then shown in the
-folder. One such call for 500 files costs 10 ms where an fsync of each would cost 150.
+written, brought to the disk together and only then renamed into the folder.
 """
 
 import contextlib
-import ctypes
-import errno
-import fcntl
 import json
 import os
 import shutil
@@ -24,13 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.files import UserError, read_json, replacing
+from ecg_finetune.operating_system import lock_file, sync_folder
 from ecg_finetune.paths import LOCK, PARTIAL, RUN, beside
+from ecg_finetune.progress_bar import progress_bar
 
 # A killed run's workers notice within half a second that they are orphans; until then they hold its lock.
 LOCK_PATIENCE = 3.0  # seconds
-# Files that are written, and perhaps lost, together. They are open at the same time; a process may often open 1,024.
-MOST_IN_GROUP = 500
-FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_TOPDIR_FL = 0x80086601, 0x40086602, 0x20000  # of Linux's fs.h
+MOST_IN_GROUP = 500  # files that are brought to the disk, and perhaps lost, together
 
 
 @contextlib.contextmanager
@@ -84,28 +80,9 @@ def run_folder(
         # Within the folder, so that its files can be shown there even if it is a mount point or has a quota of its own.
         partial.mkdir(exist_ok=True)
         try:
-            _spread_subfolders(partial)
             yield partial
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-
-
-def _spread_subfolders(folder: Path) -> None:
-    """Let ext4 give each subfolder, and so the files made in it, a little used part of the disk (as `chattr +T` does).
-
-    In one part workers wait for each other; and without a journal, ext4 takes up to thirty times as long to make a file
-    where thousands have been removed in the last minutes.
-    """
-    flags = array("i", [0])
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, flags)
-        flags[0] |= FS_TOPDIR_FL
-        fcntl.ioctl(descriptor, FS_IOC_SETFLAGS, flags)
-    except OSError:  # another file system: it is only a wish
-        pass
-    finally:
-        os.close(descriptor)
 
 
 def _empty(folder: Path) -> None:
@@ -114,18 +91,16 @@ def _empty(folder: Path) -> None:
     Its settings stand until all is on the disk: a run with the same ones can go on after an interruption of this, and
     one with others is still refused.
     """
-    from tqdm import tqdm
-
     print(f"removing what {folder} holds", flush=True)
-    with tqdm(unit=" files", disable=None) as progress:
+    with progress_bar(None, "files") as advance:
         for inner, folders, files in os.walk(folder, topdown=False):
             for name in files:
                 Path(inner, name).unlink()
-                progress.update()
+                advance(1)
             for name in folders:
                 path = Path(inner, name)
                 path.unlink() if path.is_symlink() else path.rmdir()
-    sync_file_system(str(folder))
+    sync_folder(folder)
 
 
 def _refuse_other_settings(folder: Path, record: Path, settings: Mapping[str, object]) -> None:
@@ -171,20 +146,18 @@ def _try_lock(path: Path):
     """Return the open, locked file, or None while another process has it."""
     file = path.open("a+", encoding="utf-8")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # The run before may have removed the file between our opening and locking it.
-        if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+        if lock_file(file) and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
             file.truncate(0)
             return file
     except FileNotFoundError:
         pass
-    except OSError as error:
-        if error.errno in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS):
-            print(f"warning: {path.parent}: this file system has no locks; start no second run here", file=sys.stderr)
-            return file
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            file.close()
-            raise
+    except NotImplementedError as error:
+        print(f"warning: {path.parent}: {error}; start no second run here", file=sys.stderr)
+        return file
+    except OSError:
+        file.close()
+        raise
     file.close()
     return None
 
@@ -193,8 +166,7 @@ class FileGroup:
     """Files that become visible together, when they are safe on the disk.
 
     Used as a context manager: at the end of the block all files are shown; none if the block fails. Until then they are
-    in a folder of the group's own (see `_spread_subfolders`), without a name where the file system can do that
-    (`O_TMPFILE`: fewer changes of folders, on which workers wait for each other).
+    in a folder of the group's own.
 
     Parameters
     ----------
@@ -207,11 +179,10 @@ class FileGroup:
     def __init__(self, partial: Path, folder: Path):
         self.partial = str(partial)
         self.folder = str(folder)
-        self.nameless = hasattr(os, "O_TMPFILE") and os.path.exists("/proc/self/fd")  # noqa: PTH110
-        self.descriptors: dict[str, int | None] = {}  # of the files without a name, by the name they will get
+        self.names: set[str] = set()  # of the unfinished files
 
     def __enter__(self) -> "FileGroup":
-        self.partial = tempfile.mkdtemp(dir=self.partial)
+        self.unfinished = tempfile.mkdtemp(dir=self.partial)
         return self
 
     def __exit__(self, error_type, error, traceback) -> None:
@@ -219,83 +190,30 @@ class FileGroup:
             if error is None:
                 self.show()
         finally:
-            for descriptor in self.descriptors.values():
-                if descriptor is not None:
-                    os.close(descriptor)
-            self.descriptors = {}
-            shutil.rmtree(self.partial, ignore_errors=True)
+            shutil.rmtree(self.unfinished, ignore_errors=True)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file that `show` will show."""
-        if len(self.descriptors) == MOST_IN_GROUP:
+        if len(self.names) == MOST_IN_GROUP:
             self.show()
-        descriptor = self._open(name)
+        # Without a file object, which takes as long to make as the file.
+        descriptor = os.open(f"{self.unfinished}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
             rest = memoryview(content)
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
-        except BaseException:
+        finally:
             os.close(descriptor)
-            raise
-        if not self.nameless:
-            os.close(descriptor)
-        self.descriptors[name] = descriptor if self.nameless else None
-
-    def _open(self, name: str) -> int:
-        # Without a file object, which takes as long to make as the file.
-        if self.nameless:
-            try:
-                return os.open(self.partial, os.O_WRONLY | os.O_TMPFILE, 0o666)
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-                    raise
-                self.nameless = False
-        return os.open(f"{self.partial}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        self.names.add(name)
 
     def show(self) -> None:
         """Bring the files to the disk, then show them under their names."""
-        if not self.descriptors:
+        if not self.names:
             return
-        sync_file_system(self.folder)
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            while self.descriptors:
-                name, descriptor = self.descriptors.popitem()
-                if descriptor is None:
-                    os.rename(f"{self.partial}/{name}", name, dst_dir_fd=folder)  # noqa: PTH104
-                else:
-                    try:
-                        _link(descriptor, name, folder)
-                    finally:
-                        os.close(descriptor)
-        finally:
-            os.close(folder)
-
-
-def _link(descriptor: int, name: str, folder: int) -> None:
-    """Give an open file without a name one in an open folder."""
-    source = f"/proc/self/fd/{descriptor}"
-    try:
-        os.link(source, name, dst_dir_fd=folder, follow_symlinks=True)
-    except FileExistsError:
-        os.unlink(name, dir_fd=folder)
-        os.link(source, name, dst_dir_fd=folder, follow_symlinks=True)
-
-
-def sync_file_system(path: str | Path) -> None:
-    """Wait until everything written to the file system of `path` is on the disk."""
-    try:
-        syncfs = ctypes.CDLL(None, use_errno=True).syncfs
-    except AttributeError:  # not Linux
-        os.sync()
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        if syncfs(descriptor):
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), str(path))
-    finally:
-        os.close(descriptor)
+        sync_folder(self.unfinished)
+        for name in self.names:
+            os.replace(f"{self.unfinished}/{name}", f"{self.folder}/{name}")  # noqa: PTH105
+        self.names = set()
 
 
 def finished_files(folder: Path, number_of: Callable[[str], int | None]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from ecg_evaluation.inputs import test_files
 from ecg_finetune.batch import loader_workers
@@ -16,6 +15,7 @@ from ecg_finetune.ecg_fm import EcgClassifier, load_classifier
 from ecg_finetune.files import UserError
 from ecg_finetune.label_set import COMBINED_BY_MAX, LABELS
 from ecg_finetune.paths import inside
+from ecg_finetune.progress_bar import progress_bar
 from ecg_finetune.segments import (
     SegmentDataset,
     expand_lead,
@@ -92,17 +92,17 @@ def predict(
     device = next(model.parameters()).device
     loader = DataLoader(_Guarded(data), batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
     probabilities, studies = [], []
-    with loader_workers(), torch.inference_mode(), tqdm(total=len(data), unit=f" {unit}", disable=None) as progress:
+    with loader_workers(), torch.inference_mode(), progress_bar(len(data), unit) as advance:
         for batch in loader:
             if isinstance(batch, UserError):
                 raise batch
             leads, study = batch
             segments = leads.flatten(end_dim=-2).to(device)
             logits = model(expand_lead(segments, CHANNELS))
-            # float64, so that probabilities near 1 stay apart as their logits do.
-            probabilities.append(torch.sigmoid(logits.double()).cpu().numpy())
+            # float64, so that probabilities near 1 stay apart as their logits do; Apple's GPUs have none.
+            probabilities.append(torch.sigmoid(logits.cpu().double()).numpy())
             studies.append(np.repeat(study, len(segments) // len(study)))
-            progress.update(len(study))
+            advance(len(study))
     return combine_segments(np.concatenate(studies), np.concatenate(probabilities))
 
 

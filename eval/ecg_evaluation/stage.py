@@ -21,9 +21,10 @@ from ecg_evaluation.provenance import read_origin, versions, write_origin
 from ecg_evaluation.report import Report, write_report
 from ecg_evaluation.results import compare, decide, evaluate, grouped_notes, text_table
 from ecg_evaluation.thresholds import threshold_rule
-from ecg_finetune.cli import add_lead, add_path, non_negative_int, positive_int, usable_cores
+from ecg_finetune.cli import add_lead, add_path, non_negative_int, positive_int
 from ecg_finetune.files import UserError, read_json, remove_leftovers, sha256
 from ecg_finetune.lineage import Inputs
+from ecg_finetune.operating_system import usable_cores
 from ecg_finetune.paths import inside
 from ecg_finetune.tables import write_table
 

@@ -8,10 +8,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from ecg_finetune.files import replacing
+from ecg_finetune.progress_bar import MINUTE, on_terminal
 from ecg_finetune.tables import write_table
 from ecg_training.run_folder import CURVES, LOG
-
-MINUTE = 60
 
 
 class Progress:
@@ -43,7 +42,7 @@ class Progress:
             initial=done,
             unit=" segments",
             unit_scale=True,
-            disable=None if self.first else True,
+            disable=not (self.first and on_terminal()),
         )
         if history:
             self.auroc = f"{history[-1]['auroc']:.3f}"

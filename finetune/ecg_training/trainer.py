@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from ecg_finetune.checkpoint import load_checkpoint, save_checkpoint
 from ecg_finetune.ecg_fm import EcgClassifier
 from ecg_finetune.files import UserError
+from ecg_finetune.progress_bar import progress_bar
 from ecg_finetune.segments import expand_lead
 from ecg_training.processes import Processes
 from ecg_training.progress import Progress
@@ -174,14 +175,17 @@ class Trainer:
         mine = range(rank, len(dataset), world)
         batches = [list(mine[start : start + size]) for start in range(0, len(mine), size)]
         loss_sum, logits, targets = 0.0, [], []
-        for leads, target in self.loader(dataset, batches):
-            target = target.to(self.device)
-            with self._autocast():
-                output = self.model(expand_lead(leads.to(self.device), self.model.architecture.in_d))
-            loss = F.binary_cross_entropy_with_logits(output, target, pos_weight=self.pos_weight, reduction="sum")
-            loss_sum += loss.item()
-            logits.append(output.cpu().numpy())
-            targets.append(target.cpu().numpy())
+        shown = progress_bar(len(mine), "segments validated") if rank == 0 else contextlib.nullcontext(lambda _: None)
+        with shown as advance:
+            for leads, target in self.loader(dataset, batches):
+                target = target.to(self.device)
+                with self._autocast():
+                    output = self.model(expand_lead(leads.to(self.device), self.model.architecture.in_d))
+                loss = F.binary_cross_entropy_with_logits(output, target, pos_weight=self.pos_weight, reduction="sum")
+                loss_sum += loss.item()
+                logits.append(output.cpu().numpy())
+                targets.append(target.cpu().numpy())
+                advance(len(target))
         sums, logits, targets = zip(*self.processes.gather((loss_sum, logits, targets)))
         logits = np.concatenate([x for part in logits for x in part])
         targets = np.concatenate([x for part in targets for x in part])
