@@ -110,7 +110,7 @@ def execute(
         if getattr(args, dest) is None:
             setattr(args, dest, locate(args.base_dir, artefact, getattr(args, "lead", "I")))
     del args.artefact_of
-    inputs = Inputs()
+    inputs = Inputs(args.base_dir)
     started = time.monotonic()
     try:
         print(f"{parser.prog}: {parser.description.strip().splitlines()[0]}")

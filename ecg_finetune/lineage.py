@@ -19,9 +19,16 @@ NOT_RECORDED = "not recorded"
 
 
 class Inputs:
-    """The input files of one run: a run whose inputs change under it does not report success."""
+    """The input files of one run: a run whose inputs change under it does not report success.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    base_dir : Path
+        The root of all stages' files; a lineage names what lies below it from there, so that it can be moved.
+    """
+
+    def __init__(self, base_dir: Path = Path()) -> None:
+        self._base = Path(base_dir).resolve()
         self._files: dict[Path, tuple[int, int, int]] = {}
 
     def add(self, *paths: Path) -> None:
@@ -41,7 +48,10 @@ class Inputs:
 
     def sha256(self) -> dict[str, str]:
         """Return the SHA-256 of every file, by its path."""
-        return {str(path): sha256(path) for path in self._files}
+        return {self._named(path.resolve()): sha256(path) for path in self._files}
+
+    def _named(self, path: Path) -> str:
+        return str(path.relative_to(self._base) if path.is_relative_to(self._base) else path)
 
 
 def _identity(path: Path) -> tuple[int, int, int]:

@@ -67,7 +67,7 @@ ARTEFACTS: dict[str, Artefact] = {
     "lead_partial": Artefact(f"{LEAD}/{PARTIAL}", "preprocess", "during a run: unfinished files"),
     # build
     "test": Artefact(TEST, "build", "the folder of the test set"),
-    "test_mats": Artefact(f"{TEST}/mats", "build", "links to the 10 s files of the test records"),
+    "test_mats": Artefact(f"{TEST}/mats", "build", "links to the 10-second records of the test records"),
     "test_file_list": Artefact(f"{TEST}/test_file_list.csv", "build", "`idx,study_id,save_file`"),
     "test_labels": Artefact(f"{TEST}/test_labels.csv", "build", "`idx` (= study_id) + 17 columns 0/1"),
     "test_label_def": Artefact(f"{TEST}/label_def.csv", "build", "`name,count,pos_percent,pos_weight` over the test records"),

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def read_lead(path: Path, samples: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Read a 10 s file or a segment.
+    """Read a 10-second record or a segment.
 
     Parameters
     ----------
@@ -129,7 +130,7 @@ def _number(path: Path, content: dict[str, np.ndarray], name: str) -> int | floa
 
 
 def read_record(path: Path, samples: int, study_id: int) -> np.ndarray:
-    """Read the 10 s file of a study: the lead, float32 (samples,).
+    """Read the 10-second record of a study: the lead, float32 (samples,).
 
     Raises
     ------
@@ -141,6 +142,11 @@ def read_record(path: Path, samples: int, study_id: int) -> np.ndarray:
     if idx != study_id:
         raise UserError(f"{path}: holds study {idx}, not {study_id}; run preprocess and build again")
     return lead
+
+
+def signal_checksum(lead: np.ndarray) -> int:
+    """Return the CRC-32 of the samples of a lead, float32 (samples,)."""
+    return zlib.crc32(lead.astype("<f4").tobytes())
 
 
 def read_segment(path: Path, samples: int, rows: int) -> tuple[np.ndarray, int, int]:

@@ -1,4 +1,4 @@
-"""Cutting the 10 s files into 5 s segments."""
+"""Cutting the 10-second records into 5 s segments."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from ecg_finetune.matfile import (
     take_columns,
 )
 from ecg_finetune.run_folder import FileGroup, finished_files
-from ecg_finetune.segments import SEGMENTS, segment_name, segment_of_file
+from ecg_finetune.segments import SEGMENTS, read_record, segment_name, segment_of_file, signal_checksum
 from ecg_finetune.studies import find_rows, save_file_name
 from ecg_finetune.waveform import CHANNELS, RECORD_SAMPLES, SAMPLE_RATE
 
@@ -65,13 +65,20 @@ def cut_records(job: Job, records: Sequence[tuple[int, int]]) -> int:
     return len(records)
 
 
+def checksums(preprocessed: Path, studies: Sequence[int]) -> list[int]:
+    """Return the checksum of each study's 10-second record, see `segments.signal_checksum`."""
+    return [
+        signal_checksum(read_record(preprocessed / save_file_name(study), RECORD_SAMPLES, study)) for study in studies
+    ]
+
+
 def read_halves(path: str, study_id: int) -> list[PackedColumns]:
-    """Read the two segments of a 10 s file, float32 (12, 2500) each; compressed as preprocess wrote them.
+    """Read the two segments of a 10-second record, float32 (12, 2500) each; compressed as preprocess wrote them.
 
     Raises
     ------
     UserError
-        The file cannot be read or is not that record's 10 s file.
+        The file cannot be read or is not that record's 10-second record.
     """
     content = read_bytes(path)
     halves = take_columns(content, "feats", (CHANNELS, RECORD_SAMPLES), "f4")
@@ -81,7 +88,7 @@ def read_halves(path: str, study_id: int) -> list[PackedColumns]:
 
 
 def _pack_halves(path: str, study_id: int) -> list[PackedColumns]:
-    """Read a 10 s file that this project's preprocess stage has not written, or whose checksum is wrong."""
+    """Read a 10-second record that this project's preprocess stage has not written, or whose checksum is wrong."""
     content = read_mat(path)
     feats, idx = content.get("feats"), content.get("idx")
     if (
@@ -92,7 +99,7 @@ def _pack_halves(path: str, study_id: int) -> list[PackedColumns]:
         or idx.size != 1
         or idx.item() != study_id
     ):
-        raise UserError(f"{path}: not the 10 s file of study {study_id}; delete it and run preprocess again")
+        raise UserError(f"{path}: not the 10-second record of study {study_id}; delete it and run preprocess again")
     feats = feats.astype(np.float32)
     if not np.isfinite(feats).all():
         raise UserError(f"{path}: holds samples that are no number; delete it and run preprocess again")

@@ -27,9 +27,9 @@ from ecg_preprocess.report import Report
 from ecg_finetune.batch import chunk_size, run_batch
 from ecg_finetune.cli import add_batch, add_lead, add_path, execute, fraction, stage_parser
 from ecg_finetune.files import UserError
-from ecg_finetune.lineage import Inputs
+from ecg_finetune.lineage import Inputs, lineage, read_lineage
 from ecg_finetune.paths import JOURNAL, QUALITY, REPORT, beside
-from ecg_finetune.run_folder import run_folder
+from ecg_finetune.run_folder import refuse_overlap, run_folder
 from ecg_finetune.studies import read_paths, read_splits
 
 MOST_PER_CHUNK = 500  # records that an interruption may cost, per worker
@@ -67,7 +67,10 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Write the 10 s files that are missing, then the report and the quality page."""
     if not args.raw_root.is_dir():
         raise UserError(f"{args.raw_root}: no such folder; give the folder that holds files/ with --raw-root")
+    read = {"--raw-root": args.raw_root, "--meta": args.meta, "--record-list": args.record_list}
+    refuse_overlap({"--out": args.out}, read)
     inputs.add(args.meta, args.record_list)
+    earlier = read_lineage("split", args.meta.with_suffix(".json"), [args.meta])
     study_id, _ = read_splits(args.meta)
     paths = read_paths(args.record_list, study_id)
     settings = {
@@ -75,7 +78,8 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         "--raw-root": stated_root(args.raw_root, args.base_dir),
         "--verify-checksums": args.verify_checksums,
     }
-    with run_folder(args.out, settings, args.overwrite, described_by=[REPORT, JOURNAL]) as partial:
+    with run_folder("preprocess", args.out, settings, args.overwrite, described_by=[REPORT, JOURNAL]) as run:
+        partial = run.begin()
         report = Report(args.out, study_id)
         pending = report.pending()
         print(f"{len(study_id):,} records, {len(study_id) - len(pending):,} of them done before")
@@ -85,6 +89,7 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         from ecg_preprocess.quality import write_quality_page
 
         write_quality_page(beside(args.out, QUALITY), report, args.raw_root, paths, args.lead)
+        run.record(lineage("preprocess", settings, inputs, earlier=[earlier]))
     print_reasons(report)
     left_out = len(study_id) - report.counts().get("ok", 0)
     if left_out > args.max_failed_fraction * len(study_id):

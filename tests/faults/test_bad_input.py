@@ -700,14 +700,16 @@ def test_settings_of_a_folder(campaign, tmp_path):
     (tmp_path / "out/1.mat").touch()  # an empty folder would only get new settings
 
     def read(_):
-        with run_folder(tmp_path / "out", settings_, overwrite=False):
+        with run_folder("build", tmp_path / "out", settings_, overwrite=False):
             return True
 
     def check(content, _):
         found = json.loads(content)
+        found = found.get("settings", found)
         assert all(found[key] == value for key, value in settings_.items())
 
-    campaign(json.dumps(settings_, indent=1).encode(), "out.run.json", read, check)
+    content = json.dumps({"stage": "build", "settings": settings_}, indent=1).encode()
+    campaign(content, "out.run.json", read, check)
 
 
 def test_settings_of_a_training(campaign, tmp_path):
