@@ -62,7 +62,8 @@ def link_files(folder: Path, target_folder: Path, names: list[str]) -> None:
 def write_manifests(folder: Path, segments: Path, records: Records) -> list[Path]:
     """Write what fairseq-signals reads: lists, labels and weights, in the order of `records`.
 
-    Returns the files that a lineage can vouch for. The lists cannot be: their first line changes when the base folder is moved.
+    Returns the files that a lineage can vouch for. The lists cannot be: their first line changes when the
+    base folder is moved.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:

@@ -81,8 +81,8 @@ def read_records(meta: Path, preprocessed: Path, labels_folder: Path) -> tuple[R
     Raises
     ------
     UserError
-        An input is missing or contradicts itself, a 10-second record that the report calls ok is not there, or no record
-        is left.
+        An input is missing or contradicts itself, a 10-second record that the report calls ok is not there, or no
+        record is left.
     """
     study_id, split = read_splits(meta)
     reason, statistics = read_report(beside(preprocessed, REPORT), study_id)
