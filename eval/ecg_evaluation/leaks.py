@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from ecg_finetune.foreign_split import read_foreign_split
 
 from ecg_finetune.files import UserError, read_json, sha256
 from ecg_finetune.paths import inside
-from ecg_finetune.foreign_split import read_foreign_split
 from ecg_finetune.studies import SPLITS, find_rows
 from ecg_finetune.training_records import UNKNOWN, TrainingRecords, read_training_records
 

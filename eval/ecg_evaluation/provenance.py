@@ -6,15 +6,16 @@ import platform
 import subprocess
 from pathlib import Path
 
+from ecg_finetune import __version__
 from ecg_finetune.files import UserError, read_json, replacing, sha256
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = ("ecg-finetune", "numpy", "pandas", "scipy", "torch")
+PACKAGES = ("numpy", "pandas", "scipy", "torch")
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide the numbers, and the commit of this repository."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "ecg-finetune": __version__}
     found |= {package: importlib.metadata.version(package) for package in PACKAGES}
     try:
         command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=12"]
