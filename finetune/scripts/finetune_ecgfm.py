@@ -231,7 +231,7 @@ def run_fairseq(args: argparse.Namespace) -> str:
         read_manifest(args.manifests / f"{split}.tsv")
     architecture = Architecture()
     if args.pretrained.is_file():
-        architecture = load_architecture(args.pretrained, trust=args.trust_checkpoint, num_labels=1)
+        architecture, _ = load_architecture(args.pretrained, trust=args.trust_checkpoint)
     command = fairseq_command.fairseq_command(
         manifests=args.manifests.absolute(),
         pos_weight=read_pos_weight(args.manifests / "pos_weight.txt").tolist(),
