@@ -77,14 +77,13 @@ def run_folder(
                 "remove them yourself, or choose another folder"
             )
         if holds_files and not overwrite:
-            _refuse_other_settings(folder, record, settings)
+            refuse_other_settings(folder, read_json(record, dict), settings)
         else:
             for suffix in described_by:
                 beside(folder, suffix).unlink(missing_ok=True)
             if holds_files:
                 _empty(folder)
-            with replacing(record) as temporary:
-                temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+            write_record(record, settings)
         folder.mkdir(exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         # Within the folder, so that its files can be shown there even if it is a mount point or has a quota of its own.
@@ -134,14 +133,51 @@ def _empty(folder: Path) -> None:
     sync_file_system(str(folder))
 
 
-def _refuse_other_settings(folder: Path, record: Path, settings: Mapping[str, object]) -> None:
-    before = read_json(record, dict)
-    for name, value in settings.items():
-        if before.get(name) != value:
-            raise UserError(
-                f"{folder}: was filled with {name} {before.get(name)}, this run has {name} {value}; "
-                "use the same, choose another folder, or run with --overwrite to start over"
-            )
+def write_record(path: Path, record: Mapping[str, object]) -> None:
+    """Write how the files of a folder are made, as JSON."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def refuse_other_settings(
+    folder: Path,
+    before: Mapping[str, object],
+    settings: Mapping[str, object],
+    *,
+    may_change: Sequence[str] = (),
+    remedy: str = "use the same, choose another folder, or run with --overwrite to start over",
+) -> None:
+    """Refuse a run whose settings are not those with which a folder was filled.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder, for the message.
+    before, settings : mapping
+        Setting to JSON value: those the folder was filled with, and those of this run.
+    may_change : sequence of str
+        Settings that may differ.
+    remedy : str
+        What to do, the end of the message.
+
+    Raises
+    ------
+    UserError
+        A setting differs; the message names the first one.
+    """
+    for name in {**settings, **before}:
+        if before.get(name) != settings.get(name) and name not in may_change:
+            name, was, now = _innermost_difference(name, before.get(name), settings.get(name))
+            raise UserError(f"{folder}: was filled with {name} {was}, this run has {name} {now}; {remedy}")
+
+
+def _innermost_difference(name: str, was: object, now: object, most: int = 200) -> tuple[str, str, str]:
+    """Return the name and the short texts of two values that differ, of an entry where they are mappings."""
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        entry = next(entry for entry in {**now, **was} if was.get(entry) != now.get(entry))
+        return _innermost_difference(f"{name} {entry}", was.get(entry), now.get(entry), most)
+    was, now = (text if len(text) <= most else f"{text[: most - 3]}..." for text in (str(was), str(now)))
+    return name, was, now
 
 
 @contextlib.contextmanager
