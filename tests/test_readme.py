@@ -19,7 +19,7 @@ import pytest
 from ecg_fm_labeler import Labeler
 from ecg_preprocess.convert import STATUSES
 from evaluation_world import write_checkpoint
-from test_finetune import make_manifests
+from finetune_world import make_manifests
 
 from ecg_finetune.documents import REPOSITORY, SCRIPTS, load_parser
 from ecg_finetune.label_set import LABELS
@@ -44,8 +44,8 @@ NOT_RUN = {
     "-m venv": "installs",
     "pip install": "installs",
     "git clone": "downloads",
-    "torchrun": "two processes train together in test_finetune.py",
-    "--engine fairseq": "needs fairseq-signals and a GPU; the command it gets is checked in test_finetune.py",
+    "torchrun": "two processes train together in test_finetune_trainer.py",
+    "--engine fairseq": "needs fairseq-signals and a GPU; the command it gets is checked in test_finetune_fairseq.py",
     "--dask": "test_batch.py runs on a cluster of its own",
     "cluster.py": "needs SLURM",
 }
