@@ -719,7 +719,7 @@ def test_settings_of_a_training(campaign, tmp_path):
     settings_ = {"engine": "torch", "lead": "I", "lr": 1e-3, "epochs": 3, "labels": ["a", "b"], "manifests": {"y": "1"}}
     for name in ("checkpoint_last.pt", "checkpoint_best.pt"):
         (tmp_path / name).touch()
-    record_run(tmp_path, settings_, {}, finished=False)
+    record_run(tmp_path, {"settings": settings_}, {}, finished=False)
 
     def check(content, resumed):
         found = json.loads(content)["settings"]
