@@ -7,15 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.command_line import UserError
-from ecg_finetune.matfile import (
-    PackedColumns,
-    encode_mat,
-    encode_number,
-    pack_columns,
-    read_bytes,
-    read_mat,
-    take_columns,
-)
+from ecg_finetune.matfile import encode_number, read_bytes, read_mat
+from ecg_finetune.matfile_halves import PackedColumns, encode_packed, pack_columns, take_columns
 from ecg_finetune.paths import save_file_name
 from ecg_finetune.run_folder import FileGroup, finished_files
 from ecg_finetune.signal_format import CHANNELS, RECORD_SAMPLES, SAMPLE_RATE
@@ -67,15 +60,12 @@ def cut_records(job: Job, records: Sequence[tuple[int, int]]) -> int:
         for study_id, position in records:
             halves = read_halves(f"{job.preprocessed}/{save_file_name(study_id)}", study_id)
             for part, half in enumerate(halves):
-                content = encode_mat(
-                    {
-                        "feats": [half],
-                        "curr_sample_rate": SAMPLE_RATE,
-                        "idx": SEGMENTS * position + part,
-                        "original_idx": study_id,
-                    }
-                )
-                group.write(segment_name(study_id, part), content)
+                numbers = {
+                    "curr_sample_rate": SAMPLE_RATE,
+                    "idx": SEGMENTS * position + part,
+                    "original_idx": study_id,
+                }
+                group.write(segment_name(study_id, part), encode_packed("feats", [half], numbers))
     return len(records)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ecg_finetune.matfile import encode_mat, pack_columns
+from ecg_finetune.matfile_halves import encode_packed, pack_columns
 from ecg_finetune.paths import save_file_name
 from ecg_finetune.run_folder import FileGroup
 from ecg_finetune.signal_format import CHANNELS, RECORD_SAMPLES, SAMPLE_RATE
@@ -81,16 +81,14 @@ def _convert(job: Job, group: FileGroup, study_id: int, path: str) -> str:
 def encode_10_s(lead: np.ndarray, study_id: int, figures: Figures) -> bytes:
     """Return the content of the 10 s file of a standardised lead, float32 (5000,)."""
     feats = np.repeat(lead, CHANNELS).reshape(RECORD_SAMPLES, CHANNELS).T
-    return encode_mat(
-        {
-            "feats": pack_columns(feats, 2),  # the build stage cuts in the middle without compressing again
-            "org_sample_rate": figures.rate,
-            "curr_sample_rate": SAMPLE_RATE,
-            "org_sample_size": figures.samples,
-            "curr_sample_size": RECORD_SAMPLES,
-            "idx": study_id,
-        }
-    )
+    numbers = {
+        "org_sample_rate": figures.rate,
+        "curr_sample_rate": SAMPLE_RATE,
+        "org_sample_size": figures.samples,
+        "curr_sample_size": RECORD_SAMPLES,
+        "idx": study_id,
+    }
+    return encode_packed("feats", pack_columns(feats, 2), numbers)  # which the build stage cuts in two
 
 
 def report_row(name: str, study_id: int, status: str, detail: str, figures: Figures | None, size: int = 0) -> str:
