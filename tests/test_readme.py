@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from ecg_fm_labeler import Labeler
-from ecg_preprocess.convert import STATUSES
+from ecg_preprocess.report import STATUSES
 from evaluation_world import write_checkpoint
 from finetune_world import make_manifests
 
