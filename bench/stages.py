@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ecg_finetune.diagnoses import LABELS
-from ecg_finetune.paths import locate, save_file_name
+from ecg_finetune.label_set import LABELS
+from ecg_finetune.paths import locate
+from ecg_finetune.studies import save_file_name
 from ecg_finetune.tables import iterate_rows, write_rows
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -25,7 +25,9 @@ import pandas as pd
 from ecg_simulation.records import BROKEN, Record, draw_records, write_records
 
 from ecg_finetune.batch import chunked, run_batch
-from ecg_finetune.command_line import UserError, add_workers, execute, non_negative_int, positive_int, stage_parser
+from ecg_finetune.cli import add_workers, execute, non_negative_int, positive_int, stage_parser
+from ecg_finetune.files import UserError
+from ecg_finetune.lineage import Inputs
 from ecg_finetune.tables import write_table
 
 
@@ -53,7 +55,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace) -> str:
+def run(args: argparse.Namespace, _inputs: Inputs) -> str:
     """Draw the records, write their files in chunks, then the tables."""
     folder = args.out or args.base_dir / "mimic-iv-ecg-demo"
     n_broken = min(len(BROKEN), args.records // 50) if args.broken is None else args.broken

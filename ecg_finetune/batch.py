@@ -2,13 +2,10 @@
 
 import collections
 import contextlib
-import ctypes
 import gc
-import multiprocessing
 import multiprocessing.connection
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,9 +13,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.pool import ExceptionWithTraceback
 from typing import TypeVar
 
-from ecg_finetune.command_line import UserError
+import numpy as np
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+from ecg_finetune.files import UserError
+from ecg_finetune.operating_system import ctrl_c_waits, keep_freed_memory, process_context
+from ecg_finetune.progress_bar import progress_bar
 
 KILLED_WORKER = (
     "a worker process was killed, most often because memory ran out; what was finished is kept: "
@@ -48,7 +47,7 @@ def run_batch(
     unit: str = "records",
     dask: str | None = None,
 ) -> Iterator[Result]:
-    """Yield `function(chunk)` for every chunk, in the order of the chunks, with a progress bar over items.
+    """Yield `function(chunk)` for every chunk, in the order of the chunks; show the progress over items.
 
     Parameters
     ----------
@@ -57,7 +56,7 @@ def run_batch(
     chunks : iterable of sequences
         Taken one by one as workers become free, so a generator keeps memory flat.
     workers : int
-        Local processes; 1 runs in this process.
+        Local processes, at most one per item; 1 runs in this process.
     total : int
         Items in all chunks.
     dask : str, optional
@@ -75,29 +74,18 @@ def run_batch(
             sizes.append(len(chunk))
             yield chunk
 
+    workers = min(workers, total)
     if dask is not None:
         results = _on_dask(function, measured(), dask)
-    elif workers == 1:
-        _keep_freed_memory()
+    elif workers <= 1:
+        keep_freed_memory()
         results = (function(chunk) for chunk in measured())
     else:
         results = _on_processes(function, measured(), workers)
-    with contextlib.closing(results), _progress_bar(total, unit) as advance:
+    with contextlib.closing(results), progress_bar(total, unit) as advance:
         for result in results:
             advance(sizes.popleft())
             yield result
-
-
-@contextlib.contextmanager
-def _progress_bar(total, unit):
-    """Yield what to call with the number of items done; shows nothing where nobody looks."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit=f" {unit}") as progress:
-        yield progress.update
 
 
 def _on_processes(function, chunks, workers):
@@ -146,10 +134,10 @@ def _told_if_dead():
 @contextlib.contextmanager
 def _started(function, workers):
     """Yield one connection to each of as many new worker processes, which end with the block."""
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    context = process_context()
     connections, processes = [], []
     try:
-        with _ctrl_c_waits():  # for ever in the workers, which inherit this: the parent ends them
+        with ctrl_c_waits():  # for ever in the workers, which inherit this: the parent ends them
             for _ in range(workers):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_work, args=(function, theirs, os.getpid()), daemon=True)
@@ -159,7 +147,7 @@ def _started(function, workers):
                 processes.append(process)
         yield list(connections)
     finally:  # on any error and on Ctrl-C nobody waits for the chunks that are under way
-        with _ctrl_c_waits():
+        with ctrl_c_waits():
             for process in processes:
                 process.kill()
             for process, connection in zip(processes, connections, strict=True):
@@ -167,19 +155,10 @@ def _started(function, workers):
                 connection.close()
 
 
-@contextlib.contextmanager
-def _ctrl_c_waits():
-    """Let a Ctrl-C come only after the block, which it would leave half done."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _work(function, connection, parent):
     """Answer every chunk with (True, result) or (False, error), until the parent ends this process."""
-    _keep_freed_memory()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    keep_freed_memory()
     gc.freeze()  # what the parent has loaded is not looked through, nor its memory copied, at every collection
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     while True:
@@ -207,16 +186,71 @@ def loader_workers() -> Iterator[None]:
         raise UserError(KILLED_WORKER) from None
 
 
-def _keep_freed_memory() -> None:
-    """Ask glibc not to hand freed memory back to the system at once.
+def loaded_batches(data, *, pin_memory: bool = False, **options) -> Iterator[tuple]:
+    """Yield the batches of a PyTorch `DataLoader` over a data set; put the loop over them into `loader_workers`.
 
-    Every record needs the same quarter of a megabyte again; fetching it page by page takes half of the build stage's
-    time. At most 16 MB are kept.
+
+    A `UserError` comes out of a worker process as it was raised; PyTorch would put a traceback before its message.
+    And arrays come through a pipe: PyTorch's tensors would take /dev/shm, of which a container often has 64 MB, and
+    when it is full, the loader waits for ever.
+
+    Parameters
+    ----------
+    data : object with `__len__` and `__getitem__`
+        The data set; its items are tuples of arrays and numbers.
+    pin_memory : bool
+        Put the batches where a CUDA GPU can fetch them on its own.
+    options
+        As `DataLoader` takes them.
+
+    Yields
+    ------
+    tuple of Tensor
+        Each field of the items, stacked.
+
+    Raises
+    ------
+    UserError
+        Of an item; or the system does not give the workers their processes and semaphores.
     """
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 16 << 20)
-        mallopt(M_TRIM_THRESHOLD, 16 << 20)
+    import torch
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader(_ErrorsAsItems(data), collate_fn=_collate, **options)
+    try:
+        batches = iter(loader)
+    except OSError as error:
+        raise UserError(
+            f"no worker processes could be started ({error.strerror}): they need memory, and /dev/shm must exist and "
+            "have a few free kB; free some, or start fewer workers"
+        ) from None
+    for batch in batches:
+        if isinstance(batch, UserError):
+            raise batch
+        tensors = tuple(torch.from_numpy(array) for array in batch)
+        yield tuple(tensor.pin_memory() for tensor in tensors) if pin_memory else tensors
+
+
+class _ErrorsAsItems:
+    """A data set that returns the `UserError` of an item instead of raising it."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index):
+        try:
+            return self.data[index]
+        except UserError as error:
+            return error
+
+
+def _collate(items: list) -> tuple[np.ndarray, ...] | UserError:
+    """Return each field of the items as one array, or the first error among the items."""
+    error = next((item for item in items if isinstance(item, UserError)), None)
+    return tuple(np.stack(field) for field in zip(*items)) if error is None else error
 
 
 def _end_with(parent: int) -> None:

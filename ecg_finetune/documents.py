@@ -10,7 +10,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from ecg_finetune.command_line import replacing
+from ecg_finetune.files import replacing
 from ecg_finetune.paths import ARTEFACTS
 from ecg_finetune.stages import STAGES
 

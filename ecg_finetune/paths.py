@@ -7,14 +7,14 @@ Scripts take their default paths from it, tests check it, and FILE_LOCATIONS.md 
 from dataclasses import dataclass
 from pathlib import Path
 
-from ecg_finetune.leads import lead_number
+from ecg_finetune.waveform import lead_number
 
 
 @dataclass(frozen=True)
 class Artefact:
     """One file or folder: where it is below the base folder, who makes it and what it holds.
 
-    `{n}` in `location` is the lead number (see `leads.lead_number`), `{set}` and `{time}` name one evaluation run.
+    `{n}` in `location` is the lead number (see `waveform.lead_number`), `{set}` and `{time}` name one evaluation run.
     """
 
     location: str
@@ -29,6 +29,9 @@ TEST = "build/data/test_lead{n}_duplicated"
 FINETUNE = "build/data/finetune_lead{n}_duplicated"
 SEGMENTED = f"{FINETUNE}/segmented_5s"
 MANIFESTS = f"{FINETUNE}/manifests"
+# What stands beside a folder of many files has the folder's name and one of these endings.
+RUN, LOCK, PARTIAL = ".run.json", ".lock", ".partial"
+REPORT, JOURNAL, QUALITY = ".report.csv", ".journal.csv", ".quality.html"
 
 # fmt: off
 ARTEFACTS: dict[str, Artefact] = {
@@ -48,16 +51,23 @@ ARTEFACTS: dict[str, Artefact] = {
     "pos_weight": Artefact(f"{COMPUTED}/pos_weight.txt", "labels", "17 numbers, 8 decimals, space separated, one line; over all labelled rows"),
     "study_id_mapping": Artefact(f"{COMPUTED}/study_id_mapping.csv", "labels", "`idx,study_id,split`"),
     "unmatched": Artefact(f"{COMPUTED}/unmatched.csv", "labels", "`words,count`: the words of the reports that no pattern took, most frequent first"),
+    "labels_lineage": Artefact(f"{COMPUTED}/labels.json", "labels", "lineage: settings, policy, SHA-256 of what was read and written"),
+    "labels_lock": Artefact(f"{COMPUTED}{LOCK}", "labels", "held during a run"),
     # split
     "meta_split": Artefact("split/data/meta_split.csv", "split", "`save_file,split`: `mimic_iv_ecg_<study_id>.mat`; train, valid or test"),
     "split_left_out": Artefact("split/data/meta_split.left_out.csv", "split", "`study_id,reason`: with `--from-split`, the studies that only the record list or only the given split has"),
+    "split_lineage": Artefact("split/data/meta_split.json", "split", "lineage: seed, fractions, stratification, source, digest; SHA-256 of what was read and written"),
     # preprocess
     "lead": Artefact(LEAD, "preprocess", "`<save_file>` per record: MATLAB 5, compressed, `feats` float32 (12, 5000) and its rates, sizes and `idx` (study_id)"),
-    "report": Artefact(f"{LEAD}.report.csv", "preprocess", "one row per record of meta_split.csv: `save_file,study_id,status,detail` and signal figures"),
-    "quality": Artefact(f"{LEAD}.quality.html", "preprocess", "counts per status, and Lead-I strips of each kind on ECG paper"),
+    "report": Artefact(f"{LEAD}{REPORT}", "preprocess", "one row per record of meta_split.csv: `save_file,study_id,status,detail` and signal figures"),
+    "quality": Artefact(f"{LEAD}{QUALITY}", "preprocess", "counts per status, and Lead-I strips of each kind on ECG paper"),
+    "lead_run": Artefact(f"{LEAD}{RUN}", "preprocess", "lineage; a rerun with other settings is refused"),
+    "lead_journal": Artefact(f"{LEAD}{JOURNAL}", "preprocess", "during a run: the report's rows of the records finished so far"),
+    "lead_lock": Artefact(f"{LEAD}{LOCK}", "preprocess", "held during a run"),
+    "lead_partial": Artefact(f"{LEAD}/{PARTIAL}", "preprocess", "during a run: unfinished files"),
     # build
     "test": Artefact(TEST, "build", "the folder of the test set"),
-    "test_mats": Artefact(f"{TEST}/mats", "build", "links to the 10 s files of the test records"),
+    "test_mats": Artefact(f"{TEST}/mats", "build", "links to the 10-second records of the test records"),
     "test_file_list": Artefact(f"{TEST}/test_file_list.csv", "build", "`idx,study_id,save_file`"),
     "test_labels": Artefact(f"{TEST}/test_labels.csv", "build", "`idx` (= study_id) + 17 columns 0/1"),
     "test_label_def": Artefact(f"{TEST}/label_def.csv", "build", "`name,count,pos_percent,pos_weight` over the test records"),
@@ -71,6 +81,13 @@ ARTEFACTS: dict[str, Artefact] = {
     "manifest_pos_weight": Artefact(f"{MANIFESTS}/pos_weight.txt", "build", "17 numbers, 8 decimals, one line; from the train records"),
     "original_idx_order": Artefact(f"{MANIFESTS}/original_idx_order.npy", "build", "int64 (segments,): study_id of each row of y.npy"),
     "left_out": Artefact("build/data/lead_{n}_left_out.csv", "build", "`save_file,study_id,split,reason`: the records of meta_split.csv that were not built"),
+    "test_checksums": Artefact(f"{TEST}/test_checksums.csv", "build", "`study_id,crc32` of each 10-second record as it was when the test set was built"),
+    "test_lineage": Artefact(f"{TEST}/build.json", "build", "lineage of the test set"),
+    "manifests_lineage": Artefact(f"{MANIFESTS}/build.json", "build", "lineage of segments and manifests"),
+    "test_run": Artefact(f"{TEST}{RUN}", "build", "the settings of the test set; a rerun with others is refused"),
+    "test_lock": Artefact(f"{TEST}{LOCK}", "build", "held during a run"),
+    "finetune_data_run": Artefact(f"{FINETUNE}{RUN}", "build", "the settings of segments and manifests; a rerun with others is refused"),
+    "finetune_data_lock": Artefact(f"{FINETUNE}{LOCK}", "build", "held during a run"),
     # fine-tuning
     "finetune": Artefact("finetune/data", "finetune", "checkpoints, training log and curves, the exact command or settings used"),
     "checkpoint_best": Artefact("finetune/data/checkpoint_best.pt", "finetune", "the checkpoint with the lowest valid loss"),
@@ -79,6 +96,8 @@ ARTEFACTS: dict[str, Artefact] = {
     "training_curves": Artefact("finetune/data/training_curves.png", "finetune", "`--engine torch`: loss and AUROC against the epoch"),
     "finetune_settings": Artefact("finetune/data/settings.json", "finetune", "the settings, the SHA-256 of every input, versions, and the best epoch"),
     "finetune_command": Artefact("finetune/data/command.sh", "finetune", "`--engine fairseq`: the exact command"),
+    "training_records": Artefact("finetune/data/training_records.csv", "finetune", "`study_id,subject_id,split` of every record the checkpoint was trained or validated on"),
+    "finetune_lock": Artefact("finetune/data/run.lock", "finetune", "held during a run"),
     # eval
     "eval": Artefact("eval/data", "eval", "the folder of every evaluation"),
     "predictions": Artefact("eval/data/predictions_{set}_{time}.csv", "eval", "`study_id`, then 17 probability columns named by label"),
@@ -103,11 +122,12 @@ def locate(base_dir: Path, name: str, lead: str = "I", **fields: str) -> Path:
     return Path(base_dir) / ARTEFACTS[name].location.format(n=lead_number(lead), **fields)
 
 
+def beside(folder: Path, ending: str) -> Path:
+    """Return what stands beside a folder under its name and an ending, such as `REPORT`."""
+    folder = Path(folder)
+    return folder.with_name(folder.name + ending)
+
+
 def inside(folder: Path, name: str, **fields: str) -> Path:
     """Return where the artefact `name` is when the user has named the folder that holds it."""
     return Path(folder) / Path(ARTEFACTS[name].location).name.format(**fields)
-
-
-def save_file_name(study_id: int) -> str:
-    """Return the name under which a record's 10 s file is saved."""
-    return f"mimic_iv_ecg_{study_id}.mat"

@@ -5,17 +5,41 @@ import contextlib
 import dataclasses
 import functools
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from ecg_finetune.batch import chunked, run_batch
-from ecg_finetune.command_line import UserError, watch_input
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.files import UserError, read_array, read_text
+from ecg_finetune.label_set import LABELS
 from ecg_finetune.matfile import read_mat
 from ecg_finetune.paths import inside
-from ecg_finetune.signal_format import SAMPLE_RATE
-from ecg_finetune.tables import number, read_array
+from ecg_finetune.studies import save_file_name, study_of_save_file
+from ecg_finetune.waveform import SAMPLE_RATE
+
+SEGMENTS = 2  # per record
+SEGMENT_FILE = re.compile(r"(.*)_([01])(\.mat)")
+
+
+def segment_name(study_id: int, part: int) -> str:
+    """Return the file name of a record's segment: `<base>_<part>.mat`.
+
+    >>> segment_name(7, 1)
+    'mimic_iv_ecg_7_1.mat'
+    """
+    return f"{save_file_name(study_id).removesuffix('.mat')}_{part}.mat"
+
+
+def segment_of_file(name: str) -> tuple[int, int] | None:
+    """Return the study_id and the part in the name of a segment; None for any other name.
+
+    >>> segment_of_file("mimic_iv_ecg_7_1.mat"), segment_of_file("mimic_iv_ecg_7.mat")
+    ((7, 1), None)
+    """
+    match = SEGMENT_FILE.fullmatch(name)
+    study_id = study_of_save_file(match[1] + match[3]) if match else None
+    return None if study_id is None else (study_id, int(match[2]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +60,8 @@ def read_manifest(path: Path) -> Manifest:
         The file is missing, lists nothing, a line has another form, or segments differ in length or stand twice.
     """
     path = Path(path)
-    try:
-        # Only a line feed ends a line for fairseq-signals; splitlines knows ten more characters.
-        watch_input(path)
-        root, *lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such manifest; run build/scripts/build_test_and_finetune_data.py first") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: no UTF-8 text ({error}); run the build stage again") from None
+    # Only a line feed ends a line for fairseq-signals; splitlines knows ten more characters.
+    root, *lines = read_text(path, "the build stage").removesuffix("\n").split("\n")
     if not lines:
         raise UserError(f"{path}: lists no segment; check the split in meta_split.csv and run the build stage again")
     names, lengths = [], set()
@@ -64,7 +82,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def read_lead(path: Path, samples: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Read a 10 s file or a segment.
+    """Read a 10-second record or a segment.
 
     Parameters
     ----------
@@ -112,7 +130,7 @@ def _number(path: Path, content: dict[str, np.ndarray], name: str) -> int | floa
 
 
 def read_record(path: Path, samples: int, study_id: int) -> np.ndarray:
-    """Read the 10 s file of a study: the lead, float32 (samples,).
+    """Read the 10-second record of a study: the lead, float32 (samples,).
 
     Raises
     ------
@@ -124,6 +142,11 @@ def read_record(path: Path, samples: int, study_id: int) -> np.ndarray:
     if idx != study_id:
         raise UserError(f"{path}: holds study {idx}, not {study_id}; run preprocess and build again")
     return lead
+
+
+def signal_checksum(lead: np.ndarray) -> int:
+    """Return the CRC-32 of the samples of a lead, float32 (samples,)."""
+    return zlib.crc32(lead.astype("<f4").tobytes())
 
 
 def read_segment(path: Path, samples: int, rows: int) -> tuple[np.ndarray, int, int]:
@@ -158,6 +181,20 @@ def read_segment(path: Path, samples: int, rows: int) -> tuple[np.ndarray, int, 
     if study_id % 1:
         raise UserError(f"{path}: its original_idx {study_id} is no study; run the build stage again")
     return lead, int(idx), int(study_id)
+
+
+def read_study_of_segment(path: Path) -> int:
+    """Return the record that a segment is of, its `original_idx`.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read or does not say.
+    """
+    study_id = _number(path, read_mat(path), "original_idx")
+    if study_id % 1:
+        raise UserError(f"{path}: its original_idx {study_id} is not a study; run the build stage again")
+    return int(study_id)
 
 
 def read_label_rows(manifests: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -221,21 +258,6 @@ def read_labels(path: Path) -> np.ndarray:
     if wrong.any():
         raise UserError(f"{path}: row {int(np.argmax(wrong))} holds a label outside 0 to 1; run the build stage again")
     return labels.astype(np.float32)
-
-
-def read_pos_weight(path: Path) -> np.ndarray:
-    """Read `pos_weight.txt`: 17 numbers of at least 0 on one line, as float64 (17,)."""
-    path = Path(path)
-    try:
-        watch_input(path)
-        weights = np.array([number(path, 1, "weight", text) for text in path.read_text(encoding="utf-8").split()])
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run build/scripts/build_test_and_finetune_data.py first") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: no UTF-8 text ({error}); run the build stage again") from None
-    if weights.shape != (len(LABELS),) or not (weights >= 0).all():
-        raise UserError(f"{path}: must hold {len(LABELS)} numbers of at least 0; run the build stage again")
-    return weights
 
 
 class SegmentDataset:

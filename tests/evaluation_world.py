@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.ecg_fm import CLASSIFIER_NAME, Architecture, EcgClassifier
+from ecg_finetune.label_set import LABELS
 from ecg_finetune.matfile import write_mat
-from ecg_finetune.paths import locate, save_file_name
+from ecg_finetune.paths import locate
+from ecg_finetune.studies import save_file_name
 
 NEVER, RARE = LABELS.index("Ventricular tachycardia"), LABELS.index("Atrial flutter")
 

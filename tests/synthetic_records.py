@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ecg_finetune.diagnoses import LABELS
-from ecg_finetune.paths import locate, save_file_name
+from ecg_finetune.label_set import LABELS
+from ecg_finetune.paths import locate
+from ecg_finetune.studies import save_file_name
 from ecg_finetune.tables import write_rows
 
 MIMIC_LEADS = ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6")

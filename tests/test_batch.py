@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ecg_finetune.batch import chunk_size, chunked, run_batch
-from ecg_finetune.command_line import UserError
+from ecg_finetune.files import UserError
 
 
 def double(chunk):

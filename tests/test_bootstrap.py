@@ -10,7 +10,7 @@ from ecg_evaluation.bootstrap import draw, interval, replicates
 from ecg_evaluation.metrics import METRICS, Scored
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.label_set import LABELS
 
 
 @pytest.fixture

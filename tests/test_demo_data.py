@@ -15,7 +15,7 @@ from ecg_simulation.reports import report_statements
 from ecg_simulation.signals import LEADS, simulate
 from scipy.signal import find_peaks
 
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.label_set import LABELS
 
 SCRIPT = "demo/make_demo_data.py"
 

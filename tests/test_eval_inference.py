@@ -8,12 +8,13 @@ from ecg_evaluation.inputs import read_test_set, read_valid_set
 from evaluation_world import make_world, write_checkpoint
 from scipy.io import loadmat
 
-from ecg_finetune.command_line import UserError
 from ecg_finetune.ecg_fm import load_classifier
+from ecg_finetune.files import UserError
 from ecg_finetune.matfile import write_mat
-from ecg_finetune.paths import locate, save_file_name
+from ecg_finetune.paths import locate
 from ecg_finetune.segments import read_lead
-from ecg_finetune.signal_format import RECORD_SAMPLES
+from ecg_finetune.studies import save_file_name
+from ecg_finetune.waveform import RECORD_SAMPLES
 
 MAX = (0, 2, 4, 5, 16)  # the places of the labels for which ECG-FM takes the maximum over the segments
 

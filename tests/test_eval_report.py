@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_html_page import Reader
 
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.label_set import LABELS
 
 
 def drawn_points(svg: str, css: str) -> np.ndarray:
@@ -111,7 +111,7 @@ def test_report_of_a_run(tmp_path):
     from ecg_evaluation.stage import run
     from evaluation_world import make_world
 
-    from ecg_finetune.command_line import execute
+    from ecg_finetune.cli import execute
     from ecg_finetune.documents import load_parser
     from ecg_finetune.paths import locate
 

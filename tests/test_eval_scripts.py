@@ -12,9 +12,9 @@ from ecg_evaluation.stage import run
 from evaluation_world import NEVER, RARE, make_world, write_checkpoint
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from ecg_finetune.command_line import execute
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.cli import execute
 from ecg_finetune.documents import load_parser
+from ecg_finetune.label_set import LABELS
 from ecg_finetune.paths import locate
 
 FINETUNED, ANY = "eval/scripts/eval_finetuned.py", "eval/scripts/eval_ecgfm.py"

@@ -13,7 +13,7 @@ from ecg_fm_labeler.normalization import TABLES_FILE, TEMPLATES_FILE, expand, re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.label_set import LABELS
 
 EXAMPLES = json.loads((Path(__file__).parent / "labeler_examples.json").read_text(encoding="utf-8"))
 NAMES = "PoorQ SR PVC Tachy VT SVTab AF AFL Brady AccPath AVB AVB1 Bifasc RBBB LBBB MI Pacer"

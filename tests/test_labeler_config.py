@@ -12,8 +12,8 @@ from ecg_fm_labeler.normalization import TABLES_FILE, TEMPLATES_FILE, expand, re
 from ecg_fm_labeler.validate import problems_of
 from small_configuration import SMALL
 
-from ecg_finetune.command_line import UserError
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.files import UserError
+from ecg_finetune.label_set import LABELS
 from ecg_finetune.tables import iterate_rows
 
 TABLES = read_tables(PROJECT_CONFIG, TABLES_FILE)

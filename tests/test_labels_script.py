@@ -13,8 +13,8 @@ from ecg_fm_labeler.configuration import PROJECT_CONFIG
 from ecg_fm_labeler.outputs import prevalence_table
 from ecg_fm_labeler.reports import read_reports
 
-from ecg_finetune.command_line import UserError
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.files import UserError
+from ecg_finetune.label_set import LABELS
 from ecg_finetune.paths import ARTEFACTS
 
 SCRIPT = "labels/scripts/create_labels_ecgfm.py"
@@ -88,7 +88,7 @@ def test_files_of_a_table_from_the_wild(base, run_script):
     assert (out / "label_def_official_17.csv").read_bytes() == (PROJECT_CONFIG / "label_def.csv").read_bytes()
     assert read_csv(out / "unmatched.csv") == [["words", "count"], ["ünlesbar text", "1"]]
     assert {path.name for path in out.iterdir()} == {
-        *("labels.csv", "y.npy", "y_soft.npy", "label_def_recomputed.csv", "label_def_official_17.csv"),
+        *("labels.csv", "labels.json", "y.npy", "y_soft.npy", "label_def_recomputed.csv", "label_def_official_17.csv"),
         *("pos_weight.txt", "study_id_mapping.csv", "unmatched.csv"),
     }
     assert "2 of 6 rows have no split" in process.stdout

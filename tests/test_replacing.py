@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ecg_finetune.command_line import replacing
+from ecg_finetune.files import replacing
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ecg_finetune.command_line import UserError
-from ecg_finetune.diagnoses import LABELS
-from ecg_finetune.study_labels import read_study_labels
+from ecg_finetune.files import UserError
+from ecg_finetune.label_set import LABELS
+from ecg_finetune.studies import read_study_labels
 from ecg_finetune.tables import write_rows
 
 

@@ -1,13 +1,13 @@
 """Bootstrap over patients: intervals that know a patient's records are not independent."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from tqdm import tqdm
 
 from ecg_evaluation.metrics import MACRO, ROWS, Scored, mean_of_defined
-from ecg_finetune.command_line import usable_cores
+from ecg_finetune.operating_system import usable_cores
+from ecg_finetune.progress_bar import progress_bar
 
 SEED = 42
 CHUNK = 25  # replicates weighed together: enough for a fast matrix product, small enough for memory
@@ -35,19 +35,19 @@ def replicates(scored: Scored, count: int) -> np.ndarray:
         return scored.measure(np.stack([draw(scored.units, replicate) for replicate in chunk]))
 
     point = scored.measure()
-    with tqdm(total=count, unit=" replicates", disable=None) as progress:
-        drawn = np.concatenate([point[:0], *_in_threads(measure, chunks, progress)])
+    with progress_bar(count, "replicates") as advance:
+        drawn = np.concatenate([point[:0], *_in_threads(measure, chunks, advance)])
     labels = ROWS.index(MACRO)
     of_labels = drawn[:, :labels]
     drawn[:, labels] = mean_of_defined(np.where(np.isnan(of_labels), point[:, :labels], of_labels))
     return drawn
 
 
-def _in_threads(function, chunks: list[range], progress: tqdm) -> Iterator[np.ndarray]:
+def _in_threads(function, chunks: list[range], advance: Callable[[int], None]) -> Iterator[np.ndarray]:
     # Threads, not processes: numpy lets go of the interpreter lock in the passes that take the time.
     with ThreadPoolExecutor(usable_cores()) as pool:
         for chunk, result in zip(chunks, pool.map(function, chunks)):
-            progress.update(len(chunk))
+            advance(len(chunk))
             yield result
 
 

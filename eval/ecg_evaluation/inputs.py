@@ -6,21 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ecg_finetune.command_line import UserError
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.files import UserError
+from ecg_finetune.label_set import LABELS
 from ecg_finetune.paths import inside
-from ecg_finetune.patients import read_studies
 from ecg_finetune.segments import read_label_rows
-from ecg_finetune.tables import SPLITS, read_splits, read_table, refuse_duplicates, write_table
-
-# A few abnormal seconds make the label, so the segment that shows them decides; all other labels take the mean.
-COMBINED_BY_MAX = (
-    "Poor data quality",
-    "Premature ventricular contraction",
-    "Ventricular tachycardia",
-    "Supraventricular tachycardia with aberrancy",
-    "Electronic pacemaker",
-)
+from ecg_finetune.studies import SPLITS, read_splits, read_studies
+from ecg_finetune.tables import read_table, refuse_duplicates, write_table
 
 
 @dataclass(frozen=True)

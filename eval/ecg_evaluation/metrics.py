@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.label_set import LABELS
 
 MACRO, MICRO = "__macro__", "__micro__"
 ROWS = (*LABELS, MACRO, MICRO)

@@ -8,12 +8,12 @@ from markupsafe import Markup
 
 from ecg_evaluation.inputs import test_files
 from ecg_evaluation.results import Evaluation
-from ecg_finetune.command_line import UserError
-from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.ecg_paper import strip_svg
+from ecg_finetune.files import UserError
+from ecg_finetune.label_set import LABELS
 from ecg_finetune.segments import read_record
-from ecg_finetune.signal_format import RECORD_SAMPLES, SAMPLE_RATE
 from ecg_finetune.tables import read_table, refuse_duplicates
+from ecg_finetune.waveform import RECORD_SAMPLES, SAMPLE_RATE
 
 STRIPS = 12
 ASSUMED_SD = 0.2  # mV; a usual standard deviation of Lead I

@@ -7,9 +7,7 @@ import subprocess
 from pathlib import Path
 
 from ecg_finetune import __version__
-from ecg_finetune.checksum import sha256
-from ecg_finetune.command_line import UserError, replacing
-from ecg_finetune.tables import read_json
+from ecg_finetune.files import UserError, read_json, replacing, sha256
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("numpy", "pandas", "scipy", "torch")

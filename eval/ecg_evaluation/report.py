@@ -10,14 +10,13 @@ from markupsafe import Markup, escape
 
 from ecg_evaluation import figures
 from ecg_evaluation.calibration import reliability_curve
-from ecg_evaluation.inputs import COMBINED_BY_MAX
 from ecg_evaluation.misses import worst_misses
 from ecg_evaluation.provenance import versions
 from ecg_evaluation.results import SHOWN, Evaluation, grouped_notes, with_interval
 from ecg_evaluation.thresholds import has_both
-from ecg_finetune.command_line import replacing
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.files import replacing
 from ecg_finetune.html_page import html_page, html_table
+from ecg_finetune.label_set import COMBINED_BY_MAX, LABELS
 
 
 @dataclass(frozen=True)

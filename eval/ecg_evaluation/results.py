@@ -10,7 +10,7 @@ from ecg_evaluation.calibration import calibrate, fit_calibration
 from ecg_evaluation.inputs import Labelled
 from ecg_evaluation.metrics import MACRO, METRICS, MICRO, ROWS, Scored
 from ecg_evaluation.thresholds import choose_thresholds, has_both
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.label_set import LABELS
 
 SHOWN = {MACRO: "Macro average", MICRO: "Micro average"}
 

@@ -21,18 +21,12 @@ from ecg_evaluation.provenance import read_origin, versions, write_origin
 from ecg_evaluation.report import Report, write_report
 from ecg_evaluation.results import compare, decide, evaluate, grouped_notes, text_table
 from ecg_evaluation.thresholds import threshold_rule
-from ecg_finetune.checksum import sha256
-from ecg_finetune.command_line import (
-    UserError,
-    add_lead,
-    add_path,
-    non_negative_int,
-    positive_int,
-    remove_leftovers,
-    usable_cores,
-)
+from ecg_finetune.cli import add_lead, add_path, non_negative_int, positive_int
+from ecg_finetune.files import UserError, read_json, remove_leftovers, sha256
+from ecg_finetune.lineage import Inputs
+from ecg_finetune.operating_system import usable_cores
 from ecg_finetune.paths import inside
-from ecg_finetune.tables import read_json, write_table
+from ecg_finetune.tables import write_table
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +71,7 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",
         default="auto",
-        help="auto = the CUDA GPU if there is one, else cpu; or cpu, cuda, ... (default: auto)",
+        help="auto (CUDA if there is one, else Apple's mps, else cpu), cpu, cuda, cuda:N or mps (default: auto)",
     )
     parser.add_argument(
         "--precision",
@@ -135,8 +129,12 @@ def add_statistics(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> str:
+def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Predict, compute every metric from the predictions file, write the tables and the report."""
+    inputs.add(
+        *(inside(args.test_dir, name) for name in ("test_labels", "test_file_list")), args.record_list, args.meta
+    )
+    inputs.add(*(inside(args.manifests, name) for name in ("manifest_y", "original_idx_order")))
     test = read_test_set(args.test_dir, args.max_samples)
     # What the user may have got wrong is read before the model runs, which can take hours.
     patients, findings = patients_of(args, test)

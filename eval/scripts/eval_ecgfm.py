@@ -27,7 +27,7 @@ from pathlib import Path
 
 from ecg_evaluation.stage import add_options, run
 
-from ecg_finetune.command_line import execute, stage_parser
+from ecg_finetune.cli import execute, stage_parser
 
 
 def get_parser() -> argparse.ArgumentParser:

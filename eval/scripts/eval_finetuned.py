@@ -19,7 +19,7 @@ import sys
 
 from ecg_evaluation.stage import add_options, run
 
-from ecg_finetune.command_line import add_path, execute, stage_parser
+from ecg_finetune.cli import add_path, execute, stage_parser
 
 
 def get_parser() -> argparse.ArgumentParser:

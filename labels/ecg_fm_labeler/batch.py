@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.batch import chunk_size, run_batch
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.label_set import LABELS
 from ecg_fm_labeler.labeler import Labeler
 from ecg_fm_labeler.reports import Reports
 

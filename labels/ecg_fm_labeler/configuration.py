@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ecg_finetune.command_line import UserError
-from ecg_finetune.tables import iterate_rows, read_json
+from ecg_finetune.files import UserError, read_json
+from ecg_finetune.tables import iterate_rows
 
 PROJECT_CONFIG = Path(__file__).resolve().parent.parent / "ecg_fm_labeler_config"
 

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ecg_finetune.command_line import UserError
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.files import UserError
+from ecg_finetune.label_set import LABELS
 from ecg_fm_labeler.configuration import PROJECT_CONFIG, Pattern
 from ecg_fm_labeler.labeler import POLICIES, Labeler
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.label_set import LABELS
 from ecg_fm_labeler.configuration import ABSENCE, Knowledge, Pattern
 
 # Each step from an entity to its parent takes away this share of the doubt.

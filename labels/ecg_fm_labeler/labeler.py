@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ecg_finetune.command_line import UserError
-from ecg_finetune.diagnoses import LABELS
+from ecg_finetune.files import UserError
+from ecg_finetune.label_set import LABELS
 from ecg_fm_labeler.configuration import PROJECT_CONFIG, Knowledge, Pattern
 from ecg_fm_labeler.inference import Inference, TextEntity, attach, without_negated
 from ecg_fm_labeler.matching import Match, Matcher
@@ -90,7 +90,7 @@ class Labeler:
         Returns
         -------
         Labels
-            `hard` and `soft`, float32 (n, 17), columns in the order of `ecg_finetune.diagnoses.LABELS`. A report
+            `hard` and `soft`, float32 (n, 17), columns in the order of `ecg_finetune.label_set.LABELS`. A report
             without any of the 17 is a row of zeros.
 
         Examples

@@ -19,8 +19,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from ecg_finetune.command_line import UserError
-from ecg_finetune.tables import read_json
+from ecg_finetune.files import UserError, read_json
 from ecg_fm_labeler.configuration import PROJECT_CONFIG
 
 TABLES_FILE = "text_normalization.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ecg_finetune.command_line import UserError
+from ecg_finetune.files import UserError
 from ecg_finetune.tables import integer, iterate_rows, read_header
 
 _REPORT_COLUMN = re.compile(r"report_(\d+)")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ecg_finetune.command_line import UserError
-from ecg_finetune.tables import SPLITS, find_rows, read_splits
+from ecg_finetune.files import UserError
+from ecg_finetune.studies import SPLITS, find_rows, read_splits
 
 NO_SPLIT = len(SPLITS)
 
@@ -29,7 +29,7 @@ def split_of(meta: Path, study_id: np.ndarray, wanted: str) -> np.ndarray:
     Raises
     ------
     UserError
-        As `tables.read_splits`; also no row of the wanted split.
+        As `studies.read_splits`; also no row of the wanted split.
     """
     if wanted == "all" and not Path(meta).is_file():
         print(f"{meta} is not there yet: the split column of study_id_mapping.csv stays empty")

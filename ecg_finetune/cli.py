@@ -6,43 +6,18 @@ the settings first, the summary that `run` returns last, and turns every user-le
 """
 
 import argparse
-import contextlib
 import errno
-import glob
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from ecg_finetune.leads import LEADS
+from ecg_finetune.files import UserError
+from ecg_finetune.lineage import Inputs
+from ecg_finetune.operating_system import usable_cores
 from ecg_finetune.paths import ARTEFACTS, locate
-
-
-class UserError(Exception):
-    """Something the user can mend: the message names the file, row or value, and what to do."""
-
-
-# Every input file read so far and what it was then: see `watch_input`.
-_inputs: dict[Path, tuple[int, int, int]] = {}
-
-
-def watch_input(path: Path) -> None:
-    """Note that `path` is about to be read; `execute` refuses to report success if it changes during the run."""
-    _inputs[Path(path)] = _identity(path)
-
-
-def _identity(path: Path) -> tuple[int, int, int]:
-    status = Path(path).stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _refuse_changed_inputs() -> None:
-    for path, identity in _inputs.items():
-        if not path.exists() or _identity(path) != identity:
-            raise UserError(
-                f"{path}: the file changed during this run, what was written belongs to its earlier content; run again"
-            )
+from ecg_finetune.waveform import LEADS
 
 
 def stage_parser(docstring: str) -> argparse.ArgumentParser:
@@ -98,11 +73,6 @@ def add_batch(parser: argparse.ArgumentParser, waiting: int = 0) -> None:
     )
 
 
-def usable_cores() -> int:
-    """Return how many cores this process may run on (cgroup-unaware, affinity-aware)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def positive_int(text: str) -> int:
     """Parse an integer of at least 1 for argparse."""
     value = int(text)
@@ -128,9 +98,14 @@ def fraction(text: str) -> float:
 
 
 def execute(
-    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], str], argv: list[str] | None = None
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace, Inputs], str],
+    argv: list[str] | None = None,
+    resolve: Callable[[argparse.Namespace], None] | None = None,
 ) -> int:
     """Parse, print the settings, run, print what was done; return the exit code.
+
+    `resolve` fills in the defaults that depend on other options, before the settings are printed.
 
     Exit codes: 0 done, 1 a user-level error told in one line on stderr, 2 wrong usage (argparse), 130 Ctrl-C.
     """
@@ -140,22 +115,25 @@ def execute(
         if getattr(args, dest) is None:
             setattr(args, dest, locate(args.base_dir, artefact, getattr(args, "lead", "I")))
     del args.artefact_of
-    _inputs.clear()
+    inputs = Inputs(args.base_dir)
     started = time.monotonic()
     try:
+        if resolve is not None:
+            resolve(args)
         print(f"{parser.prog}: {parser.description.strip().splitlines()[0]}")
         for name, value in sorted(vars(args).items()):
             print(f"  --{name.replace('_', '-')} {value}")
         sys.stdout.flush()
-        summary = run(args)
-        _refuse_changed_inputs()
+        summary = run(args, inputs)
+        inputs.refuse_changed()
         print(f"done in {time.monotonic() - started:.1f} s: {summary}", flush=True)
     except UserError as error:
         return _fail(str(error))
     except OSError as error:
         return _fail(describe_os_error(error))
-    except KeyboardInterrupt:
-        return _fail("stopped by Ctrl-C; what was finished is kept, run the same command to go on", code=130)
+    except KeyboardInterrupt as stop:
+        again = "the same command without --overwrite" if getattr(args, "overwrite", False) else "the same command"
+        return _fail(str(stop) or f"stopped by Ctrl-C; what was finished is kept, run {again} to go on", code=130)
     return 0
 
 
@@ -175,36 +153,3 @@ def _fail(message: str, code: int = 1) -> int:
     sys.stdout.flush()
     print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return code
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block succeeds, else remove it.
-
-    The content is on disk before the rename, so no half-written file is ever seen under its final name, even after a
-    power failure. Missing parent folders are made.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept last: numpy and pandas choose a format by it.
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    remove_leftovers(path.parent, path.name)
-    try:
-        yield temporary
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-        _inputs.pop(path, None)  # our own doing
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_leftovers(folder: Path, name: str = "") -> None:
-    """Remove the temporary files that killed processes left in a folder: those of the file `name`, or all."""
-    for leftover in Path(folder).glob(f".tmp-*-{glob.escape(name) or '*'}"):
-        process = leftover.name.split("-", 2)[1]
-        with contextlib.suppress(OSError):
-            try:
-                os.kill(int(process), 0)
-            except (ProcessLookupError, ValueError):
-                leftover.unlink()

@@ -1,4 +1,10 @@
-"""Lead names and the numbers that stand for them in folder names."""
+"""The form of ECG-FM's input, which preprocess writes, build cuts, and fine-tuning and eval read."""
+
+SAMPLE_RATE = 500  # Hz
+CHANNELS = 12  # all hold the one lead
+RECORD_SECONDS = 10
+RECORD_SAMPLES = RECORD_SECONDS * SAMPLE_RATE
+SEGMENT_SAMPLES = RECORD_SAMPLES // 2
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 

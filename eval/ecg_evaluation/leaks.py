@@ -1,0 +1,96 @@
+"""Leaks: evaluated patients whose records a checkpoint has been trained or pretrained on.
+
+A check never passes because it could not see: what it had no patient or no list for is counted and told.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from ecg_finetune.foreign_split import read_foreign_split
+
+from ecg_finetune.files import UserError, read_json, sha256
+from ecg_finetune.paths import inside
+from ecg_finetune.studies import SPLITS, find_rows
+from ecg_finetune.training_records import STATED, UNKNOWN, TrainingRecords, read_training_records
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The evaluated records: `study_id` int64 (records,), `subject_id` int64 (records,) or None: patients not known."""
+
+    study_id: np.ndarray
+    subject_id: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a list of seen records says about the evaluated ones."""
+
+    leaked: np.ndarray  # bool (records,): the record, or another of its patient, was seen
+    patients: int  # evaluated patients (or records where patients are not known) that were seen
+    unchecked: list[str] = field(default_factory=list)  # what the check could not see
+
+
+def find_seen(evaluated: Evaluated, seen: TrainingRecords, patient_of: pd.Series | None) -> Seen:
+    """Find the evaluated records whose patient has records among those seen.
+
+    Parameters
+    ----------
+    evaluated : Evaluated
+        The evaluated records.
+    seen : TrainingRecords
+        The records that the checkpoint has seen.
+    patient_of : Series or None
+        subject_id by study_id of the record list, which tells patients that `seen` does not know.
+    """
+    leaked = find_rows(seen.study_id, evaluated.study_id)[1]
+    subjects = seen.subject_id.copy()
+    unknown = subjects == UNKNOWN
+    if patient_of is not None and unknown.any():
+        subjects[unknown] = patient_of.reindex(seen.study_id[unknown]).fillna(UNKNOWN).to_numpy(dtype=np.int64)
+        unknown = subjects == UNKNOWN
+    unchecked = []
+    if evaluated.subject_id is None:
+        unchecked.append("evaluated patients are not known: only the records themselves were looked for")
+        return Seen(leaked, int(leaked.sum()), unchecked)
+    if unknown.any():
+        unchecked.append(f"not checked for {int(unknown.sum()):,} train records, whose patient is not known")
+    leaked |= np.isin(evaluated.subject_id, subjects[~unknown])
+    return Seen(leaked, len(np.unique(evaluated.subject_id[leaked])), unchecked)
+
+
+def records_of_split(path: Path, splits: tuple[str, ...]) -> TrainingRecords:
+    """Return the records that a split file puts into some of its splits; patients are left to the record list."""
+    study_id, split = read_foreign_split(path)
+    chosen = np.isin(split, [SPLITS.index(name) for name in splits])
+    return TrainingRecords(study_id[chosen], np.full(int(chosen.sum()), UNKNOWN, dtype=np.int64), split[chosen])
+
+
+def records_of_checkpoint(checkpoint: Path, digest: str | None) -> TrainingRecords | None:
+    """Return the records that a checkpoint of this project was trained on; None where that is not known.
+
+    They are written beside it. The checkpoint itself, or the settings beside it, hold the digest of that file, so the
+    records of another run are never taken for its own.
+
+    Parameters
+    ----------
+    checkpoint : Path
+        The file.
+    digest : str or None
+        The SHA-256 of its training records, as the checkpoint itself states it.
+    """
+    path, settings_file = (inside(checkpoint.parent, name) for name in ("training_records", "finetune_settings"))
+    if digest is None and settings_file.is_file():  # fairseq-signals writes no digest into its checkpoints
+        settings = read_json(settings_file, dict)
+        if settings.get("checkpoint_sha256") == sha256(checkpoint):
+            digest = settings.get(STATED)
+    if digest is None or not path.is_file():
+        return None
+    if sha256(path) != digest:
+        raise UserError(
+            f"{path}: not the records that {checkpoint.name} was trained on (another SHA-256 than it states); put the "
+            "run's own file back, or remove it and give --trained-on"
+        )
+    return read_training_records(path)
