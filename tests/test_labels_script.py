@@ -146,7 +146,7 @@ def test_policy_asserted(base, run_script):
         ("study_id,x\n1,y\n", [], "column 'report_0' is missing"),
         ("report_0\nSinus rhythm\n", [], "column 'study_id' is missing"),
         ("study_id,report_0\n1,a\nx7,b\n", [], "line 3 has study_id 'x7'"),
-        ("study_id,report_0\n1,a\n2,b\n1,c\n", [], "study_id 1 stands in line 2 and again in line 4"),
+        ("study_id,report_0\n1,a\n2,b\n1,c\n", [], "duplicate study_id 1: line 4 has another report than line 2"),
         ("study_id,report_0\n1,a\n", ["--split", "train"], "meta_split.csv: no such file"),
         ("study_id,report_0\n1,a\n", ["--labeler-config", "nowhere"], "nowhere: no such folder"),
     ],

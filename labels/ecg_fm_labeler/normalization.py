@@ -247,7 +247,7 @@ def read_tables(folder: Path, file: str) -> dict:
     Raises
     ------
     UserError
-        The file is not readable, lists a phrase twice, or an entry has not the form of the project's own.
+        The file is not readable, lists a phrase twice, or an entry does not have the form of the project's own.
     """
     path = Path(folder) / file
     path = path if path.is_file() else PROJECT_CONFIG / file
@@ -257,7 +257,7 @@ def read_tables(folder: Path, file: str) -> dict:
         raise UserError(f"{path}: {'lacks' if name in form else 'has an unknown entry'} {name!r}; it has {list(form)}")
     for name, fits in form.items():
         if not fits(tables[name]):
-            raise UserError(f"{path}: {name!r} has not the form it has in {PROJECT_CONFIG / file}; compare them")
+            raise UserError(f"{path}: {name!r} does not have the form of the one in {PROJECT_CONFIG / file}")
     return tables
 
 
