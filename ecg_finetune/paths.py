@@ -102,6 +102,7 @@ ARTEFACTS: dict[str, Artefact] = {
     "eval": Artefact("eval/data", "eval", "the folder of every evaluation"),
     "predictions": Artefact("eval/data/predictions_{set}_{time}.csv", "eval", "`study_id`, then 17 probability columns named by label"),
     "predictions_origin": Artefact("eval/data/predictions_{set}_{time}.json", "eval", "which checkpoint made the predictions, and how"),
+    "eval_lock": Artefact("eval/data/{set}_{time}.lock", "eval", "held during a run"),
     "metrics": Artefact("eval/data/metrics_{set}_{time}.csv", "eval", "`label,n_pos,n_neg,auroc,auprc,accuracy,recall,precision,f1,specificity,npv` and more; 17 labels, `__macro__`, `__micro__`"),
     "comparison": Artefact("eval/data/comparison_{set}_{time}.csv", "eval", "with `--compare`: AUROC and AUPRC of both runs and their paired difference with its interval"),
     "html_report": Artefact("eval/data/report_{set}_{time}.html", "eval", "the report: self-contained HTML"),

@@ -195,22 +195,33 @@ def _innermost_difference(name: str, was: object, now: object, most: int = 200) 
     return name, was, now
 
 
+class LockedError(UserError):
+    """Another run holds the lock."""
+
+
 @contextlib.contextmanager
-def locked(folder: Path, path: Path) -> Iterator[None]:
+def locked(folder: Path, path: Path, patience: float | None = None) -> Iterator[None]:
     """Hold the lock of a folder, the file `path`; the system releases it however the process and its workers end.
+
+    Parameters
+    ----------
+    folder, path : Path
+        The folder, for the message, and the lock file.
+    patience : float, optional
+        Seconds to wait for the lock (default: `LOCK_PATIENCE`).
 
     Raises
     ------
-    UserError
+    LockedError
         Another run holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    limit = time.monotonic() + LOCK_PATIENCE
+    limit = time.monotonic() + (LOCK_PATIENCE if patience is None else patience)
     while (file := _try_lock(path)) is None:
         if time.monotonic() > limit:
             with contextlib.suppress(OSError):
                 owner = path.read_text(encoding="utf-8", errors="replace").strip()
-            raise UserError(
+            raise LockedError(
                 f"{folder}: another run ({owner or 'unknown process'}) is writing into this folder; wait for it to end"
             )
         time.sleep(0.05)

@@ -27,6 +27,11 @@ class TrainingRecords:
     subject_id: np.ndarray
     split: np.ndarray
 
+    def of_split(self, name: str) -> "TrainingRecords":
+        """Return the records of train or of valid alone."""
+        some = self.split == SPLITS.index(name)
+        return TrainingRecords(self.study_id[some], self.subject_id[some], self.split[some])
+
 
 def write_training_records(path: Path, records: TrainingRecords) -> None:
     """Write `study_id,subject_id,split`; an unknown patient is an empty cell."""

@@ -229,7 +229,7 @@ def test_without_valid_split_and_patients(evaluated, capsys, tmp_path):
     assert (table["threshold"].dropna() == 0.5).all() and "calibration_slope" not in table
     assert table["brier_calibrated"].isna().all()
     report = outputs(tmp_path, "report", ".html")[0].read_text()
-    assert "records were resampled" in report and "not recorded beside the predictions file" in report
+    assert "records were resampled" in report and "Not recorded beside the predictions file" in report
 
 
 def test_valid_predictions_that_are_none(evaluated, capsys, tmp_path):
@@ -258,7 +258,7 @@ def test_a_network_of_another_lead_is_told(evaluated, capsys, tmp_path, lead):
     assert ("fine-tuned on lead II, the test set is lead I" in text) == (lead == "II")
 
 
-def test_leaked_patients_are_told(evaluated, capsys, tmp_path):
+def test_patients_in_more_than_one_split_are_told(evaluated, capsys, tmp_path):
     base, _ = evaluated
     records = pd.read_csv(locate(base, "record_list"))
     split = pd.read_csv(locate(base, "meta_split"))
@@ -270,8 +270,8 @@ def test_leaked_patients_are_told(evaluated, capsys, tmp_path):
     arguments = ["--base-dir", base, "--predictions", predictions, "--out", tmp_path, "--bootstrap", 0]
     text = evaluate(capsys, ANY, *arguments, "--meta", tmp_path / "split.csv")
     assert "1 of the evaluated records are not in the test split" in text
-    assert "1 of the evaluated patients have records in train or valid too" in text
-    assert "evaluated patients" not in evaluate(capsys, ANY, *arguments)
+    assert "1 of the evaluated patients have records in another split too" in text
+    assert "evaluated patients have records" not in evaluate(capsys, ANY, *arguments)
 
 
 def test_patients_from_the_path_alone(evaluated, capsys, tmp_path):

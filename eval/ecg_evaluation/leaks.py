@@ -3,8 +3,10 @@
 A check never passes because it could not see: what it had no patient or no list for is counted and told.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -148,7 +150,7 @@ def records_of_split(path: Path, splits: tuple[str, ...]) -> TrainingRecords:
     return TrainingRecords(study_id[chosen], np.full(int(chosen.sum()), UNKNOWN, dtype=np.int64), split[chosen])
 
 
-def records_of_checkpoint(checkpoint: Path, digest: str | None) -> TrainingRecords | None:
+def records_of_checkpoint(checkpoint: Path, stated: str | None) -> TrainingRecords | None:
     """Return the records that a checkpoint of this project was trained on; None where that is not known.
 
     They are written beside it. The checkpoint itself, or the settings beside it, hold the digest of that file, so the
@@ -158,19 +160,44 @@ def records_of_checkpoint(checkpoint: Path, digest: str | None) -> TrainingRecor
     ----------
     checkpoint : Path
         The file.
-    digest : str or None
+    stated : str or None
         The SHA-256 of its training records, as the checkpoint itself states it.
+
+    Raises
+    ------
+    UserError
+        The file beside it is another one, or damaged.
     """
+    file = training_records_file(checkpoint, stated)
+    return None if file is None else read_training_records(Path(file["path"]))
+
+
+def training_records_file(checkpoint: Path, stated: str | None) -> dict[str, str] | None:
+    """Return `path` and `sha256` of the training records of a checkpoint; as `records_of_checkpoint`."""
     path, settings_file = (inside(checkpoint.parent, name) for name in ("training_records", "finetune_settings"))
-    if digest is None and settings_file.is_file():  # fairseq-signals writes no digest into its checkpoints
+    if stated is None and settings_file.is_file():  # fairseq-signals writes no digest into its checkpoints
         settings = read_json(settings_file, dict)
         if settings.get("checkpoint_sha256") == sha256(checkpoint):
-            digest = settings.get(STATED)
-    if digest is None or not path.is_file():
+            stated = settings.get(STATED)
+    if stated is None or not path.is_file():
         return None
-    if sha256(path) != digest:
+    if sha256(path) != stated:
         raise UserError(
             f"{path}: not the records that {checkpoint.name} was trained on (another SHA-256 than it states); put the "
             "run's own file back, or remove it and give --trained-on"
         )
+    return {"path": str(path), "sha256": stated}
+
+
+def records_of_predictions(origin: Mapping[str, Any]) -> TrainingRecords | None:
+    """Return the records that the checkpoint behind a predictions file was trained on; None where that is not known.
+
+    `origin` is what stands beside the predictions, see `provenance.read_origin`.
+    """
+    file = origin.get("training_records")
+    if not isinstance(file, dict) or not isinstance(file.get("path"), str):
+        return None
+    path = Path(file["path"])
+    if not path.is_file() or sha256(path) != file.get("sha256"):
+        return None
     return read_training_records(path)
