@@ -11,6 +11,7 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -24,11 +25,14 @@ from test_finetune import make_manifests
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.documents import REPOSITORY, SCRIPTS, load_parser
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "demo/README.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "demo/README.md", "docs/splits.md")
 
 # What stands in the place of the user's files.
 STANDS_FOR = {
     "/data/ecg": "ecg",
+    "/data/ecg-seed43": "ecg-seed43",
+    "/data/ECG-FM": "ECG-FM",
+    "/data/new": "new",
     "/data/mimic-iv-ecg": "demo/data/mimic-iv-ecg-demo",
     "/data/mimic_iv_ecg_physionet_pretrained.pt": "pretrained.pt",
     "/tmp/try": "try",
@@ -45,6 +49,8 @@ NOT_RUN = {
     "pip install": "installs",
     "git clone": "downloads",
     "torchrun": "two processes train together in test_finetune.py",
+    "finetune_ecgfm.py --base-dir /data/ecg-seed43": "minutes; the README's command with another base folder",
+    "eval_finetuned.py --base-dir /data/ecg-seed43": "the same",
     "--engine fairseq": "needs fairseq-signals and a GPU; the command it gets is checked in test_finetune.py",
     "--dask": "test_batch.py runs on a cluster of its own",
     "cluster.py": "needs SLURM",
@@ -52,7 +58,7 @@ NOT_RUN = {
 # Text that is not printed by what runs here, by words in it, and why.
 NOT_PRINTED = {
     "machine_measurements.csv -> labels": "a diagram",
-    "patients on both sides: 0 of 161,352": "test_split.py looks for what it prints for the genuine record list",
+    "patients in more than one split: 0 of 161,352": "printed for the genuine record list, in test_split.py",
 }
 
 
@@ -157,6 +163,9 @@ def session(tmp_path_factory):
         steps = re.findall(r"^(?:step )?((?:python|export) .*)|^(MIMIC=.*)", continued(read("demo/run_demo.sh")), re.M)
         for command, variable in steps:
             session.run(command or f"export {variable}")
+        stand_in = session.folder / "ECG-FM/splits/meta_split_mimic_iv_ecg.csv"
+        stand_in.parent.mkdir(parents=True)
+        shutil.copy(session.folder / "demo/data/split/data/meta_split.csv", stand_in)
         yield session
 
 
