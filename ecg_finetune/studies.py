@@ -148,13 +148,13 @@ def read_studies(path: Path, *, need_patients: bool, otherwise: str) -> pd.DataF
 
 def _refuse_contradictions(path: Path, records: pd.DataFrame) -> None:
     """Refuse a row whose ids are not those of its path: one patient's record would count as another's."""
-    studies, places = records["study_id"].tolist(), records["path"].tolist()
+    studies, locations = records["study_id"].tolist(), records["path"].tolist()
     subjects = records["subject_id"].tolist() if "subject_id" in records else [None] * len(records)
-    for line, study, subject, place in zip(records.index, studies, subjects, places):
+    for line, study, subject, location in zip(records.index, studies, subjects, locations):
         # A look that spares most rows the pattern, and so 800,035 of them a second.
-        if f"p{subject}/s{study}/" in place if subject is not None else f"/s{study}/" in place:
+        if f"p{subject}/s{study}/" in location if subject is not None else f"/s{study}/" in location:
             continue
-        for patient_folder, study_folder in PATIENT_AND_STUDY.findall(place):
+        for patient_folder, study_folder in PATIENT_AND_STUDY.findall(location):
             if int(study_folder) != study or subject not in (None, int(patient_folder)):
                 ids = f"study_id {study}" if subject is None else f"subject_id {subject} and study_id {study}"
                 raise UserError(

@@ -110,11 +110,12 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     if args.from_split:
         rows, split, excluded = take_split(args.from_split, study_ids)
     else:
-        print(NEW_SPLIT_NOTE)
-        if args.stratify:
-            labels, labelled = read_labels(args.stratify, study_ids)
         group = numbered(subject_ids if by_patient else study_ids)
         kept = read_earlier_split(args.out, study_ids, group) if args.extend and args.out.is_file() else None
+        if kept is None:
+            print(NEW_SPLIT_NOTE)
+        if args.stratify:
+            labels, labelled = read_labels(args.stratify, study_ids)
         rows, split, new_groups = make_split(group, args.valid_frac, args.test_frac, args.seed, labels, kept)
         if args.extend:
             n_kept, unit = len(kept[0]) if kept else 0, "patients" if by_patient else "studies"
