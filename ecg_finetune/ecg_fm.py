@@ -65,7 +65,7 @@ class Architecture:
             value = getattr(self, field.name)
             # Wide bounds: they only keep a damaged or hostile file from asking for the whole memory.
             if field.type is int and not (type(value) is int and 1 <= value <= 65536):
-                raise ValueError(f"{field.name} is {short_repr(value)}, not a whole number from 1 to 65536")
+                raise ValueError(f"{field.name} is {short_repr(value)}, not an integer from 1 to 65536")
             if field.type is bool and type(value) is not bool:
                 raise ValueError(f"{field.name} is {short_repr(value)}, not True or False")
             if field.type is float and not (isinstance(value, (int, float)) and 0 <= value <= 1):
@@ -111,7 +111,7 @@ class Architecture:
 def parse_conv_layers(text: str) -> ConvLayers:
     """Read a list expression such as `"[(256, 2, 2)] * 4 + [(512, 3, 2)]"` of (dim, kernel, stride).
 
-    Only lists, tuples, whole numbers, `+` and `*` are understood; nothing is evaluated.
+    Only lists, tuples, integers, `+` and `*` are understood; nothing is evaluated.
 
     >>> parse_conv_layers("[(256, 2, 2)] * 2 + [(512, 3, 2)]")
     ((256, 2, 2), (256, 2, 2), (512, 3, 2))
@@ -182,7 +182,7 @@ class FeatureExtractor(nn.Module):
         channels = arch.in_d
         for number, (dim, kernel, stride) in enumerate(arch.conv_feature_layers):
             convolution = nn.Conv1d(channels, dim, kernel, stride, bias=arch.conv_bias)
-            # Place 1 is fairseq-signals' dropout, which is always 0: it keeps the norm's parameters at place 2.
+            # Index 1 is fairseq-signals' dropout, which is always 0: it keeps the norm's parameters at index 2.
             norm = [nn.Identity(), Float32GroupNorm(dim, dim)] if number == 0 else []
             self.conv_layers.append(nn.Sequential(convolution, *norm, nn.GELU()))
             channels = dim
