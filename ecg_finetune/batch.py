@@ -266,7 +266,7 @@ def _on_dask(function, chunks, address):
         from distributed import Client
         from distributed.scheduler import KilledWorker
     except ImportError:
-        raise UserError("--dask needs more packages: pip install -r requirements-cluster.txt") from None
+        raise UserError('--dask needs the extra "cluster": pip install -e ".[cluster]" in the clone') from None
     try:
         client = Client(address)
     except (OSError, ValueError) as error:

@@ -20,6 +20,11 @@ def pytest_addoption(parser):
     parser.addoption("--fault-records", type=int, default=200, help="synthetic records in tests/faults")
 
 
+def pytest_ignore_collect(collection_path):
+    """Look for tests and examples in the test files alone: some of the others are programs."""
+    return True if collection_path.suffix == ".py" and not collection_path.name.startswith("test_") else None
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """Return the folder of genuine data, or skip: it is not part of the repository."""

@@ -26,7 +26,6 @@ from ecg_training.torch_engine import TINY, build_model
 from ecg_training.trainer import Trainer, resume_from
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy._core import multiarray
 
 from ecg_finetune import checkpoint
 from ecg_finetune.cli import execute
@@ -34,6 +33,8 @@ from ecg_finetune.ecg_fm import CLASSIFIER_NAME, EcgClassifier, load_classifier
 from ecg_finetune.files import UserError
 from ecg_finetune.torch_archive import read_archive
 
+# What a pickled array and a pickled NumPy number call; where they live depends on NumPy's version.
+RECONSTRUCT, SCALAR = np.empty(0).__reduce__()[0], np.float32(0).__reduce__()[0]
 ROOM = 256 << 20  # bytes of address space that a command may still take; every claim below is for more
 
 
@@ -101,11 +102,11 @@ CONTENTS = {
     "bytearray": lambda: holding(Calls(bytearray, 2 * 10**9)),
     "tensor of a size": lambda: holding(Calls(torch.FloatTensor, 5 * 10**8)),
     "array of a size": lambda: holding(Calls(np.ndarray, (10**10,))),
-    "array to be filled": lambda: holding(Calls(multiarray._reconstruct, np.ndarray, (10**10,), b"b")),
+    "array to be filled": lambda: holding(Calls(RECONSTRUCT, np.ndarray, (10**10,), b"b")),
     "array of few bytes": lambda: holding(
-        Calls(multiarray._reconstruct, np.ndarray, (0,), b"b", state=(1, (10**10,), np.dtype("f4"), False, b"x"))
+        Calls(RECONSTRUCT, np.ndarray, (0,), b"b", state=(1, (10**10,), np.dtype("f4"), False, b"x"))
     ),
-    "number of any size": lambda: holding(Calls(multiarray.scalar, np.dtype("V2000000000"))),
+    "number of any size": lambda: holding(Calls(SCALAR, np.dtype("V2000000000"))),
     "slow codec": lambda: holding(Calls(_codecs.encode, "".join(map(chr, range(0x4E00, 0x9E00))) * 50, "punycode")),
     "long number": lambda: holding(10**400),
     # Structures.

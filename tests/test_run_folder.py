@@ -176,16 +176,16 @@ def test_an_interrupted_overwrite_is_gone_on_with_or_repeated(tmp_path, monkeypa
     (folder / "inner").mkdir()
     (folder / "inner/3.mat").touch()
     (folder / "inner/link").symlink_to(tmp_path / "linked")
-    removed, unlink = [], os.unlink
+    removed, unlink = [], Path.unlink
 
     def stop_at_second(path, **options):
-        if str(path).startswith(f"{folder}/") and str(path).endswith(".mat"):
+        if folder in path.parents and path.suffix == ".mat":
             if removed:
                 raise KeyboardInterrupt
             removed.append(path)
         unlink(path, **options)
 
-    monkeypatch.setattr(os, "unlink", stop_at_second)
+    monkeypatch.setattr(Path, "unlink", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
         fill(folder, {"--lead": "II"}, ["4.mat"], overwrite=True)
     monkeypatch.undo()

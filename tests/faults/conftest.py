@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from pipeline import REPOSITORY, STAGES, Forked, contents, make_few_segments, run, timed
 
-collect_ignore = ["fuzz_binary.py"]  # a program, and it needs atheris
-
 
 def pytest_configure(config):
     """Register the mark of what is left to `make faults`; heed Ctrl-C, which a shell's background jobs ignore."""
