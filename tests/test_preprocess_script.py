@@ -367,6 +367,7 @@ ROWS = st.builds(
     ReportRow,
     study_id=st.integers(0, 10**18 - 1),
     status=st.just("ok"),
+    detail=st.just(""),
     signal=st.builds(
         SignalStatistics,
         rate=st.integers(50, 100_000) | st.floats(50, 100_000).filter(lambda rate: not rate.is_integer()),
@@ -386,14 +387,37 @@ def test_a_usable_row_is_read_as_it_was_written(row):
 
 
 @given(
-    row=ROWS, place=st.integers(0, 200), text=st.sampled_from(["", "_", " ", "\0", '"', ",", "\u0663", "e", "-", "9"])
+    row=ROWS,
+    place=st.integers(0, 200),
+    text=st.sampled_from(["", "_", " ", "\0", '"', ",", "\u0663", "nan", "inf", "9"]),
 )
 def test_a_changed_line_is_no_row_or_another_one(row, place, text):
     line = format_row(row)
     place %= len(line)
-    changed = line[:place] + text + line[place + 1 :]
-    found = parse_row(changed)
-    assert found is None or format_row(found) == changed
+    found = parse_row(line[:place] + text + line[place + 1 :])
+    assert found is None or parse_row(format_row(found)) == found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "\n",
+        "save_file,study_id,status,detail,rate,samples,mean_mv,std_mv,nan_count,longest_flat_s,mat_bytes\n",
+        "mimic_iv_ecg_7.mat,8,ok,,500,5000,0.1,0.1,0,0.1,18000\n",
+        "mimic_iv_ecg_7.mat,7,ok,,500,5000,nan,0.1,0,0.1,18000\n",
+        "mimic_iv_ecg_7.mat,7,ok,,500,5000,0.1,inf,0,0.1,18000\n",
+        "mimic_iv_ecg_7.mat,7,ok,why,500,5000,0.1,0.1,0,0.1,18000\n",
+        "mimic_iv_ecg_7.mat,7,flat,,500,5000,0.1,0.1,0,0.1,18000\n",
+        "mimic_iv_ecg_7.mat,7,ok,,500,5000,0.1,0.1,0,0.1,\n",
+        "mimic_iv_ecg_7.mat,7,ok,,500,5000,0.1,0.1,0,0.1,18000,\n",
+        f"mimic_iv_ecg_{10**20}.mat,{10**20},ok,,500,5000,0.1,0.1,0,0.1,18000\n",
+        f"mimic_iv_ecg_7.mat,7,ok,,500,{10**400},0.1,0.1,0,0.1,18000\n",
+        "\0\0\0\0",
+    ],
+)
+def test_a_line_that_is_no_usable_record_is_no_row(line):
+    assert parse_row(line) is None
 
 
 @pytest.mark.parametrize("status", [status for status in STATUSES if status != "ok"])

@@ -86,15 +86,14 @@ def rounded(signal: SignalStatistics) -> SignalStatistics:
 def parse_row(line: str) -> ReportRow | None:
     """Return the row of a usable record from the line that `format_row` made of it; None for any other line."""
     try:
-        _, study_id, status, detail, rate, samples, mean, std, nan_count, flat, size = next(csv.reader([line]))
-        if status != "ok" or len(study_id) > 18 or len(size) > 18:
-            return None
+        save_file, study_id, status, detail, rate, samples, mean, std, nan_count, flat, size = line.split(",")
         rate = int(rate) if rate.isdecimal() else float(rate)
         signal = SignalStatistics(rate, int(samples), float(mean), float(std), int(nan_count), float(flat))
         row = ReportRow(int(study_id), status, detail, signal, int(size))
-    except (ValueError, StopIteration, csv.Error):
+        usable = status == "ok" and not detail and save_file == save_file_name(row.study_id)
+        return row if usable and all(map(math.isfinite, signal)) and max(row.study_id, row.mat_bytes) < 10**18 else None
+    except (ValueError, OverflowError):
         return None
-    return row if format_row(row) == line else None  # int and float read more than is written
 
 
 class PreprocessReport:
