@@ -203,7 +203,7 @@ def test_genuine_record_list(tmp_path, create_split, test_data):
     path.write_bytes(lzma.decompress((test_data / "mimic_iv_ecg/record_list.csv.xz").read_bytes()))
     printed = create_split("--base-dir", tmp_path, "--record-list", path).stdout
     shown = printed[printed.index("      records  share") : printed.index("done in")]
-    assert shown in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert shown in (REPOSITORY / "docs/splits.md").read_text(encoding="utf-8")
     split = read_split(tmp_path, pd.read_csv(path, usecols=["subject_id", "study_id"]))
     assert len(split) == 800_035
     assert (split.groupby("subject_id")["split"].nunique() == 1).all()
