@@ -145,6 +145,8 @@ class Session:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
         self.folder, self.monkeypatch, self.printed = folder, monkeypatch, ""
+        (folder / "labels").mkdir()
+        (folder / "labels/ecg_fm_labeler_config").symlink_to(REPOSITORY / "labels/ecg_fm_labeler_config")
 
     def make_files_of_others(self) -> None:
         """Make what the walk downloads; its records are those of the demo."""
