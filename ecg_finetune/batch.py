@@ -184,6 +184,50 @@ def loader_workers() -> Iterator[None]:
         raise UserError(KILLED_WORKER) from None
 
 
+def loaded_batches(data, **options) -> Iterator:
+    """Yield the batches of a PyTorch `DataLoader` over a data set; put the loop over them into `loader_workers`.
+
+    A `UserError` comes out of a worker process as it was raised; PyTorch would put a traceback before its message.
+
+    Parameters
+    ----------
+    data : object with `__len__` and `__getitem__`
+        The data set.
+    options
+        As `DataLoader` takes them.
+    """
+    from torch.utils.data import DataLoader
+
+    for batch in DataLoader(_ErrorsAsItems(data), collate_fn=_collate, **options):
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+class _ErrorsAsItems:
+    """A data set that returns the `UserError` of an item instead of raising it."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index):
+        try:
+            return self.data[index]
+        except UserError as error:
+            return error
+
+
+def _collate(items: list):
+    """Return the batch of these items, or the first error among them."""
+    from torch.utils.data import default_collate
+
+    error = next((item for item in items if isinstance(item, UserError)), None)
+    return default_collate(items) if error is None else error
+
+
 def _end_with(parent: int) -> None:
     """End when the parent is gone: killed, it cannot end its workers."""
     while os.getppid() == parent:

@@ -98,9 +98,14 @@ def fraction(text: str) -> float:
 
 
 def execute(
-    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace, Inputs], str], argv: list[str] | None = None
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace, Inputs], str],
+    argv: list[str] | None = None,
+    resolve: Callable[[argparse.Namespace], None] | None = None,
 ) -> int:
     """Parse, print the settings, run, print what was done; return the exit code.
+
+    `resolve` fills in the defaults that depend on other options, before the settings are printed.
 
     Exit codes: 0 done, 1 a user-level error told in one line on stderr, 2 wrong usage (argparse), 130 Ctrl-C.
     """
@@ -113,6 +118,8 @@ def execute(
     inputs = Inputs(args.base_dir)
     started = time.monotonic()
     try:
+        if resolve is not None:
+            resolve(args)
         print(f"{parser.prog}: {parser.description.strip().splitlines()[0]}")
         for name, value in sorted(vars(args).items()):
             print(f"  --{name.replace('_', '-')} {value}")
@@ -124,8 +131,9 @@ def execute(
         return _fail(str(error))
     except OSError as error:
         return _fail(describe_os_error(error))
-    except KeyboardInterrupt:
-        return _fail("stopped by Ctrl-C; what was finished is kept, run the same command to go on", code=130)
+    except KeyboardInterrupt as stop:
+        again = "the same command without --overwrite" if getattr(args, "overwrite", False) else "the same command"
+        return _fail(str(stop) or f"stopped by Ctrl-C; what was finished is kept, run {again} to go on", code=130)
     return 0
 
 

@@ -1,8 +1,14 @@
 """Where the network runs, and in which precision."""
 
-import torch
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from ecg_finetune.files import UserError
+
+# PyTorch is imported where it is used: the import takes seconds, and `--help` needs only the names.
+if TYPE_CHECKING:
+    import torch
 
 PRECISIONS = ("auto", "float32", "bf16")
 
@@ -15,6 +21,8 @@ def choose_device(name: str) -> torch.device:
     UserError
         PyTorch knows no such device, or this machine has none.
     """
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -33,6 +41,8 @@ def choose_device(name: str) -> torch.device:
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """Return the dtype of `--precision`: `auto` is bf16 on a CUDA GPU that has it, else float32."""
+    import torch
+
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     return {"float32": torch.float32, "bf16": torch.bfloat16}[name]

@@ -193,6 +193,23 @@ class FeatureExtractor(nn.Module):
         return x
 
 
+class GainPerTap(nn.Module):
+    """Weight norm of a convolution over all but the kernel's taps: a direction, and one gain per tap.
+
+    The same as `nn.utils.parametrizations.weight_norm(convolution, dim=2)`, whose way to a network without memory (see
+    `_build`) loads PyTorch's compiler, which takes 2 s.
+    """
+
+    def forward(self, gain: Tensor, direction: Tensor) -> Tensor:
+        """Return the weight (out, in, taps) of a gain (1, 1, taps) and a direction (out, in, taps)."""
+        return torch._weight_norm(direction, gain, 2)
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gain and the direction that give a weight."""
+        gain = weight.new_empty(1, 1, weight.shape[2]) if weight.is_meta else torch.norm_except_dim(weight, 2, 2)
+        return gain, weight
+
+
 class PositionalConvolution(nn.Module):
     """A grouped convolution that tells each frame where it stands: (batch, dim, frames) to the same."""
 
@@ -200,10 +217,11 @@ class PositionalConvolution(nn.Module):
         super().__init__()
         dim, kernel = arch.encoder_embed_dim, arch.conv_pos
         convolution = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=arch.conv_pos_groups)
-        nn.init.normal_(convolution.weight, std=(4 / (kernel * dim)) ** 0.5)
+        if not convolution.weight.is_meta:  # as in GainPerTap
+            nn.init.normal_(convolution.weight, std=(4 / (kernel * dim)) ** 0.5)
         nn.init.zeros_(convolution.bias)
-        # dim=2: one gain per tap of the kernel.
-        self.pos_conv = nn.Sequential(nn.utils.parametrizations.weight_norm(convolution, dim=2))
+        nn.utils.parametrize.register_parametrization(convolution, "weight", GainPerTap(), unsafe=True)
+        self.pos_conv = nn.Sequential(convolution)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve; an even kernel gives one frame too many at the end."""
@@ -377,15 +395,20 @@ def load_classifier(path: Path, *, trust: bool = False) -> EcgClassifier:
     return _build(path, config, weights).eval()
 
 
-def load_pretrained(path: Path, num_labels: int, *, trust: bool = False, **changes: Any) -> EcgClassifier:
+def load_pretrained(
+    path: Path, num_labels: int, *, keep_head: bool = False, trust: bool = False, **changes: Any
+) -> EcgClassifier:
     """Build a classifier on the encoder of a checkpoint, for fine-tuning.
 
     Parameters
     ----------
     path : Path
-        A pretrained checkpoint, whose further heads are left out, or a fine-tuned one, whose head is left out.
+        A pretrained checkpoint, whose further heads are ignored, or a fine-tuned one.
     num_labels : int
-        Width of the new head: Xavier-uniform weights, drawn from PyTorch's generator, and zero bias.
+        Width of the head.
+    keep_head : bool
+        Keep the head of a fine-tuned checkpoint. Otherwise the head is new: Xavier-uniform weights, drawn from
+        PyTorch's generator, and zero bias.
     trust : bool
         See `checkpoint.load_checkpoint`.
     changes
@@ -394,20 +417,26 @@ def load_pretrained(path: Path, num_labels: int, *, trust: bool = False, **chang
     Raises
     ------
     UserError
-        As `load_classifier`.
+        As `load_classifier`; also if the head to keep is missing or of another width.
     """
     config, weights = _model_of(path, load_checkpoint(path, trust=trust))
-    if config.get("_name") == CLASSIFIER_NAME:
-        encoder = {name: value for name, value in weights.items() if not name.startswith("proj.")}
-    else:
-        encoder = {f"encoder.{k}": v for k, v in weights.items() if not k.startswith(PRETRAINING_HEADS)}
-    return _build(path, config, encoder, new_head=True, num_labels=num_labels, **changes)
+    if config.get("_name") != CLASSIFIER_NAME:
+        if keep_head:
+            raise UserError(f"{path}: holds a {config.get('_name')!r} model, which has no head to keep")
+        weights = {f"encoder.{k}": v for k, v in weights.items() if not k.startswith(PRETRAINING_HEADS)}
+    elif not keep_head:
+        weights = {name: value for name, value in weights.items() if not name.startswith("proj.")}
+    return _build(path, config, weights, new_head=not keep_head, num_labels=num_labels, **changes)
 
 
-def load_architecture(path: Path, *, trust: bool = False, **changes: Any) -> Architecture:
-    """Return the architecture of a checkpoint's encoder; arguments and errors as `load_pretrained`."""
+def load_architecture(path: Path, *, trust: bool = False) -> tuple[Architecture, bool]:
+    """Return the architecture of a checkpoint, and whether it is fine-tuned, so that its `num_labels` means something.
+
+    Arguments and errors as `load_classifier`, but a pretrained checkpoint will do.
+    """
     config, weights = _model_of(path, load_checkpoint(path, trust=trust))
-    return _architecture(path, config, weights, **changes)
+    fine_tuned = config.get("_name") == CLASSIFIER_NAME
+    return _architecture(path, config, weights, **({} if fine_tuned else {"num_labels": 1})), fine_tuned
 
 
 def _architecture(path: Path, config: dict, weights: dict, **changes: Any) -> Architecture:

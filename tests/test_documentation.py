@@ -45,7 +45,7 @@ STANDS_FOR = {
 }
 # What is added to a command so that it takes a second, and so that no metric of the untrained network is undefined.
 ADDED = {
-    "finetune/scripts/finetune_ecgfm.py": "--epochs 1 --overwrite",
+    "finetune/scripts/finetune_ecgfm.py": "--max-update 4 --overwrite",
     "eval/scripts/eval_finetuned.py": "--bootstrap 20 --threshold-rule 0",
 }
 # What is not run, by words in it, and why. The options of our own scripts are checked all the same.
@@ -54,8 +54,8 @@ NOT_RUN = {
     "-m venv": "installs",
     "pip install": "installs",
     "git clone": "downloads",
-    "torchrun": "two processes train together in test_finetune.py",
-    "--engine fairseq": "needs fairseq-signals and a GPU; the command it gets is checked in test_finetune.py",
+    "torchrun": "two processes train together in test_finetune_trainer.py",
+    "--engine fairseq": "needs fairseq-signals and a GPU; the command it gets is checked in test_finetune_fairseq.py",
     "eval_finetuned.py --base-dir /data/ecg-seed43": "the README's command with another base folder",
     "finetune_ecgfm.py --base-dir /data/ecg-seed43": "the same",
     "--dask": "test_batch.py runs on a cluster of its own",

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 import torch.distributed
 
+from ecg_finetune.files import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
@@ -30,12 +32,32 @@ class Processes:
 
 
 def join_processes(device: torch.device) -> tuple[Processes, torch.device]:
-    """Join the processes of `torchrun`, if it started this one; return them and this process's own device."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    """Join the processes of `torchrun`, if it started this one; return them and this process's own device.
+
+    Raises
+    ------
+    UserError
+        The environment is not that of `torchrun`, or several processes cannot share work on such a device.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         return Processes(), device
+    try:
+        world, local, _, _ = (int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_RANK", "RANK", "MASTER_PORT"))
+    except (KeyError, ValueError):
+        world, local = 0, 0
+    if world < 1 or "MASTER_ADDR" not in os.environ:
+        raise UserError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']!r}, but the variables that torchrun sets with it are missing or "
+            "wrong; start several processes with torchrun, or unset WORLD_SIZE"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"several processes cannot share {device.type}; use one process, or --device cpu or cuda")
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if local >= torch.cuda.device_count():
+            raise UserError(
+                f"process {local + 1} here has no GPU; start at most {torch.cuda.device_count()} per machine"
+            )
+        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Processes(torch.distributed.get_rank(), world), device

@@ -654,15 +654,16 @@ def test_checkpoint(campaign, test_data, name, damage):
 
 @pytest.mark.parametrize("damage", ["bytes", "entries"])
 def test_state_of_an_interrupted_training(campaign, tmp_path, damage):
+    from ecg_training.settings import FinetuneSettings
     from ecg_training.torch_engine import TINY
-    from ecg_training.trainer import HISTORY, Position, Settings, Trainer, _take_up
+    from ecg_training.trainer import HISTORY, Position, Trainer, resume_from
 
     from ecg_finetune.checkpoint import save_checkpoint
     from ecg_finetune.ecg_fm import EcgClassifier
 
     def trainer():
         torch.manual_seed(1)
-        settings = Settings(epochs=3, lr=1e-3, batch_size=2)
+        settings = FinetuneSettings(manifests=tmp_path, output=tmp_path, pretrained=None, batch_size=2)
         return Trainer(EcgClassifier(TINY), np.ones(17), settings, torch.device("cpu"))
 
     first = trainer()
@@ -674,15 +675,15 @@ def test_state_of_an_interrupted_training(campaign, tmp_path, damage):
 
     def read(path):
         second = trainer()
-        return second, _take_up(second, path)
+        return second, resume_from(second, path)
 
     def check(content, result):
-        second, taken_up = result
+        second, resumed = result
         stored = torch.load(io.BytesIO(content), weights_only=False)
-        assert taken_up == Position(**stored["position"])
+        assert resumed == Position(**stored["position"])
         assert all(torch.equal(value, stored["model"][key]) for key, value in second.model.state_dict().items())
         if damage == "bytes":
-            assert taken_up == position
+            assert resumed == position
         second.update(iter([(torch.randn(2, 2500), torch.zeros(2, 17))]), [2], 2)
 
     valid = (tmp_path / "state.pt").read_bytes()
@@ -713,19 +714,21 @@ def test_settings_of_a_folder(campaign, tmp_path):
 
 
 def test_settings_of_a_training(campaign, tmp_path):
-    from ecg_training.run_folder import claim_folder, write_settings
+    from ecg_training.checkpoint_folder import claim_folder, record_run
 
     settings_ = {"engine": "torch", "lead": "I", "lr": 1e-3, "epochs": 3, "labels": ["a", "b"], "manifests": {"y": "1"}}
     for name in ("checkpoint_last.pt", "checkpoint_best.pt"):
         (tmp_path / name).touch()
-    write_settings(tmp_path, settings_, finished=False)
+    record_run(tmp_path, settings_, {}, finished=False)
 
     def check(content, resumed):
         found = json.loads(content)["settings"]
         assert resumed and {**found, "epochs": 0} == {**settings_, "epochs": 0}
 
-    valid = (tmp_path / "settings.json").read_bytes()
-    campaign(valid, "settings.json", lambda _: claim_folder(tmp_path, settings_, resume=True, overwrite=False), check)
+    def read(_):
+        return claim_folder(tmp_path, settings_, resume=True, overwrite=False, resumable=True)
+
+    campaign((tmp_path / "settings.json").read_bytes(), "settings.json", read, check)
 
 
 # The labeler's configuration
