@@ -283,7 +283,14 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, *GENERATED, "CHANGELOG.md"])
+LINKING = [
+    str(path.relative_to(REPOSITORY))
+    for pattern in ("*.md", "[!.]*/*.md", "[!.]*/*/*.md")
+    for path in sorted(REPOSITORY.glob(pattern))
+]
+
+
+@pytest.mark.parametrize("document", LINKING)
 def test_links_lead_somewhere(document):
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", prose(document)):
         path, _, anchor = link.partition("#")
