@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ecg_finetune.checkpoint import load_checkpoint
 from ecg_finetune.files import UserError
+from ecg_finetune.training_records import STATED
 
 CLASSIFIER_NAME = "ecg_transformer_classifier"
 # What pretraining needs besides the encoder; fine-tuning starts without it.
@@ -331,6 +332,7 @@ class EcgClassifier(nn.Module):
     def __init__(self, architecture: Architecture):
         super().__init__()
         self.architecture = architecture
+        self.training_records: str | None = None  # SHA-256 of the list of records trained on, as the file states it
         self.encoder = Encoder(architecture)
         self.final_dropout = nn.Dropout(architecture.final_dropout)
         self.proj = nn.Linear(architecture.encoder_embed_dim, architecture.num_labels)
@@ -386,13 +388,18 @@ def load_classifier(path: Path, *, trust: bool = False) -> EcgClassifier:
     UserError
         The file cannot be read, is no classifier, describes a network this is not, or its weights do not fit.
     """
-    config, weights = _model_of(path, load_checkpoint(path, trust=trust))
+    content = load_checkpoint(path, trust=trust)
+    config, weights = _model_of(path, content)
     if config.get("_name") != CLASSIFIER_NAME:
         raise UserError(
             f"{path}: holds a {config.get('_name')!r} model, not a classifier ({CLASSIFIER_NAME}); "
             "fine-tune it first, or give a fine-tuned checkpoint"
         )
-    return _build(path, config, weights).eval()
+    model = _build(path, config, weights).eval()
+    state = content.get("extra_state")
+    stated = state.get(STATED) if isinstance(state, Mapping) else None
+    model.training_records = stated if isinstance(stated, str) else None
+    return model
 
 
 def load_pretrained(

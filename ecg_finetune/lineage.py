@@ -62,7 +62,7 @@ def _identity(path: Path) -> tuple[int, int, int]:
 def lineage(
     stage: str,
     settings: Mapping[str, Any],
-    inputs: Inputs,
+    inputs: Inputs | None = None,
     outputs: Iterable[Path] = (),
     earlier: Iterable[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
@@ -74,8 +74,8 @@ def lineage(
         Its name.
     settings : mapping
         Option name to JSON value: everything that decides the content of what it wrote.
-    inputs : Inputs
-        The files it read.
+    inputs : Inputs, optional
+        The files it read, unless the settings state them.
     outputs : iterable of Path
         The files it wrote that later stages may check.
     earlier : iterable of mapping
@@ -92,7 +92,7 @@ def lineage(
         "version": __version__,
         "commit": commit(),
         "settings": dict(settings),
-        "inputs": inputs.sha256(),
+        "inputs": {} if inputs is None else inputs.sha256(),
         "outputs": {path.name: sha256(path) for path in outputs},
         "earlier": list(earlier),
     }

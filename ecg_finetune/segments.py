@@ -183,6 +183,20 @@ def read_segment(path: Path, samples: int, rows: int) -> tuple[np.ndarray, int, 
     return lead, int(idx), int(study_id)
 
 
+def read_study_of_segment(path: Path) -> int:
+    """Return the record that a segment is of, its `original_idx`.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read or does not say.
+    """
+    study_id = _number(path, read_mat(path), "original_idx")
+    if study_id % 1:
+        raise UserError(f"{path}: its original_idx {study_id} is not a study; run the build stage again")
+    return int(study_id)
+
+
 def read_label_rows(manifests: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read the labels of all segments, and whose they are.
 

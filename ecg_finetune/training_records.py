@@ -10,6 +10,8 @@ from ecg_finetune.studies import SPLITS, first_repeated
 from ecg_finetune.tables import integer, iterate_rows, write_rows
 
 UNKNOWN = -1  # the patient of a record that no record list names
+# Where checkpoints (in extra_state) and settings.json state the SHA-256 of training_records.csv.
+STATED = "training_records_sha256"
 TRAINED_ON = ("train", "valid")  # valid chose the epoch, and thresholds and calibration
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -30,7 +31,7 @@ from ecg_finetune import run_folder
 from ecg_finetune.checkpoint import load_checkpoint
 from ecg_finetune.documents import load_parser
 from ecg_finetune.ecg_fm import Architecture, load_classifier
-from ecg_finetune.files import UserError
+from ecg_finetune.files import UserError, sha256
 from ecg_finetune.label_set import LABELS, read_pos_weight
 from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
 
@@ -72,9 +73,17 @@ def test_a_run_leaves_checkpoint_log_curves_and_settings(uninterrupted, manifest
         "checkpoint_best.pt",
         "checkpoint_last.pt",
         "training_log.csv",
+        "training_records.csv",
         "training_curves.png",
         "settings.json",
     }
+    records = pd.read_csv(folder / "training_records.csv")
+    assert list(records) == ["study_id", "subject_id", "split"] and set(records["split"]) == {"train", "valid"}
+    labelled = np.load(manifests / "original_idx_order.npy")
+    assert set(records["study_id"]) <= set(labelled.tolist()) and records["study_id"].is_unique
+    stated = load_checkpoint(folder / "checkpoint_best.pt")["extra_state"]["training_records_sha256"]
+    assert stated == sha256(folder / "training_records.csv")
+    assert load_classifier(folder / "checkpoint_best.pt").training_records == stated
     log = pd.read_csv(folder / "training_log.csv")
     assert list(log["epoch"]) == [1, 2, 3, 4] and list(log["updates"]) == [5, 10, 15, 20]
     assert log["train_loss"].iloc[-1] < log["train_loss"].iloc[0]  # the convolutions of a random start are trained too
@@ -232,7 +241,7 @@ def fine_tuned(tmp_path):
 
 def name_labels(checkpoint, labels):
     """Write settings.json beside a checkpoint, as a run leaves it."""
-    record_run(checkpoint.parent, {"labels": list(labels)}, {})
+    record_run(checkpoint.parent, {"settings": {"labels": list(labels)}}, {})
 
 
 def head_of(path):
@@ -305,7 +314,7 @@ def leave_run(folder, *names, finished=False):
     """Leave what a run with these settings leaves."""
     for name in names:
         (folder / name).touch()
-    record_run(folder, SETTINGS, {}, finished=finished)
+    record_run(folder, {"settings": SETTINGS}, {}, finished=finished)
 
 
 def test_an_interrupted_run_is_resumed_by_the_same_command_only(tmp_path):

@@ -309,7 +309,13 @@ def test_a_run_gets_the_command_and_is_recorded(machine, manifests, tmp_path, ma
     assert "+model.encoder_embed_dim=64" in received
     assert shlex.join(command_of(output)) in (out / "command.sh").read_text()
     assert {path.name for path in out.iterdir()} == {
-        *("arguments.txt", "checkpoint_best.pt", "command.sh", "settings.json")  # no second copy of the checkpoint
+        *(
+            "arguments.txt",
+            "checkpoint_best.pt",
+            "command.sh",
+            "settings.json",
+            "training_records.csv",
+        )  # no second copy of the checkpoint
     }
     record = json.loads((out / "settings.json").read_text())
     assert record["finished"] and record["command"] == command_of(output) and record["versions"] == FAIRSEQ_VERSIONS

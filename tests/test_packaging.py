@@ -41,7 +41,7 @@ def imported_modules() -> set[str]:
 def test_every_library_that_is_imported_is_declared():
     packages = {name.rpartition("/")[2] for name in PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]}
     libraries = imported_modules() - sys.stdlib_module_names - packages
-    assert "torch" in libraries and "iterstrat" in libraries
+    assert "torch" in libraries and "isal" in libraries
     distributions = metadata.packages_distributions()
     declared = {canonicalize_name(requirement.name) for requirement in DECLARED}
     for module in libraries:

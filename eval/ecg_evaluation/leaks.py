@@ -13,7 +13,7 @@ from ecg_finetune.foreign_split import read_foreign_split
 from ecg_finetune.files import UserError, read_json, sha256
 from ecg_finetune.paths import inside
 from ecg_finetune.studies import SPLITS, find_rows
-from ecg_finetune.training_records import UNKNOWN, TrainingRecords, read_training_records
+from ecg_finetune.training_records import STATED, UNKNOWN, TrainingRecords, read_training_records
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def records_of_checkpoint(checkpoint: Path, digest: str | None) -> TrainingRecor
     if digest is None and settings_file.is_file():  # fairseq-signals writes no digest into its checkpoints
         settings = read_json(settings_file, dict)
         if settings.get("checkpoint_sha256") == sha256(checkpoint):
-            digest = settings.get("training_records_sha256")
+            digest = settings.get(STATED)
     if digest is None or not path.is_file():
         return None
     if sha256(path) != digest:

@@ -4,18 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ecg_finetune.files import UserError, read_json
+from ecg_finetune.files import UserError, read_json, write_json
 from ecg_finetune.paths import ARTEFACTS
-from ecg_finetune.run_folder import refuse_other_settings, write_record
+from ecg_finetune.run_folder import refuse_other_settings
 
-BEST, LAST, LOG, CURVES, SETTINGS, COMMAND = (
+BEST, LAST, LOG, CURVES, SETTINGS, COMMAND, RECORDS, LOCK = (
     Path(ARTEFACTS[name].location).name
     for name in (
         *("checkpoint_best", "checkpoint_last", "training_log", "training_curves"),
-        *("finetune_settings", "finetune_command"),
+        *("finetune_settings", "finetune_command", "training_records", "finetune_lock"),
     )
 )
-LOCK = "run.lock"
 # What a run has to show for its work, in the order in which it is deleted: killed in between, a run without its last
 # checkpoint is never resumed. The last are the copies that fairseq-signals makes with keep_best_checkpoints.
 RESULTS = (LAST, BEST, CURVES, LOG, "checkpoint.best_*.pt")
@@ -57,7 +56,7 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool, ove
     folder = Path(folder)
     results = [path for name in RESULTS for path in sorted(folder.glob(name))]
     if overwrite or not results:
-        for path in (*results, *folder.glob(UNFINISHED), folder / COMMAND, folder / SETTINGS):
+        for path in (*results, *folder.glob(UNFINISHED), folder / COMMAND, folder / RECORDS, folder / SETTINGS):
             path.unlink(missing_ok=True)
         return False
     elsewhere = "choose another --output-dir, or start over with --overwrite"
@@ -86,9 +85,9 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool, ove
     return LAST not in missing
 
 
-def record_run(folder: Path, settings: Mapping[str, Any], versions: Mapping[str, str], **more: Any) -> None:
-    """Write settings.json: the settings with the checksums of the inputs, the versions, and results of the run."""
-    write_record(folder / SETTINGS, {"settings": settings, "versions": versions, **more})
+def record_run(folder: Path, lineage: Mapping[str, Any], versions: Mapping[str, str], **more: Any) -> None:
+    """Write settings.json: the lineage with the settings, versions of what ran, and results of the run."""
+    write_json(folder / SETTINGS, {**lineage, "versions": versions, **more})
 
 
 def labels_of(checkpoint: Path) -> list[str] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ecg_finetune.ecg_fm import Architecture, EcgClassifier
 from ecg_finetune.paths import inside
+from ecg_finetune.training_records import STATED
 from ecg_training.settings import ADAM_BETAS, ADAM_EPS, FinetuneSettings
 from ecg_training.trainer import Position
 
@@ -17,7 +18,11 @@ TEMPLATE = Path(__file__).with_name("fairseq_config.json")
 
 
 def fairseq_checkpoint(
-    model: EcgClassifier, settings: FinetuneSettings, position: Position, pos_weight: Sequence[float]
+    model: EcgClassifier,
+    settings: FinetuneSettings,
+    position: Position,
+    pos_weight: Sequence[float],
+    records_sha256: str,
 ) -> dict[str, Any]:
     """Return the content of a checkpoint with all top-level keys of fairseq-signals, without an optimiser state.
 
@@ -32,6 +37,8 @@ def fairseq_checkpoint(
         How and how far it was trained.
     pos_weight : sequence of float
         The weight of each label's positives in the loss.
+    records_sha256 : str
+        The SHA-256 of training_records.csv, by which eval knows that it is this checkpoint's.
     """
     return {
         "args": None,
@@ -58,6 +65,7 @@ def fairseq_checkpoint(
             },
             "val_loss": position.best_loss,
             "best": position.best_loss,
+            STATED: records_sha256,
         },
     }
 

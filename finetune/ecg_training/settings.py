@@ -25,6 +25,8 @@ class FinetuneSettings:
         Where checkpoints and logs go.
     pretrained : Path or None
         The checkpoint to start from; None: random weights.
+    record_list : Path
+        record_list.csv, for the patients in training_records.csv; it may be missing.
     lead : str
         The lead in the segments, for the record.
     labels : tuple of str
@@ -60,6 +62,7 @@ class FinetuneSettings:
     manifests: Path
     output: Path
     pretrained: Path | None
+    record_list: Path = Path("record_list.csv")
     lead: str = "I"
     labels: tuple[str, ...] = LABELS
     tiny: bool = False
@@ -83,9 +86,6 @@ class FinetuneSettings:
 
     def recorded(self) -> dict[str, Any]:
         """Return what decides the weights that come out, as JSON values, with the SHA-256 of every input."""
-        names = ("manifest_y", "original_idx_order", "manifest_pos_weight")
-        inputs = [inside(self.manifests, "manifest", split=split) for split in ("train", "valid")]
-        inputs += [inside(self.manifests, name) for name in names]
         pretrained = self.pretrained and {"path": str(self.pretrained), "sha256": sha256(self.pretrained)}
         return {
             "lead": self.lead,
@@ -101,5 +101,12 @@ class FinetuneSettings:
             "seed": self.seed,
             "pretrained": pretrained,
             # fairseq-signals needs no original_idx_order.npy.
-            "manifests": {path.name: sha256(path) for path in inputs if path.exists()},
+            "manifests": {path.name: sha256(path) for path in manifest_files(self.manifests) if path.exists()},
         }
+
+
+def manifest_files(manifests: Path) -> list[Path]:
+    """Return the files of the manifests that a run reads."""
+    names = ("manifest_y", "original_idx_order", "manifest_pos_weight")
+    listed = [inside(manifests, "manifest", split=split) for split in ("train", "valid")]
+    return listed + [inside(manifests, name) for name in names]

@@ -21,6 +21,7 @@ from ecg_training.checkpoint_folder import BEST, LAST, LOCK, claim_folder, label
 from ecg_training.fairseq_checkpoint import fairseq_checkpoint
 from ecg_training.processes import Processes
 from ecg_training.progress import Progress
+from ecg_training.seen_records import note_seen_records, run_lineage, seen_records
 from ecg_training.settings import FinetuneSettings
 from ecg_training.trainer import Position, Trainer, length_of, train
 
@@ -107,17 +108,21 @@ def finetune(
     torch.manual_seed(settings.seed + processes.rank)  # dropout differs between processes
     recorded = {"engine": "torch", **settings.recorded(), "precision": settings.precision}
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    folder = settings.output
+    records = seen_records(settings.manifests, settings.record_list, settings.workers) if processes.first else None
+    told = run_lineage(recorded, settings.manifests)
+    folder, records_sha256 = settings.output, ""
 
     def save_best(position: Position) -> None:
-        save_checkpoint(folder / BEST, fairseq_checkpoint(trainer.model, settings, position, pos_weight.tolist()))
+        content = fairseq_checkpoint(trainer.model, settings, position, pos_weight.tolist(), records_sha256)
+        save_checkpoint(folder / BEST, content)
 
     # All input is read: a bad file leaves the folder as it was.
     with locked(folder, folder / LOCK) if processes.first else contextlib.nullcontext(), loader_workers():
         resumed = processes.first and claim_folder(folder, recorded, resume=resume, overwrite=overwrite, resumable=True)
         resumed = processes.gather(resumed)[0]
         if processes.first:
-            record_run(folder, recorded, versions, finished=False)
+            records_sha256 = note_seen_records(folder, records)
+            record_run(folder, told, versions, training_records_sha256=records_sha256, finished=False)
         progress = Progress(folder, len(train_set), segments, processes.first)
         position = train(
             trainer, train_set, valid_set, last=folder / LAST, resume=resumed, save_best=save_best, progress=progress
@@ -125,7 +130,7 @@ def finetune(
         progress.close()
         best = position.history[position.best_epoch - 1]
         if processes.first:
-            record_run(folder, recorded, versions, finished=True, best=best)
+            record_run(folder, told, versions, training_records_sha256=records_sha256, finished=True, best=best)
     return (
         f"{position.epoch} epochs, {position.updates:,} updates; best epoch {position.best_epoch}: valid loss "
         f"{best['valid_loss']:.3f}, AUROC micro {best['auroc']:.4f} macro {best['auroc_macro']:.4f}; {folder / BEST}"

@@ -29,11 +29,12 @@ import sys
 from pathlib import Path
 
 from ecg_training.checkpoint_folder import BEST, LAST
-from ecg_training.settings import FinetuneSettings
+from ecg_training.settings import FinetuneSettings, manifest_files
 
 from ecg_finetune.cli import add_lead, add_path, execute, non_negative_int, positive_int, stage_parser, usable_cores
 from ecg_finetune.device import PRECISIONS, choose_device, choose_precision
 from ecg_finetune.files import UserError
+from ecg_finetune.lineage import Inputs
 
 # The engines are imported where they run: PyTorch takes seconds to import, and `--help` needs none of it.
 
@@ -70,6 +71,7 @@ def add_files(parser: argparse.ArgumentParser) -> None:
     )
     add_lead(parser)
     add_path(parser, "--manifests", "manifests", "the folder with train.tsv, valid.tsv, y.npy and pos_weight.txt")
+    add_path(parser, "--record-list", "record_list", "the patients, for the list of records trained on; may be missing")
     add_path(parser, "--output-dir", "finetune", "where checkpoints and logs go; one folder per run")
 
 
@@ -206,7 +208,7 @@ def seed(text: str) -> int:
 
 def resolve(args: argparse.Namespace) -> None:
     """Fill in the defaults that depend on --pretrained, and expand `~`, which a shell leaves in `--option=~/file`."""
-    for name in ("pretrained", "manifests", "output_dir", "fairseq_root"):
+    for name in ("pretrained", "manifests", "record_list", "output_dir", "fairseq_root"):
         path = getattr(args, name)
         try:
             setattr(args, name, path and path.expanduser())
@@ -225,7 +227,7 @@ def is_random_start(args: argparse.Namespace) -> bool:
 def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Choose the engine and fine-tune."""
     check_options(args)
-    inputs.add(args.pretrained, *(args.manifests / name for name in MANIFEST_FILES))
+    inputs.add(args.pretrained, args.record_list, *manifest_files(args.manifests))
     engine = choose_engine(args)
     print(f"engine {engine}: {args.epochs} epochs, learning rate {args.lr:g}, batch size {args.batch_size}", flush=True)
     return run_fairseq(args) if engine == "fairseq" else run_torch(args)
@@ -329,6 +331,7 @@ def settings_of(args: argparse.Namespace, precision: str = "float32") -> Finetun
         manifests=args.manifests,
         output=args.output_dir,
         pretrained=None if is_random_start(args) else args.pretrained,
+        record_list=args.record_list,
         lead=args.lead,
         tiny=args.tiny,
         keep_head=args.keep_head,

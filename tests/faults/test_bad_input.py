@@ -197,6 +197,10 @@ def test_patients_from_paths(campaign, undisturbed):
         assert table["study_id"].tolist() == all_different([whole(study) for study, _ in rows])
         patients = [re.search(r"(?:^|/)p([0-9]{8})(?:/|$)", place)[1] if ids == "path" else place for _, place in rows]
         assert table["subject_id"].tolist() == [whole(patient) for patient in patients]
+        if "path" in header:
+            for subject, study, (place,) in zip(table["subject_id"], table["study_id"], columns_of(content, "path")):
+                named = re.search(r"(?:^|/)p([0-9]{8})/s([0-9]{8})(?:/|$)", place)
+                assert named is None or [int(named[1]), int(named[2])] == [subject, study]
 
     campaign(valid, "record_list.csv", read, check)
 
@@ -214,7 +218,7 @@ def test_meta_split(campaign, undisturbed):
 
 @pytest.mark.parametrize("column", ["study_id", "save_file"])
 def test_foreign_split(campaign, undisturbed, column):
-    from ecg_split.given import read_foreign_split
+    from ecg_finetune.foreign_split import read_foreign_split
 
     rows = columns_of(first_rows(locate(undisturbed.base, "meta_split")), "save_file", "split")
     names = {"train": "Training", "valid": "dev", "test": "test"}
@@ -227,12 +231,14 @@ def test_foreign_split(campaign, undisturbed, column):
     def check(content, result):
         used = "study_id" if "study_id" in cells_of(content)[0] else "save_file"
         rows = columns_of(content, used, "split")
-        ids = [re.fullmatch(r"(?:.*/)?(?:mimic_iv_ecg_)?([0-9]+)(?:\.mat)?", one)[1] for one, _ in rows]
-        assert result[0].tolist() == all_different([whole(study) for study in ids])
-        assert [studies.SPLITS[split] for split in result[1]] == [
+        ids = [re.fullmatch(r"(?:.*[/\\])?(?:mimic_iv_ecg_)?([0-9]+)(?:\.mat)?", one)[1] for one, _ in rows]
+        splits = [
             {"tr": "train", "va": "valid", "de": "valid", "te": "test", "ts": "test"}[split.strip().lower()[:2]]
             for _, split in rows
         ]
+        found = list(dict.fromkeys(zip(map(whole, ids), splits)))  # a row that says the same again counts once
+        assert result[0].tolist() == all_different([study for study, _ in found])
+        assert [studies.SPLITS[split] for split in result[1]] == [split for _, split in found]
 
     campaign(text.getvalue().encode(), "given.csv", read_foreign_split, check)
 
@@ -719,7 +725,7 @@ def test_settings_of_a_training(campaign, tmp_path):
     settings_ = {"engine": "torch", "lead": "I", "lr": 1e-3, "epochs": 3, "labels": ["a", "b"], "manifests": {"y": "1"}}
     for name in ("checkpoint_last.pt", "checkpoint_best.pt"):
         (tmp_path / name).touch()
-    record_run(tmp_path, settings_, {}, finished=False)
+    record_run(tmp_path, {"settings": settings_}, {}, finished=False)
 
     def check(content, resumed):
         found = json.loads(content)["settings"]
