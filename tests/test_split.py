@@ -440,7 +440,7 @@ def test_another_split_is_replaced_with_overwrite_only(tmp_path, create_split, r
     replaced = create_split(*options, "--seed", 43, "--overwrite")
     assert digest_of(replaced) != first and "unchanged" not in replaced.stdout
     assert meta.read_bytes() != content
-    assert [file.name for file in meta.parent.iterdir()] == ["meta_split.csv"]
+    assert [file.name for file in meta.parent.iterdir()] == ["meta_split.csv", "meta_split.json"]
 
 
 def test_the_list_of_excluded_studies_goes_with_its_split(tmp_path, create_split):

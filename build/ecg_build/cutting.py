@@ -7,15 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.files import UserError
-from ecg_finetune.matfile import (
-    PackedColumns,
-    encode_mat,
-    encode_number,
-    pack_columns,
-    read_bytes,
-    read_mat,
-    take_columns,
-)
+from ecg_finetune.matfile import encode_number, read_bytes, read_mat
+from ecg_finetune.matfile_halves import PackedColumns, encode_packed, pack_columns, take_columns
 from ecg_finetune.run_folder import FileGroup, finished_files
 from ecg_finetune.segments import SEGMENTS, read_record, segment_name, segment_of_file, signal_checksum
 from ecg_finetune.studies import find_rows, save_file_name
@@ -53,15 +46,12 @@ def cut_records(job: Job, records: Sequence[tuple[int, int]]) -> int:
         for study_id, position in records:
             halves = read_halves(f"{job.preprocessed}/{save_file_name(study_id)}", study_id)
             for part, half in enumerate(halves):
-                content = encode_mat(
-                    {
-                        "feats": [half],
-                        "curr_sample_rate": SAMPLE_RATE,
-                        "idx": SEGMENTS * position + part,
-                        "original_idx": study_id,
-                    }
-                )
-                group.write(segment_name(study_id, part), content)
+                numbers = {
+                    "curr_sample_rate": SAMPLE_RATE,
+                    "idx": SEGMENTS * position + part,
+                    "original_idx": study_id,
+                }
+                group.write(segment_name(study_id, part), encode_packed("feats", [half], numbers))
     return len(records)
 
 

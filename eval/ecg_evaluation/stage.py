@@ -71,7 +71,7 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",
         default="auto",
-        help="auto = the CUDA GPU if there is one, else cpu; or cpu, cuda, ... (default: auto)",
+        help="auto (CUDA if there is one, else Apple's mps, else cpu), cpu, cuda, cuda:N or mps (default: auto)",
     )
     parser.add_argument(
         "--precision",

@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 
 from ecg_finetune.batch import loaded_batches
 from ecg_finetune.checkpoint import load_checkpoint, save_checkpoint
+from ecg_finetune.device import random_state, set_random_state
 from ecg_finetune.ecg_fm import EcgClassifier
 from ecg_finetune.files import UserError
 from ecg_finetune.progress_bar import progress_bar
@@ -197,12 +198,11 @@ class Trainer:
         """Return everything that continues the run; every process must call it."""
         sums = self.processes.gather((position.loss_sum, position.loss_count))
         loss_sum, loss_count = (sum(values) for values in zip(*sums))
-        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "position": dataclasses.asdict(position) | {"loss_sum": loss_sum, "loss_count": loss_count},
-            "random": self.processes.gather((torch.get_rng_state(), cuda)),
+            "random": self.processes.gather((torch.get_rng_state(), random_state(self.device))),
         }
 
     def restore(self, state: dict[str, Any]) -> Position:
@@ -226,10 +226,9 @@ class Trainer:
         if not self.processes.first:
             position.loss_sum, position.loss_count = 0.0, 0
         if len(state["random"]) == self.processes.world:
-            cpu, cuda = state["random"][self.processes.rank]
+            cpu, own = state["random"][self.processes.rank]
             torch.set_rng_state(cpu)
-            if cuda is not None and self.device.type == "cuda":
-                torch.cuda.set_rng_state(cuda, self.device)
+            set_random_state(self.device, own)
         return position
 
     def _set_eps(self) -> None:

@@ -147,7 +147,9 @@ def add_hardware(parser: argparse.ArgumentParser) -> None:
         help="work through each batch in N parts, which takes 1/N of the memory and gives the same update (default: 1)",
     )
     parser.add_argument(
-        "--device", default="auto", help="auto (CUDA if there is one), cpu, cuda, cuda:N or mps (default: auto)"
+        "--device",
+        default="auto",
+        help="auto (CUDA if there is one, else Apple's mps, else cpu), cpu, cuda, cuda:N or mps (default: auto)",
     )
     parser.add_argument(
         "--precision",

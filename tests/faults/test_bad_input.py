@@ -23,7 +23,8 @@ from small_configuration import SMALL
 from ecg_finetune import studies
 from ecg_finetune.files import UserError
 from ecg_finetune.label_set import LABELS, read_pos_weight
-from ecg_finetune.matfile import encode_mat, read_mat
+from ecg_finetune.matfile import read_mat
+from ecg_finetune.matfile_halves import encode_packed
 from ecg_finetune.paths import locate
 from ecg_finetune.segments import read_label_rows, read_manifest, read_record, read_segment
 from ecg_finetune.studies import read_study_labels
@@ -307,7 +308,7 @@ def test_preprocess_report_in_eval(campaign, undisturbed):
 
 
 def test_preprocess_journal(campaign, undisturbed, tmp_path):
-    from ecg_preprocess.report import Report
+    from ecg_preprocess.report import PreprocessReport, format_row
 
     valid = first_rows(locate(undisturbed.base, "report"))
     studies = [whole(study) for (study,) in columns_of(valid, "study_id")]
@@ -317,20 +318,18 @@ def test_preprocess_journal(campaign, undisturbed, tmp_path):
         file = locate(undisturbed.base, "lead") / f"mimic_iv_ecg_{study}.mat"
         if file.exists():
             shutil.copy(file, folder)
-            sizes[study] = str(file.stat().st_size)
+            sizes[study] = file.stat().st_size
 
     def check(content, rows):
         lines = content.decode(errors="replace").split("\n")
         for study, row in zip(studies, rows, strict=True):
             if row is not None:
-                save_file, listed, status, detail, *figures, size = row.split(",")
-                assert row in lines and (save_file, listed) == (f"mimic_iv_ecg_{study}.mat", str(study))
-                assert (status, detail, size) == ("ok", "", sizes[study])
-                assert len(figures) == 6 and all(map(real, figures)) is not None
+                assert format_row(row).rstrip("\n") in lines
+                assert (row.study_id, row.status, row.detail, row.mat_bytes) == (study, "ok", "", sizes[study])
         if content == valid:
             assert {study for study, row in zip(studies, rows) if row} == sizes.keys()
 
-    campaign(valid, "lead.journal.csv", lambda _: Report(folder, np.array(studies)).rows, check)
+    campaign(valid, "lead.journal.csv", lambda _: PreprocessReport(folder, np.array(studies)).rows, check)
 
 
 # What eval reads
@@ -489,7 +488,7 @@ def read_halves_of(study: int):
     from ecg_build.cutting import read_halves
 
     def read(path):
-        files = [encode_mat({"feats": [half]}) for half in read_halves(str(path), study)]
+        files = [encode_packed("feats", [half], {}) for half in read_halves(str(path), study)]
         return np.concatenate([scipy.io.loadmat(io.BytesIO(file))["feats"] for file in files], axis=1)
 
     return read
@@ -548,10 +547,10 @@ def test_10_s_file_in_build(campaign, undisturbed, damage):
 
 def read_or_refuse(stem):
     """Read Lead I as preprocess does; its refusal of a record as a `UserError` that names the header."""
-    from ecg_preprocess.record import RecordError, read_lead
+    from ecg_preprocess.record import RecordError, read_record_lead
 
     try:
-        return read_lead(str(stem), "I", 10)
+        return read_record_lead(str(stem), "I", 10)
     except RecordError as error:
         assert error.status
         raise UserError(f"{stem}.hea {stem}.dat {stem}.mat: {error.status}: {error.detail}") from None
