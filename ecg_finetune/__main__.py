@@ -9,6 +9,7 @@
 """
 
 import difflib
+import os
 import sys
 import types
 from collections.abc import Sequence
@@ -33,17 +34,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; a stage's script ends it with its own exit code."""
     stage, *options = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if stage in ("-h", "--help"):
-        print(overview())
-        return 0
+        return show(overview())
     if stage == "--version":
-        print(f"ecg-finetune {__version__}")
-        return 0
+        return show(f"ecg-finetune {__version__}")
     if stage not in STAGES:
         near = difflib.get_close_matches(stage, STAGES, n=1)
         remedy = f'did you mean "{near[0]}"?' if near else f"the stages are {', '.join(STAGES)}"
         print(f'error: there is no stage "{stage}"; {remedy}', file=sys.stderr)
         return 2
     run_script(script_of(stage), f"ecg-finetune {stage}", options)
+    return 0
+
+
+def show(text: str) -> int:
+    """Print; a reader that has gone, as in `| head`, wants no more."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the end of Python tries once more
     return 0
 
 

@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.pool import ExceptionWithTraceback
 from typing import TypeVar
 
+import numpy as np
+
 from ecg_finetune.files import UserError
 from ecg_finetune.operating_system import ctrl_c_waits, keep_freed_memory, process_context
 from ecg_finetune.progress_bar import progress_bar
@@ -184,24 +186,49 @@ def loader_workers() -> Iterator[None]:
         raise UserError(KILLED_WORKER) from None
 
 
-def loaded_batches(data, **options) -> Iterator:
+def loaded_batches(data, *, pin_memory: bool = False, **options) -> Iterator[tuple]:
     """Yield the batches of a PyTorch `DataLoader` over a data set; put the loop over them into `loader_workers`.
 
+
     A `UserError` comes out of a worker process as it was raised; PyTorch would put a traceback before its message.
+    And arrays come through a pipe: PyTorch's tensors would take /dev/shm, of which a container often has 64 MB, and
+    when it is full, the loader waits for ever.
 
     Parameters
     ----------
     data : object with `__len__` and `__getitem__`
-        The data set.
+        The data set; its items are tuples of arrays and numbers.
+    pin_memory : bool
+        Put the batches where a CUDA GPU can fetch them on its own.
     options
         As `DataLoader` takes them.
+
+    Yields
+    ------
+    tuple of Tensor
+        Each field of the items, stacked.
+
+    Raises
+    ------
+    UserError
+        Of an item; or the system does not give the workers their processes and semaphores.
     """
+    import torch
     from torch.utils.data import DataLoader
 
-    for batch in DataLoader(_ErrorsAsItems(data), collate_fn=_collate, **options):
+    loader = DataLoader(_ErrorsAsItems(data), collate_fn=_collate, **options)
+    try:
+        batches = iter(loader)
+    except OSError as error:
+        raise UserError(
+            f"no worker processes could be started ({error.strerror}): they need memory, and /dev/shm must exist and "
+            "have a few free kB; free some, or start fewer workers"
+        ) from None
+    for batch in batches:
         if isinstance(batch, UserError):
             raise batch
-        yield batch
+        tensors = tuple(torch.from_numpy(array) for array in batch)
+        yield tuple(tensor.pin_memory() for tensor in tensors) if pin_memory else tensors
 
 
 class _ErrorsAsItems:
@@ -220,12 +247,10 @@ class _ErrorsAsItems:
             return error
 
 
-def _collate(items: list):
-    """Return the batch of these items, or the first error among them."""
-    from torch.utils.data import default_collate
-
+def _collate(items: list) -> tuple[np.ndarray, ...] | UserError:
+    """Return each field of the items as one array, or the first error among the items."""
     error = next((item for item in items if isinstance(item, UserError)), None)
-    return default_collate(items) if error is None else error
+    return tuple(np.stack(field) for field in zip(*items)) if error is None else error
 
 
 def _end_with(parent: int) -> None:

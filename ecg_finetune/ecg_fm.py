@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecg_finetune.checkpoint import load_checkpoint
-from ecg_finetune.files import UserError
+from ecg_finetune.files import UserError, short_repr, shown
 from ecg_finetune.training_records import STATED
 
 CLASSIFIER_NAME = "ecg_transformer_classifier"
@@ -65,11 +65,11 @@ class Architecture:
             value = getattr(self, field.name)
             # Wide bounds: they only keep a damaged or hostile file from asking for the whole memory.
             if field.type is int and not (type(value) is int and 1 <= value <= 65536):
-                raise ValueError(f"{field.name} is {value!r}, not a whole number from 1 to 65536")
+                raise ValueError(f"{field.name} is {short_repr(value)}, not an integer from 1 to 65536")
             if field.type is bool and type(value) is not bool:
-                raise ValueError(f"{field.name} is {value!r}, not True or False")
+                raise ValueError(f"{field.name} is {short_repr(value)}, not True or False")
             if field.type is float and not (isinstance(value, (int, float)) and 0 <= value <= 1):
-                raise ValueError(f"{field.name} is {value!r}, not a number from 0 to 1")
+                raise ValueError(f"{field.name} is {short_repr(value)}, not a number from 0 to 1")
         if self.encoder_layers > 1024:
             raise ValueError(f"encoder_layers is {self.encoder_layers}, more than 1024")
         for divisor in ("encoder_attention_heads", "conv_pos_groups"):
@@ -87,7 +87,7 @@ class Architecture:
         """
         if model_config.get("extractor_mode", "default") != "default":
             raise ValueError(
-                f"extractor_mode is {model_config['extractor_mode']!r}; only 'default' is supported "
+                f"extractor_mode is {short_repr(model_config['extractor_mode'])}; only 'default' is supported "
                 "(other modes do not work in fairseq-signals either)"
             )
         values = {}
@@ -111,7 +111,7 @@ class Architecture:
 def parse_conv_layers(text: str) -> ConvLayers:
     """Read a list expression such as `"[(256, 2, 2)] * 4 + [(512, 3, 2)]"` of (dim, kernel, stride).
 
-    Only lists, tuples, whole numbers, `+` and `*` are understood; nothing is evaluated.
+    Only lists, tuples, integers, `+` and `*` are understood; nothing is evaluated.
 
     >>> parse_conv_layers("[(256, 2, 2)] * 2 + [(512, 3, 2)]")
     ((256, 2, 2), (256, 2, 2), (512, 3, 2))
@@ -121,7 +121,7 @@ def parse_conv_layers(text: str) -> ConvLayers:
     ValueError
         The text is anything else, or describes no layer, more than 64, or a size outside 1 to 65536.
     """
-    problem = ValueError(f"conv_feature_layers is {str(text)[:200]!r}, not a list of (dim, kernel, stride)")
+    problem = ValueError(f"conv_feature_layers is {short_repr(text)}, not a list of (dim, kernel, stride)")
 
     def layers(node: ast.AST) -> list[tuple[int, int, int]]:
         match node:
@@ -182,7 +182,7 @@ class FeatureExtractor(nn.Module):
         channels = arch.in_d
         for number, (dim, kernel, stride) in enumerate(arch.conv_feature_layers):
             convolution = nn.Conv1d(channels, dim, kernel, stride, bias=arch.conv_bias)
-            # Place 1 is fairseq-signals' dropout, which is always 0: it keeps the norm's parameters at place 2.
+            # Index 1 is fairseq-signals' dropout, which is always 0: it keeps the norm's parameters at index 2.
             norm = [nn.Identity(), Float32GroupNorm(dim, dim)] if number == 0 else []
             self.conv_layers.append(nn.Sequential(convolution, *norm, nn.GELU()))
             channels = dim
@@ -392,7 +392,7 @@ def load_classifier(path: Path, *, trust: bool = False) -> EcgClassifier:
     config, weights = _model_of(path, content)
     if config.get("_name") != CLASSIFIER_NAME:
         raise UserError(
-            f"{path}: holds a {config.get('_name')!r} model, not a classifier ({CLASSIFIER_NAME}); "
+            f"{path}: holds a {short_repr(config.get('_name'))} model, not a classifier ({CLASSIFIER_NAME}); "
             "fine-tune it first, or give a fine-tuned checkpoint"
         )
     model = _build(path, config, weights).eval()
@@ -470,15 +470,20 @@ def _model_of(path: Path, checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any]
         )
     renamed = {}
     for name, value in weights.items():
+        if not isinstance(name, str):
+            raise UserError(f"{path}: {shown(name)} in its state dict is no name of a parameter")
         if not isinstance(value, Tensor) or value.is_complex():
             told = "complex" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise UserError(f"{path}: {name} in its state dict is {told}, not a tensor of real numbers")
+            raise UserError(f"{path}: {shown(name)} in its state dict is {told}, not a tensor of real numbers")
         if not torch.isfinite(value).all():
-            raise UserError(f"{path}: {name} holds NaN or infinite numbers; use an earlier checkpoint")
+            raise UserError(f"{path}: {shown(name)} holds NaN or infinite numbers; use an earlier checkpoint")
         for old, new in OLD_WEIGHT_NORM.items():
             name = name.removesuffix(old) + new if name.endswith(old) else name
         renamed[name] = value.float()
-    return dict(model_config.items()), renamed
+    # An array, compared with a text or a number, would give no yes or no.
+    plain = (str, int, float, list, tuple, dict, type(None))
+    settings = {key: value if isinstance(value, plain) else short_repr(value) for key, value in model_config.items()}
+    return settings, renamed
 
 
 def _build(path: Path, config: dict, weights: dict, new_head: bool = False, **changes: Any) -> EcgClassifier:
@@ -499,7 +504,7 @@ def _build(path: Path, config: dict, weights: dict, new_head: bool = False, **ch
         "missing": [name for name in expected if name not in weights],
         "unexpected": [name for name in weights if name not in expected],
         "of another shape": [
-            f"{name} {tuple(weights[name].shape)} for {tuple(expected[name].shape)}"
+            f"{name} {shown(tuple(weights[name].shape))} for {tuple(expected[name].shape)}"
             for name in expected
             if name in weights and weights[name].shape != expected[name].shape
         ],
@@ -512,4 +517,4 @@ def _build(path: Path, config: dict, weights: dict, new_head: bool = False, **ch
 
 
 def _listed(names: list[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(map(shown, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -6,14 +6,28 @@ import hashlib
 import io
 import json
 import os
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
+short_repr = _SHORT.repr  # for messages: a value out of a file can be of any length
+
 
 class UserError(Exception):
     """Something the user can mend: the message names the file, row or value, and what to do."""
+
+
+def shown(value: object) -> str:
+    """Return a name or value out of a file for a message: short, on one line, printable; a text without quotes.
+
+    >>> shown("adam"), shown("two" + chr(10) + "lines"), shown([1, 2, 3] * 9)
+    ('adam', "'two\\nlines'", '[1, 2, 3, 1, 2, 3, ...]')
+    """
+    return value if isinstance(value, str) and len(value) <= 200 and value.isprintable() else short_repr(value)
 
 
 def existing_file(path: Path, made_by: str = "the stage that makes it") -> Path:

@@ -1,5 +1,6 @@
 """The command `ecg-finetune` and its table of stages."""
 
+import os
 import re
 import subprocess
 import sys
@@ -48,6 +49,15 @@ def test_purpose_is_the_first_line_of_the_docstring():
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"ecg-finetune {ecg_finetune.__version__}\n"
+
+
+def test_list_ends_quietly_where_nobody_reads_it():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "ecg_finetune"]
+    process = subprocess.run(command, cwd=REPOSITORY, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (process.returncode, process.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

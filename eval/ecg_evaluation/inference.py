@@ -97,7 +97,7 @@ def predict(
             logits = model(expand_lead(segments, CHANNELS))
             # float64, so that probabilities near 1 stay apart as their logits do; Apple's GPUs have none.
             probabilities.append(torch.sigmoid(logits.cpu().double()).numpy())
-            studies.append(np.repeat(study.numpy(), len(segments) // len(study)))
+            studies.append(np.repeat(study.numpy().ravel(), len(segments) // len(study)))
             advance(len(study))
     return combine_segments(np.concatenate(studies), np.concatenate(probabilities))
 

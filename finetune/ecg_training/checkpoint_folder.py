@@ -51,10 +51,9 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool, ove
     Raises
     ------
     UserError
-        The folder holds results, and they may neither be gone on with nor be deleted.
+        The folder holds results that may neither be continued nor deleted.
     """
-    folder = Path(folder)
-    results = [path for name in RESULTS for path in sorted(folder.glob(name))]
+    results = results_in(folder)
     if overwrite or not results:
         for path in (*results, *folder.glob(UNFINISHED), folder / COMMAND, folder / RECORDS, folder / SETTINGS):
             path.unlink(missing_ok=True)
@@ -74,7 +73,7 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool, ove
     longer = "" if resume or not resumable else f"--resume goes on with other {' or '.join(MAY_CHANGE)}; "
     refuse_other_settings(folder, before, settings, may_change=may_change, remedy=longer + elsewhere)
     if not resumable:
-        raise UserError(f"{folder}: holds a run with these settings, which cannot be resumed; {elsewhere}")
+        raise UserError(f"{folder}: holds a run with these settings already, which cannot be resumed; {elsewhere}")
     if not resume and record.get("finished") is not False:
         raise UserError(
             f"{folder}: holds a finished run with these settings; go on with --resume and more --epochs, {elsewhere}"
@@ -83,6 +82,11 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool, ove
     if missing and (folder / LOG).exists():  # the log is written after the checkpoints of its epoch
         raise UserError(f"{folder}: {missing[0]} of its run is missing; put it back, or start over with --overwrite")
     return LAST not in missing
+
+
+def results_in(folder: Path) -> list[Path]:
+    """Return the files of a folder that a run has to show for its work: what another run would replace or delete."""
+    return [path for name in RESULTS for path in sorted(folder.glob(name))]
 
 
 def record_run(folder: Path, lineage: Mapping[str, Any], versions: Mapping[str, str], **more: Any) -> None:

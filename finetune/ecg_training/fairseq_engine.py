@@ -199,7 +199,7 @@ def run_in_group(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -
 
 @contextlib.contextmanager
 def _handled(numbers: Sequence[int], handler: Callable) -> Iterator[None]:
-    """Handle signals so within the block, but not those that are ignored, as SIGHUP is below nohup."""
+    """Handle signals within the block, except those that are ignored, as SIGHUP is under nohup."""
     before = {number: signal.getsignal(number) for number in numbers}
     before = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}
     try:

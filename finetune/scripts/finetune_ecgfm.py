@@ -28,7 +28,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from ecg_training.checkpoint_folder import BEST, LAST
+from ecg_training.checkpoint_folder import results_in
 from ecg_training.settings import FinetuneSettings, manifest_files
 
 from ecg_finetune.cli import add_lead, add_path, execute, non_negative_int, positive_int, stage_parser, usable_cores
@@ -246,10 +246,8 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError("--resume goes on with a run and --overwrite deletes it; give one of them")
     if args.accumulate > args.batch_size:
         raise UserError(f"--accumulate {args.accumulate} is more than --batch-size {args.batch_size}; lower it")
-    if not random_start and args.pretrained.exists():
-        replaced = [args.output_dir / name for name in (BEST, LAST)]
-        if any(path.exists() and path.samefile(args.pretrained) for path in replaced):
-            raise UserError(f"{args.pretrained}: this run would replace it; choose another --output-dir")
+    if args.pretrained.resolve() in [path.resolve() for path in results_in(args.output_dir)]:
+        raise UserError(f"{args.pretrained}: this run would replace it; choose another --output-dir")
 
 
 def choose_engine(args: argparse.Namespace) -> str:

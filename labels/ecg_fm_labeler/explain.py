@@ -24,16 +24,15 @@ def explain(labeler: Labeler, report: Sequence[str]) -> str:
 
 
 def _lines(labeler: Labeler, report: Sequence[str]) -> Iterator[str]:
-    blocks = labeler.read(report)
-    hits = [hit for block in blocks for hit in block.hits]
+    matches = labeler.read(report)
+    hits = [hit for match in matches for hit in match.hits]
     yield "normalised text"
-    yield from (f"  {text}" for text in labeler.normalized(report))
+    yield from (f"  {match.text}" for match in matches)
     yield "patterns found, in order"
     yield from (f"  {hit.text:<44} {_meaning(hit)}" for hit in hits)
-    unmatched = [words for block in blocks for words in block.unmatched]
-    if unmatched:
+    if unmatched := labeler.unmatched(report):
         yield f"words no pattern took: {', '.join(unmatched)}"
-    found = labeler.named(blocks)
+    found = labeler.named(matches)
     yield "entities"
     for entity in found:
         descriptors = f" [{', '.join(sorted(entity.descriptors))}]" if entity.descriptors else ""

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for problem in problems:
         print(problem)
     if problems:
-        print(f"error: {folder}: {len(problems)} problems; mend the entries named above", file=sys.stderr)
+        print(f"error: {folder}: {len(problems)} problems; correct the entries listed above", file=sys.stderr)
         return 1
     print(
         f"{folder}: no problems; {len(knowledge.entities)} entities, {len(knowledge.created)} descriptors, "
