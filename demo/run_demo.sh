@@ -31,7 +31,8 @@ step python preprocess/scripts/preprocess_ecgfm.py --record-list "$MIMIC/record_
 step python build/scripts/build_test_and_finetune_data.py
 
 # A small network from a random start. With ECG-FM's checkpoint: --pretrained CHECKPOINT, without --tiny.
-step python finetune/scripts/finetune_ecgfm.py --engine torch --pretrained none --tiny
+step python finetune/scripts/finetune_ecgfm.py --engine torch --pretrained none --tiny \
+    --record-list "$MIMIC/record_list.csv"
 
 # Predictions, metrics with intervals, report.
 step python eval/scripts/eval_finetuned.py --record-list "$MIMIC/record_list.csv"

@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from ecg_fm_labeler import Labeler
 from ecg_preprocess.report import STATUSES
-from evaluation_world import write_checkpoint
+from finetune_world import write_pretrained
 
 from ecg_finetune.documents import DOCUMENTS as GENERATED
 from ecg_finetune.documents import REPOSITORY, SCRIPTS, load_parser
@@ -156,7 +156,7 @@ class Session:
             self.folder / STANDS_FOR[path]
             for path in ("/data/mimic-iv-ecg", "/data/mimic_iv_ecg_physionet_pretrained.pt", "/data/ECG-FM")
         )
-        write_checkpoint(checkpoint)
+        write_pretrained(checkpoint)
         records.symlink_to(self.folder / "demo/data/mimic-iv-ecg-demo")
         (clone / "splits").mkdir(parents=True)
         split = pd.read_csv(self.folder / "demo/data/split/data/meta_split.csv").assign(source="elsewhere")
