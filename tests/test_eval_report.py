@@ -109,7 +109,7 @@ def test_calibration_lowers_the_brier_score_and_leaves_ranking_alone():
 
 def test_report_of_a_run(tmp_path):
     from ecg_evaluation.stage import run
-    from evaluation_world import make_world
+    from evaluation_world import RARE, make_world
 
     from ecg_finetune.cli import execute
     from ecg_finetune.documents import load_parser
@@ -122,7 +122,13 @@ def test_report_of_a_run(tmp_path):
     page = report.read_text(encoding="utf-8")
     reader = Reader(page)
     assert reader.addresses == [] and "@import" not in page and "url(" not in page
-    assert all(label in reader.cells for label in LABELS)
+    assert all(label in reader.cells or f"{label} *" in reader.cells for label in LABELS)
+    # Few patients are marked in tables, forest plot and text; the positives that a threshold rests on stand beside it.
+    assert f"{LABELS[RARE]} *" in reader.cells and LABELS[-2] in reader.cells
+    assert f">{LABELS[RARE]} *</text>" in page and "fewer than 10 positive or negative patients" in page
+    assert "fewer than 10 positive patients, intervals unreliable and not in the macro averages" in page
+    assert "Positive in valid" in page and "rest on fewer than 10 positive records of the valid split" in page
+    assert "over the labels with at least 10 positive and 10 negative patients" in page
     assert page.count('class="three"') == 17  # 16 labels, for one never occurs, and the micro average
     assert page.count('aria-label="Study 4') == 12
     assert "The preprocess stage" in page and "nan" not in " ".join(reader.cells).lower()

@@ -76,7 +76,9 @@ def test_metrics_equal_scikit_learn_on_the_files(evaluated):
         decided = predicted[label] >= result.at[label, "threshold"]
         assert result.at[label, "recall"] == pytest.approx(decided[truth[label] == 1].mean(), abs=1e-12)
         assert result.at[label, "auroc_low"] <= result.at[label, "auroc"] <= result.at[label, "auroc_high"]
-    macro = roc_auc_score(truth[defined], predicted[defined], average="macro")
+    included = [label for label in LABELS if result.at[label, "few_patients"] == 0]
+    assert 5 < len(included) < len(defined)
+    macro = roc_auc_score(truth[included], predicted[included], average="macro")
     assert abs(result.at["__macro__", "auroc"] - macro) < 1e-9
     micro = roc_auc_score(truth.to_numpy().ravel(), predicted[list(LABELS)].to_numpy().ravel())
     assert abs(result.at["__micro__", "auroc"] - micro) < 1e-9
@@ -90,10 +92,57 @@ def test_undefined_values_are_named(evaluated):
     assert np.isnan(result.at[never, "auroc"]) and "auroc, auprc, recall undefined" in result.at[never, "note"]
     assert result.at[never, "threshold"] == 0.5
     assert "threshold not chosen, not calibrated" in result.at[rare, "note"]
-    assert "replicates, undefined in the rest" in result.at[rare, "note"]
-    assert f"auroc is the mean of 16 of 17 labels (not {never})" in result.at["__macro__", "note"]
     assert f"note: auroc, auprc, recall undefined, no record has it: {never}\n" in process.stdout
     assert result["note"].isna()["__micro__"]
+
+
+def test_labels_of_few_patients_are_marked_and_not_in_the_macro_averages(evaluated, capsys, tmp_path):
+    base, process = evaluated
+    folder = locate(base, "eval")
+    result = pd.read_csv(outputs(folder, "metrics")[0]).set_index("label")
+    truth = pd.read_csv(locate(base, "test_labels")).set_index("idx")
+    patient = pd.read_csv(locate(base, "record_list")).set_index("study_id")["subject_id"].reindex(truth.index)
+    for label in LABELS:
+        counts = [patient[truth[label] == wanted].nunique() for wanted in (1, 0)]
+        assert result.loc[label, ["n_pos_patients", "n_neg_patients"]].to_list() == counts
+        assert result.at[label, "few_patients"] == (min(counts) < 10)
+    few = [label for label in LABELS if result.at[label, "few_patients"]]
+    note = result.at["__macro__", "note"]
+    assert f"mean over {17 - len(few)} of 17 labels, those with at least 10 positive and 10 negative patients" in note
+    assert f"(not {', '.join(few)})" in note and LABELS[RARE] in few
+    for label in LABELS:
+        marked = f"\n{label} * " in process.stdout
+        assert marked == (label in few)
+    assert "fewer than 10 positive patients, intervals unreliable" in result.at[LABELS[RARE], "note"]
+    assert "* too few patients for reliable intervals, see the notes" in process.stdout
+
+    arguments = ["--base-dir", base, "--predictions", outputs(folder, "predictions")[0], "--out", tmp_path]
+    text = evaluate(capsys, ANY, *arguments, "--bootstrap", 20, "--min-positive-patients", 1)
+    again = pd.read_csv(outputs(tmp_path, "metrics")[0]).set_index("label")
+    assert again["few_patients"].sum() == 1  # no record has it
+    assert again.at["__macro__", "auroc"] == pytest.approx(again["auroc"].drop(["__macro__", "__micro__"]).mean())
+    assert f"those with at least 1 positive and 1 negative patients (not {LABELS[NEVER]}): Macro average" in text
+    text = evaluate(capsys, ANY, *arguments, "--bootstrap", 0, "--min-positive-patients", 1000)
+    assert "undefined, no label has at least 1000 positive and 1000 negative patients" in text
+    assert np.isnan(pd.read_csv(outputs(tmp_path, "metrics")[1]).set_index("label").at["__macro__", "auroc"])
+
+
+def test_positives_of_the_valid_split_stand_beside_the_thresholds(evaluated, capsys, tmp_path):
+    base, process = evaluated
+    result = pd.read_csv(outputs(locate(base, "eval"), "metrics")[0]).set_index("label")
+    manifests = locate(base, "manifests")
+    labels, order = np.load(manifests / "y.npy"), np.load(manifests / "original_idx_order.npy")
+    positives = labels[6 : 6 + len(order[6:]) // 2].sum(axis=0)  # after the train rows, one segment of each record
+    np.testing.assert_array_equal(result["valid_n_pos"][:17], positives)
+    warned = [label for label, count in zip(LABELS, positives) if 0 < count < 10]
+    for label in LABELS:
+        told = "threshold and calibration rest on fewer than 10 positive records of the valid split"
+        assert (told in str(result.at[label, "note"])) == (label in warned)
+    assert warned and f"{told}: {', '.join(warned)}\n" in process.stdout
+    assert " threshold  valid_n_pos  recall " in process.stdout
+    arguments = ["--base-dir", base, "--predictions", outputs(locate(base, "eval"), "predictions")[0]]
+    text = evaluate(capsys, ANY, *arguments, "--out", tmp_path, "--bootstrap", 0, "--threshold-rule", 0.5)
+    assert "note: calibration rests on fewer than 10 positive records" in text and "threshold and" not in text
 
 
 def test_predictions_file_gives_the_same_metrics_without_pytorch(evaluated, run_script, tmp_path):
@@ -123,6 +172,7 @@ def test_comparison(evaluated, capsys, tmp_path):
         np.testing.assert_allclose(difference, ours[metric] - other[metric], atol=1e-12)
         assert (table[f"{metric}_difference_low"].dropna() <= table[f"{metric}_difference_high"].dropna()).all()
     assert difference.abs().max() > 0.01
+    assert (table["n_records"] == 60).all() and (table["n_pos"] == ours["n_pos"]).all()
     assert "<h2>Comparison</h2>" in outputs(tmp_path, "report", ".html")[0].read_text()
 
     # A model differs from itself by nothing, in every resample: the comparison is paired.
@@ -131,6 +181,41 @@ def test_comparison(evaluated, capsys, tmp_path):
     same = pd.read_csv(outputs(again, "comparison")[0])
     values = same[[name for name in same if "difference" in name]].to_numpy()
     assert np.nanmax(np.abs(values)) == 0
+
+
+def test_comparison_on_the_records_that_both_have_predicted(evaluated, capsys, tmp_path):
+    base, _ = evaluated
+    first = outputs(locate(base, "eval"), "predictions")[0]
+    table, rng = pd.read_csv(first), np.random.default_rng(0)
+    # The other model lacks 20 records, has two that were not evaluated, and another order.
+    other = table.iloc[:40].sample(frac=1, random_state=1)
+    other = pd.concat([other, table.iloc[:2].assign(study_id=[98, 99])])
+    other[list(LABELS)] = np.clip(other[list(LABELS)] + 0.05 * rng.normal(size=(42, 17)), 0, 1)
+    other.to_csv(tmp_path / "other.csv", index=False)
+    arguments = ["--base-dir", base, "--out", tmp_path, "--predictions", first, "--bootstrap", 40]
+    text = evaluate(capsys, ANY, *arguments, "--compare", tmp_path / "other.csv")
+    told = (
+        "40 records of 20 patients that both have predicted; excluded: 20 evaluated here but not in that file, "
+        "2 in that file but not evaluated here"
+    )
+    assert f"comparison with other.csv: {told}\n" in text
+    assert "40 records of 20 patients" in outputs(tmp_path, "report", ".html")[0].read_text()
+
+    found = pd.read_csv(outputs(tmp_path, "comparison")[0]).set_index("label")
+    assert (found["n_records"] == 40).all()
+    truth = pd.read_csv(locate(base, "test_labels")).set_index("idx")
+    mine, theirs = (t.set_index("study_id").loc[table["study_id"][:40]] for t in (table, other))
+    truth = truth.loc[mine.index]
+    for label in LABELS:
+        if truth[label].nunique() == 2:
+            expected = [roc_auc_score(truth[label], scores[label]) for scores in (mine, theirs)]
+            np.testing.assert_allclose(found.loc[label, ["auroc", "auroc_other"]].astype(float), expected, atol=1e-12)
+    # As if only these records had been evaluated: the same difference and interval.
+    table.iloc[:40].to_csv(tmp_path / "first_40.csv", index=False)
+    again = tmp_path / "again"
+    arguments = ["--base-dir", base, "--out", again, "--bootstrap", 40, "--max-samples", 40]
+    evaluate(capsys, ANY, *arguments, "--predictions", tmp_path / "first_40.csv", "--compare", tmp_path / "other.csv")
+    pd.testing.assert_frame_equal(pd.read_csv(outputs(again, "comparison")[0]).set_index("label"), found)
 
 
 def test_without_valid_split_and_patients(evaluated, capsys, tmp_path):
@@ -244,8 +329,10 @@ def test_user_errors_are_one_line(evaluated, capsys, tmp_path, run_script):
     assert "line 6" in changed(
         lambda t: t.astype({"Infarction": "object"}).replace({"Infarction": {t.at[4, "Infarction"]: "x"}})
     )
-    table.iloc[:5].to_csv(tmp_path / "few.csv", index=False)
-    assert "55 missing" in told("--predictions", predictions, "--compare", tmp_path / "few.csv")
+    table.iloc[:5].assign(study_id=range(5)).to_csv(tmp_path / "other.csv", index=False)
+    assert "none of its 5 records is among the 60 evaluated" in told(
+        "--predictions", predictions, "--compare", tmp_path / "other.csv"
+    )
     short = pd.read_csv(locate(base, "record_list")).iloc[1:]
     short.to_csv(tmp_path / "records.csv", index=False)
     assert "is missing; give the record list" in told(
@@ -256,7 +343,13 @@ def test_user_errors_are_one_line(evaluated, capsys, tmp_path, run_script):
 
 
 @pytest.mark.parametrize(
-    "option, told", [("--threshold-rule=best", "neither f1 nor youden"), ("--bootstrap=-1", "at least 0")]
+    "option, told",
+    [
+        ("--threshold-rule=best", "neither f1 nor youden"),
+        ("--bootstrap=-1", "at least 0"),
+        ("--bootstrap=1", "at least 2"),
+        ("--min-positive-patients=0", "at least 1"),
+    ],
 )
 def test_wrong_usage(option, told, capsys):
     with pytest.raises(SystemExit) as stopped:

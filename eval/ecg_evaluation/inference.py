@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
-from ecg_evaluation.inputs import test_files
+from ecg_evaluation.inputs import test_checksums, test_files
 from ecg_finetune.batch import loaded_batches, loader_workers
 from ecg_finetune.device import choose_device, choose_precision
 from ecg_finetune.ecg_fm import EcgClassifier, load_classifier
@@ -22,6 +22,7 @@ from ecg_finetune.segments import (
     read_manifest,
     read_record,
     read_segment_studies,
+    signal_checksum,
 )
 from ecg_finetune.waveform import CHANNELS, RECORD_SAMPLES, SEGMENT_SAMPLES
 
@@ -51,16 +52,25 @@ def load_model(path: Path, *, device: str, precision: str, trust: bool) -> tuple
 
 
 class RecordDataset(Dataset):
-    """The 10 s files of the test set: item `i` is (leads float32 (2, 2500), study_id)."""
+    """The 10-second records of the test set: item `i` is (leads float32 (2, 2500), study_id).
+
+    A record that is no longer what it was when the test set was built is refused, where the test set says what it was.
+    """
 
     def __init__(self, folder: Path, study_ids: np.ndarray):
         self.study_ids, self.files = study_ids, test_files(folder, study_ids)
+        self.checksums = test_checksums(folder, study_ids)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         lead = read_record(self.files[i], RECORD_SAMPLES, self.study_ids[i])
+        if self.checksums is not None and signal_checksum(lead) != self.checksums[i]:
+            raise UserError(
+                f"{self.files[i]}: not the signal of study {self.study_ids[i]} that the test set was built with; "
+                "preprocess has run again since: run the build stage with --overwrite"
+            )
         return lead.reshape(2, SEGMENT_SAMPLES), self.study_ids[i]
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from ecg_finetune.foreign_split import read_foreign_split
 
 from ecg_finetune.files import UserError, read_json, sha256
+from ecg_finetune.foreign_split import read_foreign_split
 from ecg_finetune.paths import inside
 from ecg_finetune.studies import SPLITS, find_rows
 from ecg_finetune.training_records import STATED, UNKNOWN, TrainingRecords, read_training_records
@@ -31,6 +31,86 @@ class Seen:
     leaked: np.ndarray  # bool (records,): the record, or another of its patient, was seen
     patients: int  # evaluated patients (or records where patients are not known) that were seen
     unchecked: list[str] = field(default_factory=list)  # what the check could not see
+
+    def counts(self) -> str:
+        """Say how many of the evaluated records were seen."""
+        number = int(self.leaked.sum())
+        return f"{number:,} of the {len(self.leaked):,} evaluated records are of {self.patients:,} patients"
+
+
+@dataclass(frozen=True)
+class LeakCheck:
+    """What is known of the evaluated records in training and pretraining."""
+
+    leaked: np.ndarray | None  # bool (records,): of a patient trained on; None: not known
+    alarms: list[str]  # what a reader must see first: a leak, or that it was not possible to look for one
+    findings: list[str]
+
+
+NOT_KNOWN = (
+    "it is not known which records the checkpoint was trained on, so no evaluated patient was looked for among them; "
+    "give the split it was trained with as --trained-on"
+)
+
+
+def check_leaks(
+    evaluated: Evaluated,
+    trained: TrainingRecords | None,
+    patient_of: pd.Series | None,
+    *,
+    pretraining_split: Path | None,
+    allow: bool,
+) -> LeakCheck:
+    """Look for the evaluated patients among those that the checkpoint was trained and pretrained on.
+
+    Parameters
+    ----------
+    evaluated : Evaluated
+        The evaluated records.
+    trained : TrainingRecords or None
+        The records that the checkpoint must not be evaluated on; None: not known.
+    patient_of : Series or None
+        subject_id by study_id of the record list.
+    pretraining_split : Path or None
+        The split whose train patients the foundation model was pretrained on.
+    allow : bool
+        Go on although there is a leak.
+
+    Raises
+    ------
+    UserError
+        Evaluated patients were trained on, and `allow` is not set; or the split cannot be read.
+    """
+    alarms, findings = [], []
+    leaked = None
+    if trained is None:
+        alarms.append(NOT_KNOWN)
+    else:
+        seen = find_seen(evaluated, trained, patient_of)
+        leaked = seen.leaked
+        alarms += seen.unchecked
+        if leaked.any() and not allow:
+            raise UserError(
+                f"{seen.counts()} that the checkpoint was trained on (train and valid), study "
+                f"{evaluated.study_id[leaked][0]} for one; evaluate records of other patients, or give --allow-leak to "
+                "go on with a warning in the report"
+            )
+        if leaked.any():
+            alarms.append(
+                f"{seen.counts()} that the checkpoint was trained on: the results say little about new patients"
+            )
+        else:
+            findings.append(f"none of the evaluated patients is among the {len(trained.study_id):,} records trained on")
+    if pretraining_split is None:
+        findings.append(
+            "not known whether evaluated patients were seen in pretraining (give that split as --pretraining-split)"
+        )
+    else:
+        seen = find_seen(evaluated, records_of_split(pretraining_split, ("train",)), patient_of)
+        told = f"{seen.counts()} whose records were seen in pretraining (train split of {pretraining_split})"
+        (alarms if seen.leaked.any() else findings).append(told)
+        alarms += [f"pretraining: {sentence}" for sentence in seen.unchecked]
+    return LeakCheck(leaked, alarms, findings)
 
 
 def find_seen(evaluated: Evaluated, seen: TrainingRecords, patient_of: pd.Series | None) -> Seen:

@@ -12,7 +12,7 @@ from ecg_evaluation import figures
 from ecg_evaluation.calibration import reliability_curve
 from ecg_evaluation.misses import worst_misses
 from ecg_evaluation.provenance import versions
-from ecg_evaluation.results import SHOWN, Evaluation, grouped_notes, with_interval
+from ecg_evaluation.results import Comparison, Evaluation, compared, grouped_notes, shown, with_interval
 from ecg_evaluation.thresholds import has_both
 from ecg_finetune.files import replacing
 from ecg_finetune.html_page import html_page, html_table
@@ -24,7 +24,7 @@ class Report:
     """What the report shows."""
 
     results: Evaluation
-    comparison: pd.DataFrame | None
+    comparison: Comparison | None
     caveats: list[str]  # what a reader of the whole must know
     sources: list[tuple[str, str, str]]  # what, file, SHA-256
     origin: dict  # how the predictions were made, as far as it is known
@@ -38,7 +38,7 @@ def write_report(path: Path, report: Report, args: argparse.Namespace) -> None:
         methods(results, args),
         per_label(results),
         curves(results),
-        comparison_section(report.comparison, args),
+        comparison_section(report, args),
         co_occurrence(results),
         misses_section(results, args),
         provenance_section(report, args),
@@ -50,7 +50,12 @@ def write_report(path: Path, report: Report, args: argparse.Namespace) -> None:
 
 def rows_of(table: pd.DataFrame) -> list[dict]:
     """Return the rows of metrics.csv as dicts, `label` as it is shown."""
-    return [{**row, "label": SHOWN.get(row["label"], row["label"])} for row in table.to_dict("records")]
+    return [{**row, "label": shown(row)} for row in table.to_dict("records")]
+
+
+def any_marked(rows: list[dict]) -> bool:
+    """Tell whether a row rests on few patients."""
+    return any(row["label"].endswith("*") for row in rows)
 
 
 def cell(row: dict, metric: str) -> Markup | None:
@@ -62,8 +67,7 @@ def cell(row: dict, metric: str) -> Markup | None:
 def headline(report: Report) -> str:
     """Return the numbers a reader looks for first."""
     results = report.results
-    rows = {row["label"]: row for row in rows_of(results.table)}
-    macro, micro = rows["Macro average"], rows["Micro average"]
+    macro, micro = rows_of(results.table)[-2:]
     wanted = [
         ("AUROC, micro", micro, "auroc"),
         ("AUROC, macro", macro, "auroc"),
@@ -77,6 +81,7 @@ def headline(report: Report) -> str:
     for name, row, metric in wanted:
         value, interval = with_interval(row, metric)
         if value:
+            name += " *" if any_marked([row]) else ""
             cards.append(f'<div class="card"><span>{name}</span><b>{value}</b><span>{interval}</span></div>')
     units = f"{results.unit.max() + 1:,} patients" if results.resampled == "patients" else "patients not known"
     cards.append(
@@ -88,18 +93,25 @@ def headline(report: Report) -> str:
 
 def methods(results: Evaluation, args: argparse.Namespace) -> str:
     """Return in a few sentences how the numbers were made."""
+    units = results.resampled
     sentences = [
         f"Each record is 10 s of Lead {escape(args.lead)} at 500 Hz, standardised, in all 12 input channels. The "
         "network sees its two 5 s segments; a record's probability is the higher of the two for "
         f"{', '.join(COMBINED_BY_MAX).lower()}, and their mean for the other labels.",
         "AUPRC is average precision. Micro averages pool the 17 decisions of every record; macro averages are means "
-        "over the labels for which a metric is defined.",
+        f"over the labels with at least {results.min_patients} positive and {results.min_patients} negative {units}.",
     ]
-    count = len(results.replicates)
+    count = len(results.estimates.drawn)
     if count:
+        whole = ", each with all of a patient's records" if units == "patients" else ""
         sentences.append(
-            f"Intervals are 95 % percentile intervals of {count:,} bootstrap resamples of {results.resampled}"
-            + (", each with all of a patient's records." if results.resampled == "patients" else ".")
+            f"Intervals (95 %) use the standard error over {count:,} bootstrap resamples of {units}{whole}, and "
+            f"Student's t with the effective number of {units} (Kish) less one degrees of freedom. AUROC, AUPRC, Brier "
+            "scores and macro averages have t intervals on the logit scale; accuracy, recall, precision, F1, "
+            "specificity and NPV have Clopper-Pearson intervals for the effective number of records (Korn and "
+            "Graubard). Where resamples do not vary, as with a recall or an AUROC of 1, Clopper-Pearson intervals are "
+            f"for the number of {units}. Rows with an asterisk have fewer than {results.min_patients} positive or "
+            f"negative {units}; their intervals are unreliable."
         )
     rule = {"f1": "has the highest F1", "youden": "has the highest recall + specificity"}.get(args.threshold_rule)
     if results.decisions.calibration is None:
@@ -138,16 +150,21 @@ def per_label(results: Evaluation) -> str:
         },
         ("auroc", "auprc", "brier", "brier_calibrated"),
     )
+    few = "* Too few patients for reliable intervals, see the notes below. " if any_marked(rows) else ""
     noted = "".join(f"<li>{escape(note)}</li>" for note in grouped_notes(results.table))
     remarks = f'<h3>Notes</h3><ul class="note">{noted}</ul>' if noted else ""
     decisions = table(
-        {"Threshold": lambda _, row: None if pd.isna(row["threshold"]) else f"{row['threshold']:.3f}"},
+        {
+            "Threshold": lambda _, row: None if pd.isna(row["threshold"]) else f"{row['threshold']:.3f}",
+            "Positive in valid": lambda _, row: None if pd.isna(row["valid_n_pos"]) else f"{row['valid_n_pos']:,}",
+        },
         ("recall", "precision", "f1", "specificity", "npv", "accuracy"),
     )
     return (
         f'<h2>Results per label</h2><div class="scroll forest">{forest}</div>'
-        '<p class="note">Click the head of a column to sort. Patients: those with at least one positive record; '
-        "intervals that rest on few of them are rough. An empty cell is undefined, for the reason given below.</p>"
+        '<p class="note">Click the head of a column to sort. Patients: those with at least one positive record. '
+        f"{few}An empty cell is undefined, for the reason given below. Positive in valid: the records with the label "
+        "that its threshold and calibration rest on.</p>"
         f"<h3>Ranking and calibration</h3>{ranking}<h3>Decisions at the thresholds</h3>{decisions}"
         f"{remarks}"
     )
@@ -188,8 +205,8 @@ def curves(results: Evaluation) -> str:
         text = f"AUROC {row['auroc']:.3f}, AUPRC {row['auprc']:.3f}, {row['n_pos']:,} positive"
         caption = f"<figcaption><b>{escape(row['label'])}</b>{text}</figcaption>"
         cards.append(f'<figure>{caption}<div class="three">{panels}</div></figure>')
-    left_out = [label for label, both in zip(LABELS, defined) if not both]
-    missing = f" Not drawn, because never or always present: {', '.join(left_out)}." if left_out else ""
+    excluded = [label for label, both in zip(LABELS, defined) if not both]
+    missing = f" Not drawn, because never or always present: {', '.join(excluded)}." if excluded else ""
     return (
         '<h2>Curves</h2><p class="note">Left: ROC; middle: precision against recall, the dashed line is the share of '
         "positive records; the dot is the threshold. Right: reliability, the observed frequency against the predicted "
@@ -199,31 +216,33 @@ def curves(results: Evaluation) -> str:
     )
 
 
-def comparison_section(table: pd.DataFrame | None, args: argparse.Namespace) -> str:
+def comparison_section(report: Report, args: argparse.Namespace) -> str:
     """Return the comparison with the other run; empty without one."""
-    if table is None:
+    if report.comparison is None:
         return ""
+    rows = rows_of(report.comparison.table)
     lines = []
-    for row in rows_of(table):
-        line = [row["label"]]
+    for row in rows:
+        line = [row["label"], f"{row['n_pos']:,}"]
         for metric in ("auroc", "auprc"):
             difference, low, high = (row[f"{metric}_difference{end}"] for end in ("", "_low", "_high"))
             if np.isnan(difference):
                 line += [None, None, None]
                 continue
-            shown = Markup("{:+.3f}").format(difference)
+            text = Markup("{:+.3f}").format(difference)
             if not np.isnan(low):
                 if low > 0 or high < 0:
-                    shown = Markup("<b>{}</b>").format(shown)
-                shown = Markup("{} <small>{:+.3f} to {:+.3f}</small>").format(shown, low, high)
-            line += [f"{row[metric]:.3f}", f"{row[f'{metric}_other']:.3f}", shown]
+                    text = Markup("<b>{}</b>").format(text)
+                text = Markup("{} <small>{:+.3f} to {:+.3f}</small>").format(text, low, high)
+            line += [f"{row[metric]:.3f}", f"{row[f'{metric}_other']:.3f}", text]
         lines.append(line)
-    heads = ["Label", *(f"{name}{what}" for name in ("AUROC", "AUPRC") for what in ("", ", other", " difference"))]
+    areas = (f"{name}{what}" for name in ("AUROC", "AUPRC") for what in ("", ", other", " difference"))
+    few = " * Too few patients for reliable intervals." if any_marked(rows) else ""
     return (
-        f"<h2>Comparison</h2><p>With {escape(args.compare.name)} on the same records, this run minus the other. Both "
-        "met the same resamples, so the intervals are of paired differences; bold where the 95 % interval leaves out "
-        "0. With this many rows, some do so by chance.</p>"
-        f"{html_table(heads, lines[:-2], footer=lines[-2:])}"
+        f"<h2>Comparison</h2><p>This run minus {escape(args.compare.name)}, on the "
+        f"{compared(report.comparison, report.results.resampled)}. Both met the same resamples: these are t intervals "
+        "of paired differences, bold where they exclude 0. With this many rows, some do so by chance."
+        f"{few}</p>{html_table(['Label', 'Positive', *areas], lines[:-2], footer=lines[-2:])}"
     )
 
 

@@ -19,7 +19,7 @@ from ecg_evaluation.inputs import (
 )
 from ecg_evaluation.provenance import read_origin, versions, write_origin
 from ecg_evaluation.report import Report, write_report
-from ecg_evaluation.results import compare, decide, evaluate, grouped_notes, text_table
+from ecg_evaluation.results import MIN_PATIENTS, compare, compared, decide, evaluate, grouped_notes, text_table
 from ecg_evaluation.thresholds import threshold_rule
 from ecg_finetune.cli import add_lead, add_path, non_negative_int, positive_int
 from ecg_finetune.files import UserError, read_json, remove_leftovers, sha256
@@ -91,10 +91,18 @@ def add_statistics(parser: argparse.ArgumentParser) -> None:
     """Add what is done with predictions."""
     parser.add_argument(
         "--bootstrap",
-        type=non_negative_int,
+        type=resamples,
         default=1000,
         metavar="N",
         help="resamples of the patients for the 95 %% intervals; 0 = no intervals (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--min-positive-patients",
+        type=positive_int,
+        default=MIN_PATIENTS,
+        metavar="N",
+        help="a label with fewer patients with a positive record, or with a negative one, is marked and excluded from "
+        "the macro averages (default: %(default)s)",
     )
     parser.add_argument(
         "--threshold-rule",
@@ -124,9 +132,17 @@ def add_statistics(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=None,
         metavar="FILE",
-        help="predictions file of another model for the same records: AUROC and AUPRC differences with intervals "
-        "(default: no comparison)",
+        help="predictions file of another model: differences of AUROC and AUPRC with intervals, on the records that "
+        "both have predicted (default: no comparison)",
     )
+
+
+def resamples(text: str) -> int:
+    """Parse `--bootstrap` for argparse: 0, or enough resamples to have a standard deviation."""
+    value = non_negative_int(text)
+    if value == 1:
+        raise argparse.ArgumentTypeError("one resample gives no interval: 0, or at least 2")
+    return value
 
 
 def run(args: argparse.Namespace, inputs: Inputs) -> str:
@@ -138,7 +154,7 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     test = read_test_set(args.test_dir, args.max_samples)
     # What the user may have got wrong is read before the model runs, which can take hours.
     patients, findings = patients_of(args, test)
-    other = None if args.compare is None else read_predictions(args.compare, test.study_id)[1]
+    other = None if args.compare is None else read_other(args.compare, test)
     stamp = new_stamp(args.out, test.name)
     test_file, valid_file = given_predictions(args, test) if args.predictions else run_model(args, test, stamp)
 
@@ -147,22 +163,35 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     findings += doubts_about_valid(test_file, valid_file) + doubts_about_lead(origin, args.lead)
 
     decisions = decide(valid, valid_probabilities, args.threshold_rule)
-    results = evaluate(test, probabilities, decisions, patients, args.bootstrap)
-    comparison = None if other is None else compare(results, other)
+    results = evaluate(test, probabilities, decisions, patients, args.bootstrap, args.min_positive_patients)
+    comparison = None if other is None else compare(results, *other)
 
     metrics_file = inside(args.out, "metrics", set=test.name, time=stamp)
     report_file = inside(args.out, "html_report", set=test.name, time=stamp)
     write_table(metrics_file, results.table)
     if comparison is not None:
-        write_table(inside(args.out, "comparison", set=test.name, time=stamp), comparison)
+        write_table(inside(args.out, "comparison", set=test.name, time=stamp), comparison.table)
     read = sources(args, test, test_file, valid, valid_file)
     write_report(report_file, Report(results, comparison, findings, read, origin), args)
 
     print(f"\n{text_table(results.table)}\n")
     for sentence in findings + grouped_notes(results.table):
         print(f"note: {sentence}")
+    if comparison is not None:
+        print(f"comparison with {args.compare.name}: {compared(comparison, results.resampled)}")
     print(f"metrics: {metrics_file}\nreport: {report_file}")
     return f"{len(test.study_id):,} records evaluated, report {report_file}"
+
+
+def read_other(path: Path, test: Labelled) -> tuple[np.ndarray, np.ndarray]:
+    """Read the predictions of the model to compare with; refuse them if it has predicted none of the test records."""
+    study_ids, probabilities = read_predictions(path)
+    if not np.isin(study_ids, test.study_id).any():
+        raise UserError(
+            f"{path}: none of its {len(study_ids):,} records is among the {len(test.study_id):,} evaluated; give "
+            f"predictions for {test.name}"
+        )
+    return study_ids, probabilities
 
 
 def new_stamp(folder: Path, name: str) -> str:

@@ -6,7 +6,7 @@ A quick look at the first 500 records, without intervals:
 
     python eval/scripts/eval_finetuned.py --max-samples 500 --bootstrap 0
 
-Against another model, on the same records:
+Against another model, on the records that both have predicted:
 
     python eval/scripts/eval_finetuned.py --compare eval/data/predictions_test_lead1_duplicated_20260131_120000.csv
 
