@@ -11,8 +11,8 @@ from ecg_preprocess.record import LeadSignal, RecordError
 # Resampling 10 s reaches at most 10.002 s into a record.
 SECONDS_READ = 10.01
 
-# Limits, stated in the README. A gap of 0.2 s is shorter than any beat interval that matters, and a straight line
-# across it adds no wave; a longer one would be an invention.
+# Limits, stated in docs/preprocess-and-build.md. A gap of 0.2 s is shorter than any beat interval that matters, and a
+# straight line across it adds no wave; a longer one would be an invention.
 LONGEST_GAP_S = 0.2
 GREATEST_NAN_SHARE = 0.1
 LONGEST_FLAT_S = 5.0  # half of the record, the length of one training segment
