@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.batch import chunked, run_batch
-from ecg_finetune.command_line import UserError, watch_input
+from ecg_finetune.command_line import UserError, refuse_irregular, watch_input
 from ecg_finetune.diagnoses import LABELS
 from ecg_finetune.matfile import read_mat
 from ecg_finetune.paths import inside
@@ -36,6 +36,7 @@ def read_manifest(path: Path) -> Manifest:
         The file is missing, lists nothing, a line has another form, or segments differ in length or stand twice.
     """
     path = Path(path)
+    refuse_irregular(path)
     try:
         # Only a line feed ends a line for fairseq-signals; splitlines knows ten more characters.
         watch_input(path)
@@ -226,6 +227,7 @@ def read_labels(path: Path) -> np.ndarray:
 def read_pos_weight(path: Path) -> np.ndarray:
     """Read `pos_weight.txt`: 17 numbers of at least 0 on one line, as float64 (17,)."""
     path = Path(path)
+    refuse_irregular(path)
     try:
         watch_input(path)
         weights = np.array([number(path, 1, "weight", text) for text in path.read_text(encoding="utf-8").split()])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ecg_finetune.command_line import UserError, replacing, watch_input
+from ecg_finetune.command_line import UserError, refuse_irregular, replacing, watch_input
 from ecg_finetune.diagnoses import LABELS
 
 # pandas is imported where it is used: the import takes as long as preprocessing a thousand records.
@@ -29,7 +29,8 @@ SPLITS = ("train", "valid", "test")
 
 def _existing(path: Path) -> Path:
     path = Path(path)
-    if not path.is_file():
+    refuse_irregular(path)
+    if not path.exists():
         raise UserError(f"{path}: no such file; give its path or run the stage that makes it (FILE_LOCATIONS.md)")
     watch_input(path)
     return path

@@ -23,9 +23,11 @@ from ecg_evaluation.results import compare, decide, evaluate, grouped_notes, tex
 from ecg_evaluation.thresholds import threshold_rule
 from ecg_finetune.checksum import sha256
 from ecg_finetune.command_line import (
+    MOST_PROCESSES,
     UserError,
     add_lead,
     add_path,
+    integer_from,
     non_negative_int,
     positive_int,
     remove_leftovers,
@@ -62,7 +64,7 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--num-workers",
-        type=non_negative_int,
+        type=integer_from(0, MOST_PROCESSES),
         default=min(4, usable_cores()),
         metavar="N",
         help="processes that read files; 0 = none besides the main one (default: the usable cores, at most 4)",

@@ -33,12 +33,15 @@ from ecg_training.processes import join_processes, leave_processes
 from ecg_training.trainer import Settings
 
 from ecg_finetune.command_line import (
+    MOST_PROCESSES,
     UserError,
     add_lead,
     add_path,
     execute,
+    integer_from,
     non_negative_int,
     positive_int,
+    real_number,
     stage_parser,
     usable_cores,
 )
@@ -156,7 +159,7 @@ def add_hardware(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=positive_int,
+        type=integer_from(1, MOST_PROCESSES),
         metavar="N",
         help="processes that read segments (default: the cores this process may use; fairseq: 6)",
     )
@@ -293,7 +296,7 @@ def run_torch(args: argparse.Namespace, random_start: bool) -> str:
 
 
 def _rate(text: str) -> float:
-    value = float(text)
+    value = real_number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ecg_finetune.command_line import UserError
+from ecg_finetune.command_line import UserError, orderly_output
 from ecg_finetune.diagnoses import LABELS
 from ecg_fm_labeler.configuration import PROJECT_CONFIG, Pattern
 from ecg_fm_labeler.labeler import POLICIES, Labeler
@@ -84,6 +84,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@orderly_output
 def main(argv: Sequence[str] | None = None) -> int:
     """Run as a command; return the exit code."""
     args = get_parser().parse_args(argv)
