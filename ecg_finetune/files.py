@@ -1,16 +1,18 @@
 """Files that stages hand over: written whole or not at all, read with one-line errors; JSON, NPY and checksums."""
 
 import contextlib
-import glob
 import hashlib
 import io
 import json
 import os
+import re
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from ecg_finetune.operating_system import process_exists, sync_file
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
@@ -61,7 +63,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
+            sync_file(handle.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -69,12 +71,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def remove_leftovers(folder: Path, name: str = "") -> None:
     """Remove the temporary files that killed processes left in a folder: those of the file `name`, or all."""
-    for leftover in Path(folder).glob(f".tmp-*-{glob.escape(name) or '*'}"):
-        process = leftover.name.split("-", 2)[1]
-        with contextlib.suppress(OSError):
-            try:
-                os.kill(int(process), 0)
-            except (ProcessLookupError, ValueError):
+    ours = re.compile(rf"\.tmp-([1-9][0-9]{{0,9}})-{re.escape(name) or '.+'}", re.DOTALL)
+    for leftover in Path(folder).glob(".tmp-*"):
+        match = ours.fullmatch(leftover.name)
+        if match and not process_exists(int(match[1])):
+            with contextlib.suppress(OSError):  # a folder, which is none of ours, or gone
                 leftover.unlink()
 
 

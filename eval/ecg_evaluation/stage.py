@@ -36,7 +36,14 @@ from ecg_evaluation.provenance import finetuning_of, read_origin, write_origin
 from ecg_evaluation.report import Report, write_report
 from ecg_evaluation.results import MIN_PATIENTS, compare, compared, decide, evaluate, grouped_notes, text_table
 from ecg_evaluation.thresholds import threshold_rule
-from ecg_finetune.cli import add_lead, add_path, non_negative_int, positive_int
+from ecg_finetune.cli import (
+    MOST_PROCESSES,
+    add_lead,
+    add_path,
+    integer_from,
+    non_negative_int,
+    positive_int,
+)
 from ecg_finetune.files import UserError, remove_leftovers, sha256
 from ecg_finetune.lineage import Inputs, lineage, read_lineage, software
 from ecg_finetune.operating_system import usable_cores
@@ -83,7 +90,7 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--num-workers",
-        type=non_negative_int,
+        type=integer_from(0, MOST_PROCESSES),
         default=min(4, usable_cores()),
         metavar="N",
         help="processes that read files; 0 = none besides the main one (default: the usable cores, at most 4)",

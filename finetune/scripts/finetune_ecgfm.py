@@ -31,10 +31,21 @@ from pathlib import Path
 from ecg_training.checkpoint_folder import results_in
 from ecg_training.settings import FinetuneSettings, manifest_files
 
-from ecg_finetune.cli import add_lead, add_path, execute, non_negative_int, positive_int, stage_parser, usable_cores
+from ecg_finetune.cli import (
+    MOST_PROCESSES,
+    add_lead,
+    add_path,
+    execute,
+    integer_from,
+    non_negative_int,
+    positive_int,
+    real_number,
+    stage_parser,
+)
 from ecg_finetune.device import PRECISIONS, choose_device, choose_precision
 from ecg_finetune.files import UserError
 from ecg_finetune.lineage import Inputs
+from ecg_finetune.operating_system import usable_cores
 
 # The engines are imported where they run: PyTorch takes seconds to import, and `--help` needs none of it.
 
@@ -129,7 +140,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         help="segments per update, over all GPUs and accumulated parts together (default: 256; random start: 32)",
     )
-    parser.add_argument("--seed", type=seed, default=1, help="of the new head, the batches and dropout (default: 1)")
+    parser.add_argument(
+        "--seed", type=non_negative_int, default=1, help="of the new head, the batches and dropout (default: 1)"
+    )
     parser.add_argument(
         "--tiny",
         action="store_true",
@@ -165,7 +178,7 @@ def add_hardware(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=positive_int,
+        type=integer_from(1, MOST_PROCESSES),
         default=min(usable_cores(), MOST_WORKERS),
         metavar="N",
         help=f"processes that read segments (default: the cores this process may use, at most {MOST_WORKERS})",
@@ -194,17 +207,9 @@ def add_run_folder(parser: argparse.ArgumentParser) -> None:
 
 def positive_number(text: str) -> float:
     """Parse a finite number above 0 for argparse."""
-    value = float(text)
+    value = real_number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
-def seed(text: str) -> int:
-    """Parse a seed that Python, numpy and PyTorch take, for argparse."""
-    value = int(text)
-    if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {2**32 - 1}")
     return value
 
 

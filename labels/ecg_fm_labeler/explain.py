@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ecg_finetune.cli import orderly_output
 from ecg_finetune.files import UserError
 from ecg_finetune.label_set import LABELS
 from ecg_fm_labeler.configuration import PROJECT_CONFIG, Pattern
@@ -83,6 +84,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@orderly_output
 def main(argv: Sequence[str] | None = None) -> int:
     """Run as a command; return the exit code."""
     args = get_parser().parse_args(argv)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ecg_finetune.cli import orderly_output
 from ecg_finetune.files import UserError
 from ecg_finetune.label_set import LABELS
 from ecg_fm_labeler.configuration import Knowledge, Reader
@@ -42,6 +43,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@orderly_output
 def main(argv: Sequence[str] | None = None) -> int:
     """Run as a command; return the exit code."""
     folder = get_parser().parse_args(argv).folder

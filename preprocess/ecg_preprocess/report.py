@@ -124,7 +124,7 @@ class PreprocessReport:
 
     def _take_rows(self, path: Path, numbers: np.ndarray, sizes: np.ndarray) -> None:
         """Take the rows of the records that are done from an earlier report or journal."""
-        if not path.exists():
+        if not path.is_file():
             return
         # A power failure may have left anything at the journal's end.
         with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
