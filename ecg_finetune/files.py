@@ -94,7 +94,7 @@ def read_text(path: Path, made_by: str = "the stage that makes it") -> str:
     Raises
     ------
     UserError
-        The file is missing or no UTF-8 text.
+        The file is missing or not UTF-8 text.
     """
     path = existing_file(path, made_by)
     try:
@@ -122,15 +122,17 @@ def read_json(path: Path, kind: type) -> dict | list:
         return table
 
     def refuse(constant):
-        raise ValueError(f"{constant} is no number")
+        raise ValueError(f"{constant} is not a number")
 
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique, parse_constant=refuse)
         json.dumps(content, ensure_ascii=False).encode()  # half a character, written as \ud800, cannot be shown
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); mend it or make it again") from None
+        raise UserError(f"{path}: not readable as JSON ({error}); correct it or make it again") from None
     if not isinstance(content, kind):
-        raise UserError(f"{path}: it must hold a JSON {'list' if kind is list else 'object'}; mend it or make it again")
+        raise UserError(
+            f"{path}: it must hold a JSON {'list' if kind is list else 'object'}; correct it or make it again"
+        )
     return content
 
 

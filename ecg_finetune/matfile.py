@@ -2,7 +2,7 @@
 
 Written by hand because the pipeline lives on it: 2.4 million small files, whose 12 identical channels a fast deflate
 shrinks to less than a tenth. Layout: a 128-byte header, then one element per variable; arrays of 1 kB and more are
-compressed elements, single numbers are not (they would only grow). How the build stage cuts a 10 s file without
+compressed elements, single numbers are not (they would only grow). how the build stage cuts a 10-second record without
 compressing it again is told in `matfile_halves`; nothing here depends on it.
 """
 

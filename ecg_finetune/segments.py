@@ -57,7 +57,7 @@ def read_manifest(path: Path) -> Manifest:
     Raises
     ------
     UserError
-        The file is missing, lists nothing, a line has another form, or segments differ in length or stand twice.
+        The file is missing, lists nothing, a line has another form, or segments differ in length or are duplicates.
     """
     path = Path(path)
     # Only a line feed ends a line for fairseq-signals; splitlines knows ten more characters.
@@ -75,9 +75,9 @@ def read_manifest(path: Path) -> Manifest:
         raise UserError(f"{path}: segments of {min(lengths)} and of {max(lengths)} samples; they must be equally long")
     if len(set(names)) < len(names):
         twice = collections.Counter(names).most_common(1)[0][0]
-        raise UserError(f"{path}: {twice} stands twice; run the build stage again")
+        raise UserError(f"{path}: duplicate segment {twice}; run the build stage again")
     if not root or not Path(root).is_dir():
-        raise UserError(f"{path}: its root folder {root!r} (first line) does not exist; mend it or build again")
+        raise UserError(f"{path}: its root folder {root!r} (first line) does not exist; correct it or build again")
     return Manifest(path, [Path(root, name) for name in names], lengths.pop())
 
 
@@ -171,15 +171,15 @@ def read_segment(path: Path, samples: int, rows: int) -> tuple[np.ndarray, int, 
     Raises
     ------
     UserError
-        As `read_lead`; also an `idx` that is no row, or no `original_idx`.
+        As `read_lead`; also an `idx` that is not a row, or no `original_idx`.
     """
     lead, content = read_lead(path, samples)
     idx = _number(path, content, "idx")
     if not 0 <= idx < rows or idx % 1:
-        raise UserError(f"{path}: its idx {idx} is no row of y.npy, which has {rows}; run the build stage again")
+        raise UserError(f"{path}: its idx {idx} is not a row of y.npy, which has {rows}; run the build stage again")
     study_id = _number(path, content, "original_idx")
     if study_id % 1:
-        raise UserError(f"{path}: its original_idx {study_id} is no study; run the build stage again")
+        raise UserError(f"{path}: its original_idx {study_id} is not a study; run the build stage again")
     return lead, int(idx), int(study_id)
 
 

@@ -122,7 +122,7 @@ class _Unpickler(pickle._Unpickler):
 
     def _set(self, items: dict) -> None:
         if not isinstance(self.stack[-1], dict) or items is None:
-            raise ValueError("a key is neither a text nor a whole number")
+            raise ValueError("a key is neither text nor an integer")
         self.stack[-1].update(items)
 
     def load_build(self) -> None:
@@ -143,7 +143,7 @@ class _Unpickler(pickle._Unpickler):
 
     def load_long1(self) -> None:
         if (size := self.read(1)[0]) > 9:  # 64 bits and a sign
-            raise ValueError("a whole number of more than 64 bits")
+            raise ValueError("an integer of more than 64 bits")
         self.append(pickle.decode_long(self.read(size)))
 
     dispatch = {

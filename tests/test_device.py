@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ecg_evaluation.inference import predict
+from ecg_evaluation.prediction import predict
 from torch.utils.data import Dataset
 
 from ecg_finetune.device import choose_device, choose_precision, random_state, set_random_state

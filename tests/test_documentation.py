@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from ecg_fm_labeler import Labeler
-from ecg_preprocess.report import STATUSES
+from ecg_preprocess.preprocess_report import STATUSES
 from finetune_world import write_pretrained
 
 from ecg_finetune.documents import DOCUMENTS as GENERATED

@@ -322,7 +322,7 @@ def test_user_errors_are_one_line(evaluated, capsys, tmp_path, run_script):
     assert "'Atrial flutter' is missing" in changed(lambda t: t.drop(columns="Atrial flutter"))
     assert f"study {table['study_id'].iloc[3]} is missing (1 missing" in changed(lambda t: t.drop(index=3))
     assert "study 99 is not among" in changed(lambda t: pd.concat([t, t.iloc[:1].assign(study_id=99)]))
-    assert "stands twice" in changed(lambda t: pd.concat([t, t.iloc[:1]]))
+    assert "duplicate" in changed(lambda t: pd.concat([t, t.iloc[:1]]))
     wrong = changed(lambda t: t.assign(Infarction=t["Infarction"].where(t.index != 4, 1.5)))
     assert f"study {table['study_id'].iloc[4]}, column 'Infarction' (line 6): a probability is" in wrong
     assert "a probability is" in changed(lambda t: t.assign(Infarction=t["Infarction"].where(t.index != 4)))

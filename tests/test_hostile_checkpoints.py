@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ecg_evaluation.inference import load_model
+from ecg_evaluation.prediction import load_model
 from ecg_training.settings import FinetuneSettings
 from ecg_training.torch_engine import TINY, build_model
 from ecg_training.trainer import Trainer, resume_from

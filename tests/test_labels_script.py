@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ecg_fm_labeler import Labeler
-from ecg_fm_labeler.batch import label_reports
 from ecg_fm_labeler.configuration import PROJECT_CONFIG
+from ecg_fm_labeler.label_files import prevalence_table
 from ecg_fm_labeler.labeler import POLICIES
-from ecg_fm_labeler.outputs import prevalence_table
+from ecg_fm_labeler.labelling import label_reports
 from ecg_fm_labeler.reports import read_reports
 
 from ecg_finetune.files import UserError

@@ -14,7 +14,7 @@ import pytest
 import scipy.io
 import wfdb
 from ecg_evaluation.misses import read_scale
-from ecg_preprocess.report import STATUSES, ReportRow, format_row, parse_row, rounded
+from ecg_preprocess.preprocess_report import STATUSES, ReportRow, format_row, parse_row, rounded
 from ecg_preprocess.standardise import SignalStatistics
 from hypothesis import given
 from hypothesis import strategies as st

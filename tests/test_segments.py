@@ -32,7 +32,7 @@ def change_line(text, number, line):
         (lambda t: change_line(t, 2, "a.mat\t"), "line 3"),
         (lambda t: change_line(t, 2, "a.mat\t-1"), "line 3"),
         (lambda t: change_line(t, 2, "a.mat\t299"), "segments of 299 and of 300"),
-        (lambda t: change_line(t, 2, f"0_0.mat\t{SAMPLES}"), "0_0.mat stands twice"),
+        (lambda t: change_line(t, 2, f"0_0.mat\t{SAMPLES}"), "duplicate segment 0_0.mat"),
         (lambda t: change_line(t, 0, "/no/such/folder"), "'/no/such/folder' .* does not exist"),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ecg_evaluation.inference import RecordDataset, load_model, predict
+from ecg_evaluation.prediction import RecordDataset, load_model, predict
 from ecg_training.settings import FinetuneSettings
 from ecg_training.torch_engine import TINY
 from ecg_training.trainer import Trainer

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import scipy.stats
 from ecg_split.assignment import assign_at_random, assign_stratified, make_split, numbered, wanted_records
-from ecg_split.files import write_split
 from ecg_split.labels import count_per_group, labels_of
+from ecg_split.split_file import write_split
 from ecg_split.summary import count_leaks, split_digest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -482,7 +482,7 @@ def test_no_interruption_leaves_the_list_of_an_earlier_split(tmp_path, monkeypat
         raise KeyboardInterrupt(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("ecg_split.files.replacing", killed)
+        patch.setattr("ecg_split.split_file.replacing", killed)
         with pytest.raises(KeyboardInterrupt):
             write_split(meta, study_ids, split[::-1], excluded.replace(9, 8), replace=True)
     assert not listed.exists()
@@ -500,7 +500,7 @@ def test_no_interruption_leaves_the_list_of_an_earlier_split(tmp_path, monkeypat
         ("", ["empty"]),
         ("subject_id,study_id\n", ["no rows"]),
         ("subject_id,path\n1,a\n", ["'study_id' is missing"]),
-        ("subject_id,study_id\n1,5\n2,6\n1,5\n", ["study_id 5 stands twice", "line 4"]),
+        ("subject_id,study_id\n1,5\n2,6\n1,5\n", ["duplicate study_id 5", "line 4"]),
         ("subject_id,study_id\n1,5\n2,x\n", ["line 3 has study_id 'x'"]),
         ("subject_id,study_id\n1,5\n,6\n", ["line 3 has subject_id ''"]),
         ("subject_id,study_id\n1,5.5\n", ["line 2 has study_id '5.5'"]),

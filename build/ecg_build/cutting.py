@@ -16,7 +16,7 @@ from ecg_finetune.waveform import CHANNELS, RECORD_SAMPLES, SAMPLE_RATE
 
 
 @dataclass(frozen=True)
-class Job:
+class CutJob:
     """What every chunk needs to know; `partial` is the folder for unfinished files (see `run_folder`)."""
 
     preprocessed: Path
@@ -37,7 +37,7 @@ def pending_records(folder: Path, study_id: np.ndarray) -> np.ndarray:
     return np.flatnonzero(~np.logical_and.reduce(there))
 
 
-def cut_records(job: Job, records: Sequence[tuple[int, int]]) -> int:
+def cut_records(job: CutJob, records: Sequence[tuple[int, int]]) -> int:
     """Write both segments of each record (study_id, its position in the order of all records); return how many records.
 
     Segment k of the record at position p is row 2 p + k of y.npy. All are on the disk when this returns.
@@ -92,5 +92,5 @@ def _pack_halves(path: str, study_id: int) -> list[PackedColumns]:
         raise UserError(f"{path}: not the 10-second record of study {study_id}; delete it and run preprocess again")
     feats = feats.astype(np.float32)
     if not np.isfinite(feats).all():
-        raise UserError(f"{path}: holds samples that are no number; delete it and run preprocess again")
+        raise UserError(f"{path}: holds samples that are not numbers; delete it and run preprocess again")
     return pack_columns(feats, SEGMENTS)

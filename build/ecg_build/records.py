@@ -116,7 +116,7 @@ def read_report(path: Path, study_id: np.ndarray) -> tuple[list[str], np.ndarray
     Raises
     ------
     UserError
-        As `tables.iterate_rows`; also a study_id that is no number or a duplicate.
+        As `tables.iterate_rows`; also a study_id that is not a number or a duplicate.
     """
     studies, statuses, statistics = array("q"), [], array("L")
     known: dict[str, str] = {}  # one string per status instead of one per row

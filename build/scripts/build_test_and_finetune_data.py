@@ -23,8 +23,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from ecg_build.cutting import Job, checksums, cut_records, pending_records
-from ecg_build.outputs import write_excluded, write_manifests, write_test_set
+from ecg_build.cutting import CutJob, checksums, cut_records, pending_records
+from ecg_build.datasets import write_excluded, write_manifests, write_test_set
 from ecg_build.records import Excluded, Records, read_records
 
 from ecg_finetune.batch import chunk_size, chunked, run_batch
@@ -134,7 +134,7 @@ def cut(args: argparse.Namespace, records: Records, partial: Path, segments: Pat
         [(int(records.study_id[index]), int(index)) for index in pending[start : start + size]]
         for start in range(0, len(pending), size)
     )
-    work = functools.partial(cut_records, Job(args.preprocessed.resolve(), segments.resolve(), partial))
+    work = functools.partial(cut_records, CutJob(args.preprocessed.resolve(), segments.resolve(), partial))
     results = run_batch(work, chunks, workers=args.workers, total=len(pending), dask=args.dask)
     with contextlib.closing(results):
         for _ in results:

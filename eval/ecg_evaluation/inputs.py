@@ -44,7 +44,7 @@ def read_test_set(folder: Path, max_samples: int | None) -> Labelled:
 
 
 def test_files(folder: Path, study_ids: np.ndarray) -> list[Path]:
-    """Return the 10 s file of each record of the test set; study_ids is int64 (records,).
+    """Return the 10-second record of each study of the test set; study_ids is int64 (records,).
 
     Raises
     ------
@@ -156,7 +156,7 @@ def read_predictions(path: Path, study_ids: np.ndarray | None = None) -> tuple[n
     Raises
     ------
     UserError
-        A column is missing, a value is no probability, a study stands twice, or the studies are not those wanted.
+        A column is missing, a value is no probability, a duplicate study, or the studies are not those wanted.
     """
     table = read_table(path, {"study_id": "int64", **dict.fromkeys(LABELS, "float64")})
     refuse_duplicates(path, table, "study_id")

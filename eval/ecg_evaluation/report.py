@@ -13,7 +13,7 @@ from ecg_evaluation import figures
 from ecg_evaluation.calibration import reliability_curve
 from ecg_evaluation.misses import worst_misses
 from ecg_evaluation.provenance import chain, stage_settings
-from ecg_evaluation.results import Comparison, Evaluation, compared, grouped_notes, shown, with_interval
+from ecg_evaluation.results import Comparison, Evaluation, compared, display_name, grouped_notes, with_interval
 from ecg_evaluation.thresholds import has_both
 from ecg_finetune.files import replacing
 from ecg_finetune.html_page import html_page, html_table
@@ -59,7 +59,7 @@ def write_report(path: Path, report: Report) -> None:
 
 def rows_of(table: pd.DataFrame) -> list[dict]:
     """Return the rows of metrics.csv as dicts, `label` as it is shown."""
-    return [{**row, "label": shown(row)} for row in table.to_dict("records")]
+    return [{**row, "label": display_name(row)} for row in table.to_dict("records")]
 
 
 def any_marked(rows: list[dict]) -> bool:

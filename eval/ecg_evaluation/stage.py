@@ -371,7 +371,7 @@ def model_of(args: argparse.Namespace) -> tuple["EcgClassifier", str]:
     remove_leftovers(args.out)  # they would stay: each evaluation writes under names of its own
     tempfile.TemporaryFile(dir=args.out).close()
     # Here and not above: PyTorch takes seconds to import and is not needed with --predictions.
-    from ecg_evaluation.inference import load_model
+    from ecg_evaluation.prediction import load_model
 
     model, made_by = load_model(
         args.model_path, device=args.device, precision=args.precision, trust=args.trust_checkpoint
@@ -384,7 +384,7 @@ def run_model(
     args: argparse.Namespace, records: Labelled, model: "EcgClassifier", made_by: str, stamp: str, inputs: Inputs
 ) -> tuple[Path, Path | None]:
     """Predict the evaluated records and, for a test set, the valid split where there is one; return both files."""
-    from ecg_evaluation.inference import RecordDataset, predict, valid_segments
+    from ecg_evaluation.prediction import RecordDataset, predict, valid_segments
 
     origin = {
         **lineage("eval", {"--batch-size": args.batch_size, "model": made_by}, inputs, earlier=earlier_of(args)),

@@ -94,7 +94,7 @@ def record_run(folder: Path, lineage: Mapping[str, Any], versions: Mapping[str, 
     write_json(folder / SETTINGS, {**lineage, "versions": versions, **more})
 
 
-def labels_of(checkpoint: Path) -> list[str] | None:
+def label_names_of(checkpoint: Path) -> list[str] | None:
     """Return the labels of a run's best checkpoint, which settings.json beside it names; None if they are not known."""
     record = checkpoint.with_name(SETTINGS)
     if checkpoint.name != BEST or not record.exists():

@@ -17,7 +17,7 @@ from ecg_finetune.label_set import read_pos_weight
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import locked
 from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
-from ecg_training.checkpoint_folder import BEST, LAST, LOCK, claim_folder, labels_of, record_run
+from ecg_training.checkpoint_folder import BEST, LAST, LOCK, claim_folder, label_names_of, record_run
 from ecg_training.fairseq_checkpoint import fairseq_checkpoint
 from ecg_training.processes import Processes
 from ecg_training.progress import Progress
@@ -167,7 +167,7 @@ def _check_head(settings: FinetuneSettings) -> None:
         if settings.keep_head:
             raise UserError(f"{path}: not fine-tuned, so it has no head to keep; run without --keep-head")
         return
-    count, names = architecture.num_labels, labels_of(path)
+    count, names = architecture.num_labels, label_names_of(path)
     if names is not None and len(names) != count:  # settings.json has come from elsewhere
         names = None
     named = "whose names it does not hold" if names is None else ", ".join(names)

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import numpy as np
 from ecg_fm_labeler import Labeler
-from ecg_fm_labeler.batch import label_reports
 from ecg_fm_labeler.configuration import PROJECT_CONFIG
+from ecg_fm_labeler.label_files import prevalence_table, write_outputs
 from ecg_fm_labeler.labeler import POLICIES
-from ecg_fm_labeler.outputs import prevalence_table, write_outputs
+from ecg_fm_labeler.labelling import label_reports
 from ecg_fm_labeler.reports import read_reports
 from ecg_fm_labeler.splits import split_of
 

@@ -11,13 +11,13 @@ from ecg_finetune.matfile_halves import encode_packed, pack_columns
 from ecg_finetune.run_folder import FileGroup
 from ecg_finetune.studies import save_file_name
 from ecg_finetune.waveform import CHANNELS, RECORD_SAMPLES, SAMPLE_RATE
+from ecg_preprocess.preprocess_report import ReportRow, rounded
 from ecg_preprocess.record import RecordError, read_record_lead
-from ecg_preprocess.report import ReportRow, rounded
 from ecg_preprocess.standardise import SECONDS_READ, SignalStatistics, measure, standardise
 
 
 @dataclass(frozen=True)
-class Job:
+class ConvertJob:
     """What every chunk needs to know; `partial` is the folder for unfinished files (see `run_folder`)."""
 
     raw_root: Path
@@ -27,7 +27,7 @@ class Job:
     verify_checksums: bool
 
 
-def convert_records(job: Job, records: Sequence[tuple[int, str]]) -> list[ReportRow]:
+def convert_records(job: ConvertJob, records: Sequence[tuple[int, str]]) -> list[ReportRow]:
     """Write the 10-second files of the records (study_id, path below the raw root; empty: not listed).
 
     Returns
@@ -39,7 +39,7 @@ def convert_records(job: Job, records: Sequence[tuple[int, str]]) -> list[Report
         return [_convert(job, group, study_id, path) for study_id, path in records]
 
 
-def _convert(job: Job, group: FileGroup, study_id: int, path: str) -> ReportRow:
+def _convert(job: ConvertJob, group: FileGroup, study_id: int, path: str) -> ReportRow:
     reported = None
     try:
         if not path:

@@ -10,8 +10,8 @@ from ecg_finetune.ecg_paper import strip_svg
 from ecg_finetune.files import replacing
 from ecg_finetune.html_page import html_page, html_table
 from ecg_finetune.waveform import RECORD_SECONDS
+from ecg_preprocess.preprocess_report import STATUSES, PreprocessReport, ReportRow
 from ecg_preprocess.record import RecordError, read_record_lead
-from ecg_preprocess.report import STATUSES, PreprocessReport, ReportRow
 
 STRIPS = {"ok": 4}  # all other statuses: 2
 

@@ -23,7 +23,7 @@ MOST_GAPS = 1000  # samples wanted per sample that the segments of a record hold
 LONGEST_DETAIL = 200  # characters
 MISSING = -32768  # format 16's code for a missing sample
 
-# As in wfdb's reader, blanks separate fields; unlike there, nothing may be glued to them or left out but the time, the
+# As in wfdb's reader, blanks separate fields; unlike there, nothing may be glued to them or omitted but the time, the
 # date, the baseline and the unit. Digits are limited so that no number leaves the range of int64.
 TIME = rb"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?"
 DATE = rb"(?P<day>\d\d)/(?P<month>\d\d)/(?P<year>\d{4})"

@@ -22,8 +22,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from ecg_preprocess.convert import Job, convert_records
-from ecg_preprocess.report import STATUSES, PreprocessReport
+from ecg_preprocess.convert import ConvertJob, convert_records
+from ecg_preprocess.preprocess_report import STATUSES, PreprocessReport
 
 from ecg_finetune.batch import chunk_size, run_batch
 from ecg_finetune.cli import add_batch, add_lead, add_path, execute, fraction, stage_parser
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         report = PreprocessReport(args.out, study_id)
         pending = report.pending()
         print(f"{len(study_id):,} records, {len(study_id) - len(pending):,} of them done before")
-        job = Job(args.raw_root.resolve(), args.out.resolve(), partial, args.lead, args.verify_checksums)
+        job = ConvertJob(args.raw_root.resolve(), args.out.resolve(), partial, args.lead, args.verify_checksums)
         convert(job, report, pending, paths, args.workers, args.dask)
         report.write()
         from ecg_preprocess.quality import write_quality_page
@@ -110,7 +110,7 @@ def stated_root(raw_root: Path, base_dir: Path) -> str:
 
 
 def convert(
-    job: Job, report: PreprocessReport, pending: np.ndarray, paths: list[str], workers: int, dask: str | None
+    job: ConvertJob, report: PreprocessReport, pending: np.ndarray, paths: list[str], workers: int, dask: str | None
 ) -> None:
     """Process the pending records in chunks, on local workers or on the cluster."""
     size = chunk_size(len(pending), workers, MOST_PER_CHUNK)

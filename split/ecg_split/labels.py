@@ -8,7 +8,7 @@ from ecg_finetune.files import UserError
 from ecg_finetune.studies import find_rows, read_study_labels
 
 
-def read_labels(folder: Path, study_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def read_labels_to_balance(folder: Path, study_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Read the labels of studies from the folder of the labels stage; print how many studies have none.
 
     Parameters

@@ -28,9 +28,9 @@ import sys
 from pathlib import Path
 
 from ecg_split.assignment import make_split, numbered
-from ecg_split.files import note_lineage, write_split
 from ecg_split.given import read_earlier_split, take_split
-from ecg_split.labels import read_labels
+from ecg_split.labels import read_labels_to_balance
+from ecg_split.split_file import note_lineage, write_split
 from ecg_split.summary import label_table, print_leaks, print_sizes, split_digest
 
 from ecg_finetune.cli import add_path, execute, fraction, non_negative_int, stage_parser
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         if kept is None:
             print(NEW_SPLIT_NOTE)
         if args.stratify:
-            labels, labelled = read_labels(args.stratify, study_ids)
+            labels, labelled = read_labels_to_balance(args.stratify, study_ids)
         rows, split, new_groups = make_split(group, args.valid_frac, args.test_frac, args.seed, labels, kept)
         if args.extend:
             n_kept, unit = len(kept[0]) if kept else 0, "patients" if by_patient else "studies"

@@ -125,7 +125,7 @@ class Forked:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["torch._dynamo", "ecg_training.torch_engine", "ecg_evaluation.stage", "ecg_evaluation.inference"]
+        ["torch._dynamo", "ecg_training.torch_engine", "ecg_evaluation.stage", "ecg_evaluation.prediction"]
         + ["matplotlib.backends.backend_agg", "matplotlib.figure"]
     )
 

@@ -87,7 +87,7 @@ def cells_of(content: bytes) -> list[list[str]]:
     Raises
     ------
     ValueError
-        It is no UTF-8, or a quoted cell does not end where a cell ends.
+        It is not UTF-8, or a quoted cell does not end where a cell ends.
     """
     text = content.decode("utf-8-sig")
     assert "\0" not in text
@@ -112,7 +112,7 @@ def cells_of(content: bytes) -> list[list[str]]:
 def columns_of(content: bytes, *names: str) -> list[tuple[str, ...]]:
     """Return the cells of some columns of a CSV file, which must have a cell for each column in each row."""
     header, *rows = cells_of(content)
-    assert all(header.count(name) == 1 for name in names), "a column is missing or stands twice"
+    assert all(header.count(name) == 1 for name in names), "a column is missing or a duplicate"
     assert {len(row) for row in rows} <= {len(header)}, "a row has too few or too many cells"
     assert rows, "no rows"
     return [tuple(row[header.index(name)] for name in names) for row in rows]
@@ -120,7 +120,7 @@ def columns_of(content: bytes, *names: str) -> list[tuple[str, ...]]:
 
 def whole(text: str) -> int:
     """Return a whole number as a CSV file writes it."""
-    assert re.fullmatch("[0-9]{1,18}", text), f"{text!r} is no whole number"
+    assert re.fullmatch("[0-9]{1,18}", text), f"{text!r} is not an integer"
     return int(text)
 
 
@@ -131,8 +131,8 @@ def real(text: str) -> float:
 
 
 def all_different(values) -> list:
-    """Return the values, none of which may stand twice."""
-    assert len(set(values)) == len(values), "one stands twice"
+    """Return the values, none of which may be a duplicate."""
+    assert len(set(values)) == len(values), "one is a duplicate"
     return list(values)
 
 
@@ -308,7 +308,7 @@ def test_preprocess_report_in_eval(campaign, undisturbed):
 
 
 def test_preprocess_journal(campaign, undisturbed, tmp_path):
-    from ecg_preprocess.report import PreprocessReport, parse_row
+    from ecg_preprocess.preprocess_report import PreprocessReport, parse_row
 
     valid = first_rows(locate(undisturbed.base, "report"))
     studies = [whole(study) for (study,) in columns_of(valid, "study_id")]
