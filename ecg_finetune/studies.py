@@ -158,8 +158,8 @@ def _refuse_contradictions(path: Path, records: pd.DataFrame) -> None:
             if int(study_folder) != study or subject not in (None, int(patient_folder)):
                 ids = f"study_id {study}" if subject is None else f"subject_id {subject} and study_id {study}"
                 raise UserError(
-                    f"{path}: line {line} has {ids}, but its path is that of p{patient_folder}/s{study_folder}; correct "
-                    "the row"
+                    f"{path}: line {line} has {ids}, but its path is that of p{patient_folder}/s{study_folder}; "
+                    "correct the row"
                 )
 
 

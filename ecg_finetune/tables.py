@@ -90,8 +90,8 @@ def iterate_rows(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, list
                 yield rows.line_num, [row[place] for place in places]
             elif row:
                 raise UserError(
-                    f"{path}: line {rows.line_num} has {len(row)} cells and the header {width}; correct it, or make the "
-                    "file again"
+                    f"{path}: line {rows.line_num} has {len(row)} cells and the header {width}; correct it, or make "
+                    "the file again"
                 )
 
 
