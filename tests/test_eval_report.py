@@ -109,8 +109,8 @@ def test_calibration_lowers_the_brier_score_and_leaves_ranking_alone():
 
 
 def test_report_of_a_run(tmp_path):
-    from ecg_evaluation.stage import run
     from evaluation_world import RARE, make_world
+    from test_eval_scripts import run
 
     from ecg_finetune.cli import execute
     from ecg_finetune.documents import load_parser

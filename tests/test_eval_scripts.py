@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ecg_evaluation.stage import run
+from ecg_evaluation.stage import EvaluationSettings, evaluate_set
 from evaluation_world import NEVER, RARE, make_world, write_checkpoint
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -31,6 +31,11 @@ def evaluated(tmp_path_factory, run_script):
 def outputs(folder, kind: str, suffix: str = ".csv") -> list:
     """Return the files of a kind for the test set, oldest first."""
     return sorted(folder.glob(f"{kind}_test_lead1_duplicated_*{suffix}"))
+
+
+def run(args, inputs) -> str:
+    """Evaluate as both scripts do."""
+    return evaluate_set(EvaluationSettings(**vars(args)), inputs)
 
 
 def evaluate(capsys, script: str, *arguments, exit_code: int = 0) -> str:
@@ -346,9 +351,9 @@ def test_user_errors_are_one_line(evaluated, capsys, tmp_path, run_script):
     "option, told",
     [
         ("--threshold-rule=best", "neither f1 nor youden"),
-        ("--bootstrap=-1", "at least 0"),
+        ("--bootstrap=-1", "an integer from 0"),
         ("--bootstrap=1", "at least 2"),
-        ("--min-positive-patients=0", "at least 1"),
+        ("--min-positive-patients=0", "an integer from 1"),
     ],
 )
 def test_wrong_usage(option, told, capsys):

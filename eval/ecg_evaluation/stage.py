@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import sys
 import tempfile
 import time
@@ -200,58 +201,91 @@ def resamples(text: str) -> int:
     return value
 
 
-def run(args: argparse.Namespace, inputs: Inputs) -> str:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """The options of the evaluation scripts, by name; their help says what each means."""
+
+    base_dir: Path
+    lead: str
+    set: str
+    test_dir: Path
+    manifests: Path
+    record_list: Path
+    meta: Path
+    signal_report: Path
+    out: Path
+    model_path: Path | None
+    batch_size: int
+    num_workers: int
+    max_samples: int | None
+    device: str
+    precision: str
+    trust_checkpoint: bool
+    bootstrap: int
+    min_positive_patients: int
+    threshold_rule: str | float
+    predictions: Path | None
+    valid_predictions: Path | None
+    trained_on: Path | None
+    pretraining_split: Path | None
+    allow_leak: bool
+    compare: Path | None
+
+
+def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
     """Predict, compute every metric from the predictions file, write the tables and the report."""
-    note_inputs(args, inputs)
-    records = read_evaluated(args)
+    note_inputs(settings, inputs)
+    records = read_evaluated(settings)
     # What the user may have got wrong is read before the model runs, which can take hours.
-    patient_of = read_patients(args.record_list) if args.record_list.exists() else None
-    patients, findings = patients_of(args, records, patient_of)
+    patient_of = read_patients(settings.record_list) if settings.record_list.exists() else None
+    patients, findings = patients_of(settings, records, patient_of)
     evaluated = Evaluated(records.study_id, patients)
-    other = None if args.compare is None else read_other(args.compare, records)
-    with claimed_stamp(args.out, records.name) as stamp:
-        if args.predictions:
-            test_file, valid_file = given_predictions(args, records)
+    other = None if settings.compare is None else read_other(settings.compare, records)
+    with claimed_stamp(settings.out, records.name) as stamp:
+        if settings.predictions:
+            test_file, valid_file = given_predictions(settings, records)
             origin = read_origin(test_file)
-            trained = trained_on(args, records_of_predictions(origin))
-            leaks = leaks_of(args, evaluated, trained, patient_of)
+            trained = trained_on(settings, records_of_predictions(origin))
+            leaks = leaks_of(settings, evaluated, trained, patient_of)
         else:
-            model, made_by = model_of(args)
-            trained = trained_on(args, records_of_checkpoint(args.model_path, model.training_records))
-            leaks = leaks_of(args, evaluated, trained, patient_of)
-            test_file, valid_file = run_model(args, records, model, made_by, stamp, inputs)
+            model, made_by = model_of(settings)
+            trained = trained_on(settings, records_of_checkpoint(settings.model_path, model.training_records))
+            leaks = leaks_of(settings, evaluated, trained, patient_of)
+            test_file, valid_file = run_model(settings, records, model, made_by, stamp, inputs)
             origin = read_origin(test_file)
         probabilities = read_predictions(test_file, records.study_id)[1]
-        if args.set == "valid":
+        if settings.set == "valid":
             valid, valid_probabilities = records, probabilities
             findings.append(CHOSEN_ON_ITSELF)
         else:
-            valid, valid_probabilities = read_valid(args, valid_file, records, trained)
+            valid, valid_probabilities = read_valid(settings, valid_file, records, trained)
             findings += validation_warnings(test_file, valid_file)
-        findings += leaks.findings + lead_warnings(origin, args.lead)
+        findings += leaks.findings + lead_warnings(origin, settings.lead)
 
-        decisions = decide(valid, valid_probabilities, args.threshold_rule)
-        results = evaluate(records, probabilities, decisions, patients, args.bootstrap, args.min_positive_patients)
+        decisions = decide(valid, valid_probabilities, settings.threshold_rule)
+        results = evaluate(
+            records, probabilities, decisions, patients, settings.bootstrap, settings.min_positive_patients
+        )
         comparison = None if other is None else compare(results, *other)
 
-        metrics_file = inside(args.out, "metrics", set=records.name, time=stamp)
-        report_file = inside(args.out, "html_report", set=records.name, time=stamp)
+        metrics_file = inside(settings.out, "metrics", set=records.name, time=stamp)
+        report_file = inside(settings.out, "html_report", set=records.name, time=stamp)
         write_table(metrics_file, with_leaks(results.table, leaks.leaked))
         if comparison is not None:
-            write_table(inside(args.out, "comparison", set=records.name, time=stamp), comparison.table)
+            write_table(inside(settings.out, "comparison", set=records.name, time=stamp), comparison.table)
         report = Report(
             results=results,
             comparison=comparison,
             alarms=leaks.alarms,
             caveats=findings,
-            sources=sources(args, records, test_file, valid, valid_file),
+            sources=sources(settings, records, test_file, valid, valid_file),
             origin=origin,
-            lead=args.lead,
-            threshold_rule=args.threshold_rule,
-            other=None if args.compare is None else args.compare.name,
-            test_dir=args.test_dir if args.set == "test" else None,
-            signal_report=args.signal_report,
-            settings=vars(args),
+            lead=settings.lead,
+            threshold_rule=settings.threshold_rule,
+            other=None if settings.compare is None else settings.compare.name,
+            test_dir=settings.test_dir if settings.set == "test" else None,
+            signal_report=settings.signal_report,
+            settings=dataclasses.asdict(settings),
         )
         write_report(report_file, report)
 
@@ -261,7 +295,7 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     for sentence in findings + grouped_notes(results.table):
         print(f"note: {sentence}")
     if comparison is not None:
-        print(f"comparison with {args.compare.name}: {compared(comparison, results.resampled)}")
+        print(f"comparison with {settings.compare.name}: {compared(comparison, results.resampled)}")
     print(f"metrics: {metrics_file}\nreport: {report_file}")
     return f"{len(records.study_id):,} records evaluated, report {report_file}"
 
@@ -272,35 +306,37 @@ CHOSEN_ON_ITSELF = (
 )
 
 
-def note_inputs(args: argparse.Namespace, inputs: Inputs) -> None:
+def note_inputs(settings: EvaluationSettings, inputs: Inputs) -> None:
     """Note every file that this run reads, except predictions, which it may write itself."""
-    inputs.add(*(inside(args.test_dir, name) for name in ("test_labels", "test_file_list", "test_checksums")))
-    inputs.add(*(inside(args.manifests, name) for name in ("manifest_y", "original_idx_order")))
-    inputs.add(args.record_list, args.meta)
-    inputs.add(*(path for path in (args.trained_on, args.pretraining_split) if path is not None))
+    inputs.add(*(inside(settings.test_dir, name) for name in ("test_labels", "test_file_list", "test_checksums")))
+    inputs.add(*(inside(settings.manifests, name) for name in ("manifest_y", "original_idx_order")))
+    inputs.add(settings.record_list, settings.meta)
+    inputs.add(*(path for path in (settings.trained_on, settings.pretraining_split) if path is not None))
 
 
-def read_evaluated(args: argparse.Namespace) -> Labelled:
+def read_evaluated(settings: EvaluationSettings) -> Labelled:
     """Read the labels of the records to evaluate: of the test set, or of the valid split."""
-    if args.set == "valid":
-        name = valid_name(args.test_dir.resolve().name)
-        return read_valid_set(args.manifests, valid_studies(args.manifests, args.max_samples), name)
-    read_lineage("build", inside(args.test_dir, "test_lineage"), [inside(args.test_dir, "test_labels")])
-    return read_test_set(args.test_dir, args.max_samples)
+    if settings.set == "valid":
+        name = valid_name(settings.test_dir.resolve().name)
+        return read_valid_set(settings.manifests, valid_studies(settings.manifests, settings.max_samples), name)
+    read_lineage("build", inside(settings.test_dir, "test_lineage"), [inside(settings.test_dir, "test_labels")])
+    return read_test_set(settings.test_dir, settings.max_samples)
 
 
-def trained_on(args: argparse.Namespace, known: TrainingRecords | None) -> TrainingRecords | None:
+def trained_on(settings: EvaluationSettings, known: TrainingRecords | None) -> TrainingRecords | None:
     """Return the records that the checkpoint was trained on: as the user says, else as far as it is known."""
-    return known if args.trained_on is None else records_of_split(args.trained_on, TRAINED_ON)
+    return known if settings.trained_on is None else records_of_split(settings.trained_on, TRAINED_ON)
 
 
 def leaks_of(
-    args: argparse.Namespace, evaluated: Evaluated, trained: TrainingRecords | None, patient_of: pd.Series | None
+    settings: EvaluationSettings, evaluated: Evaluated, trained: TrainingRecords | None, patient_of: pd.Series | None
 ) -> LeakCheck:
     """Look for leaks; the valid split may have been used in validation, but not in training."""
-    if args.set == "valid" and trained is not None:
+    if settings.set == "valid" and trained is not None:
         trained = trained.of_split("train")
-    return check_leaks(evaluated, trained, patient_of, pretraining_split=args.pretraining_split, allow=args.allow_leak)
+    return check_leaks(
+        evaluated, trained, patient_of, pretraining_split=settings.pretraining_split, allow=settings.allow_leak
+    )
 
 
 def with_leaks(table: pd.DataFrame, leaked: np.ndarray | None) -> pd.DataFrame:
@@ -352,77 +388,81 @@ def valid_name(test_name: str) -> str:
     return "valid" + test_name.removeprefix("test")
 
 
-def given_predictions(args: argparse.Namespace, test: Labelled) -> tuple[Path, Path | None]:
+def given_predictions(settings: EvaluationSettings, test: Labelled) -> tuple[Path, Path | None]:
     """Return the predictions files that the user names: of the test set, and of the valid split (None: there is none).
 
     A run with a model writes both with the same time in their names, so the second need not be named.
     """
-    beside = args.predictions.name.replace(f"_{test.name}_", f"_{valid_name(test.name)}_")
-    beside = args.predictions.with_name(beside)
-    found = beside if beside != args.predictions and beside.exists() else None
-    return args.predictions, args.valid_predictions or found
+    beside = settings.predictions.name.replace(f"_{test.name}_", f"_{valid_name(test.name)}_")
+    beside = settings.predictions.with_name(beside)
+    found = beside if beside != settings.predictions and beside.exists() else None
+    return settings.predictions, settings.valid_predictions or found
 
 
-def model_of(args: argparse.Namespace) -> tuple["EcgClassifier", str]:
+def model_of(settings: EvaluationSettings) -> tuple["EcgClassifier", str]:
     """Load the model, when the folder to write to is known to be writable; return it and what it is in words."""
-    if args.model_path is None:
+    if settings.model_path is None:
         raise UserError("--model-path is missing: give a classifier checkpoint, or --predictions to do without a model")
     # Hours of inference should not end at a folder that cannot be written to.
-    remove_leftovers(args.out)  # they would stay: each evaluation writes under names of its own
-    tempfile.TemporaryFile(dir=args.out).close()
+    remove_leftovers(settings.out)  # they would stay: each evaluation writes under names of its own
+    tempfile.TemporaryFile(dir=settings.out).close()
     # Here and not above: PyTorch takes seconds to import and is not needed with --predictions.
     from ecg_evaluation.prediction import load_model
 
     model, made_by = load_model(
-        args.model_path, device=args.device, precision=args.precision, trust=args.trust_checkpoint
+        settings.model_path, device=settings.device, precision=settings.precision, trust=settings.trust_checkpoint
     )
     print(f"model: {made_by}", flush=True)
     return model, made_by
 
 
 def run_model(
-    args: argparse.Namespace, records: Labelled, model: "EcgClassifier", made_by: str, stamp: str, inputs: Inputs
+    settings: EvaluationSettings, records: Labelled, model: "EcgClassifier", made_by: str, stamp: str, inputs: Inputs
 ) -> tuple[Path, Path | None]:
     """Predict the evaluated records and, for a test set, the valid split where there is one; return both files."""
     from ecg_evaluation.prediction import RecordDataset, predict, valid_segments
 
     origin = {
-        **lineage("eval", {"--batch-size": args.batch_size, "model": made_by}, inputs, earlier=earlier_of(args)),
-        **{"checkpoint": str(args.model_path), "checkpoint_sha256": sha256(args.model_path), "model": made_by},
-        **{"batch_size": args.batch_size, "made": stamp, "versions": software()},
-        "training_records": training_records_file(args.model_path, model.training_records),
+        **lineage(
+            "eval", {"--batch-size": settings.batch_size, "model": made_by}, inputs, earlier=earlier_of(settings)
+        ),
+        **{"checkpoint": str(settings.model_path), "checkpoint_sha256": sha256(settings.model_path), "model": made_by},
+        **{"batch_size": settings.batch_size, "made": stamp, "versions": software()},
+        "training_records": training_records_file(settings.model_path, model.training_records),
     }
-    if lead := finetuned_on_lead(args.model_path):
+    if lead := finetuned_on_lead(settings.model_path):
         origin["finetuned_on_lead"] = lead
 
     def make(name: str, data, batch_size: int, unit: str) -> Path:
-        path = inside(args.out, "predictions", set=name, time=stamp)
-        write_predictions(path, *predict(model, data, batch_size=batch_size, num_workers=args.num_workers, unit=unit))
+        path = inside(settings.out, "predictions", set=name, time=stamp)
+        write_predictions(
+            path, *predict(model, data, batch_size=batch_size, num_workers=settings.num_workers, unit=unit)
+        )
         write_origin(path, {**origin, "set": name})
         print(f"predictions: {path}", flush=True)
         return path
 
     segments = None
-    if args.set == "valid" or (
-        args.valid_predictions is None and inside(args.manifests, "manifest", split="valid").exists()
+    if settings.set == "valid" or (
+        settings.valid_predictions is None and inside(settings.manifests, "manifest", split="valid").exists()
     ):
-        segments = valid_segments(args.manifests, args.max_samples)
-    if args.set == "valid":
-        return make(records.name, segments, 2 * args.batch_size, "segments"), None
-    test_file = make(records.name, RecordDataset(args.test_dir, records.study_id), args.batch_size, "records")
+        segments = valid_segments(settings.manifests, settings.max_samples)
+    if settings.set == "valid":
+        return make(records.name, segments, 2 * settings.batch_size, "segments"), None
+    test_file = make(records.name, RecordDataset(settings.test_dir, records.study_id), settings.batch_size, "records")
     if segments is None:
-        return test_file, args.valid_predictions
-    return test_file, make(valid_name(records.name), segments, 2 * args.batch_size, "segments")
+        return test_file, settings.valid_predictions
+    return test_file, make(valid_name(records.name), segments, 2 * settings.batch_size, "segments")
 
 
-def earlier_of(args: argparse.Namespace) -> list[dict]:
+def earlier_of(settings: EvaluationSettings) -> list[dict]:
     """Return the lineages of the checkpoint and of the records that are evaluated."""
-    built = ("test_lineage", args.test_dir) if args.set == "test" else ("manifests_lineage", args.manifests)
-    return [finetuning_of(args.model_path), read_lineage("build", inside(built[1], built[0]), [])]
+    built = ("test_lineage", settings.test_dir) if settings.set == "test" else ("manifests_lineage", settings.manifests)
+    return [finetuning_of(settings.model_path), read_lineage("build", inside(built[1], built[0]), [])]
 
 
 def read_valid(
-    args: argparse.Namespace, path: Path | None, test: Labelled, trained: TrainingRecords | None
+    settings: EvaluationSettings, path: Path | None, test: Labelled, trained: TrainingRecords | None
 ) -> tuple[Labelled | None, np.ndarray | None]:
     """Read labels and predictions of the valid split; (None, None) where there are none."""
     if path is None:
@@ -440,7 +480,7 @@ def read_valid(
             f"{path}: the checkpoint was trained on study {fitted[0]} ({len(fitted):,} of the records are in its train "
             "split); thresholds and calibration would be of memorised records, give predictions for its valid split"
         )
-    return read_valid_set(args.manifests, study_ids, valid_name(test.name)), probabilities
+    return read_valid_set(settings.manifests, study_ids, valid_name(test.name)), probabilities
 
 
 def validation_warnings(test_file: Path, valid_file: Path | None) -> list[str]:
@@ -470,23 +510,25 @@ def lead_warnings(origin: dict, lead: str) -> list[str]:
 
 
 def patients_of(
-    args: argparse.Namespace, records: Labelled, patient_of: pd.Series | None
+    settings: EvaluationSettings, records: Labelled, patient_of: pd.Series | None
 ) -> tuple[np.ndarray | None, list[str]]:
     """Return the patient of each record (None: not known), and what is wrong with the split or could not be checked."""
     if patient_of is None:
-        told = f"{args.record_list} does not exist: patients are not known, so records were resampled"
+        told = f"{settings.record_list} does not exist: patients are not known, so records were resampled"
         return None, [f"{told}; the intervals are too narrow (give --record-list)"]
     patients = patient_of.reindex(records.study_id)
     if patients.isna().any():
         study = records.study_id[int(np.argmax(patients.isna().to_numpy()))]
-        raise UserError(f"{args.record_list}: evaluated record {study} is missing; give the record list it came from")
+        raise UserError(
+            f"{settings.record_list}: evaluated record {study} is missing; give the record list it came from"
+        )
     patients = patients.to_numpy(dtype=np.int64)
-    if not args.meta.exists():
-        return patients, [f"{args.meta} does not exist: not checked in which split the evaluated patients are"]
-    overlap = patient_overlap(args.meta, patient_of, records.study_id, args.set)
+    if not settings.meta.exists():
+        return patients, [f"{settings.meta} does not exist: not checked in which split the evaluated patients are"]
+    overlap = patient_overlap(settings.meta, patient_of, records.study_id, settings.set)
     told = {
-        "elsewhere": f"of the evaluated records are not in the {args.set} split of {args.meta}",
-        "unlisted": f"evaluated records are not in {args.meta}: not checked in which split they are",
+        "elsewhere": f"of the evaluated records are not in the {settings.set} split of {settings.meta}",
+        "unlisted": f"evaluated records are not in {settings.meta}: not checked in which split they are",
         "patients": "of the evaluated patients have records in another split too: the results say little about new "
         "patients (split with --group-by patient)",
     }
@@ -494,12 +536,14 @@ def patients_of(
 
 
 def sources(
-    args: argparse.Namespace, test: Labelled, test_file: Path, valid: Labelled | None, valid_file: Path | None
+    settings: EvaluationSettings, test: Labelled, test_file: Path, valid: Labelled | None, valid_file: Path | None
 ) -> list[tuple[str, str, str]]:
     """Return (what, file, SHA-256) of everything the numbers rest on."""
     files = [("predictions", test_file), ("labels", test.source)]
     if valid_file is not None:
         files += [("predictions, valid split", valid_file), ("labels, valid split", valid.source)]
-    files += [("other predictions", args.compare)] if args.compare is not None else []
-    files += [(what, path) for what, path in (("patients", args.record_list), ("split", args.meta)) if path.exists()]
+    files += [("other predictions", settings.compare)] if settings.compare is not None else []
+    files += [
+        (what, path) for what, path in (("patients", settings.record_list), ("split", settings.meta)) if path.exists()
+    ]
     return [(what, str(path), sha256(path)) for what, path in files]
