@@ -56,6 +56,8 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 def random_state(device: torch.device) -> torch.Tensor | None:
     """Return the state of the device's own random numbers, which dropout draws from; None for the CPU."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_rng_state(device)
     return torch.mps.get_rng_state() if device.type == "mps" else None
@@ -63,6 +65,8 @@ def random_state(device: torch.device) -> torch.Tensor | None:
 
 def set_random_state(device: torch.device, state: torch.Tensor | None) -> None:
     """Go on with the device's own random numbers where `random_state` was taken, on a device of the same kind."""
+    import torch
+
     own = random_state(device)
     if own is None or state is None or own.shape != state.shape:
         return

@@ -157,7 +157,7 @@ def parse_conv_layers(text: str) -> ConvLayers:
         raise problem
     try:
         parsed = tuple(bounded(layers(ast.parse(text.strip(), mode="eval").body)))
-    except (SyntaxError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: a NUL, in Python 3.10
         raise problem from None
     if not parsed:
         raise problem
