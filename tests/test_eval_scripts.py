@@ -256,7 +256,7 @@ def test_user_errors_are_one_line(evaluated, capsys, tmp_path, run_script):
 
 
 @pytest.mark.parametrize(
-    "option, told", [("--threshold-rule=best", "neither f1 nor youden"), ("--bootstrap=-1", "at least 0")]
+    "option, told", [("--threshold-rule=best", "neither f1 nor youden"), ("--bootstrap=-1", "not an integer from 0")]
 )
 def test_wrong_usage(option, told, capsys):
     with pytest.raises(SystemExit) as stopped:
