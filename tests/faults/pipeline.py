@@ -324,4 +324,9 @@ def half_written(stage: Stage, found: dict[str, str], reference: dict[str, str])
     def whole(name: str, digest: str) -> bool:
         return not digest.startswith("unreadable") if stage.rewrites else reference.get(name) == digest
 
-    return [name for name, digest in found.items() if not whole(name, digest) and "/.tmp-" not in f"/{name}"]
+    unfinished = ("/.tmp-", "/.partial/")
+    return [
+        name
+        for name, digest in found.items()
+        if not whole(name, digest) and not any(mark in f"/{name}" for mark in unfinished)
+    ]
