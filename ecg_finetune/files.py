@@ -24,7 +24,7 @@ class UserError(Exception):
 
 
 def shown(value: object) -> str:
-    """Return a name or value out of a file for a message: short, on one line, printable; a text without quotes.
+    r"""Return a name or value out of a file for a message: short, on one line, printable; a text without quotes.
 
     >>> shown("adam"), shown("two" + chr(10) + "lines"), shown([1, 2, 3] * 9)
     ('adam', "'two\\nlines'", '[1, 2, 3, 1, 2, 3, ...]')
@@ -42,8 +42,8 @@ def existing_file(path: Path, made_by: str = "the stage that makes it") -> Path:
     """
     path = Path(path)
     if not path.is_file():
-        if path.exists() and not path.is_dir():
-            raise UserError(f"{path}: not a regular file; give a file that can be read from its start to its end")
+        if path.exists():
+            raise UserError(f"{path}: not a regular file but a folder, a pipe or a device; give the path of a file")
         raise UserError(f"{path}: no such file; give its path or run {made_by} (FILE_LOCATIONS.md)")
     return path
 

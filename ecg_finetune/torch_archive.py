@@ -15,7 +15,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -40,9 +40,16 @@ def read_archive(path: Path) -> Any:
     Exception
         Of any kind: it is damaged, no such file, or holds more than its bytes.
     """
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+    with path.open("rb") as file:
+        try:
+            return _read_archive(file, path.stat().st_size)
+        except OSError as error:  # a damaged table of entries sends the reader to a place before the file
+            raise ValueError(f"its parts cannot be read: {error.strerror}") from None
+
+
+def _read_archive(file: IO[bytes], size: int) -> Any:
+    with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
-        size = path.stat().st_size
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise ValueError("its entries are compressed, which PyTorch's are not")
         if sum(entry.file_size for entry in entries) > size:

@@ -126,6 +126,6 @@ def test_probabilities_are_float64_though_the_device_has_none():
 def test_nothing_else_asks_the_device_for_float64():
     """The calls that would, in the code that runs on it."""
     root = Path(__file__).resolve().parent.parent
-    for file in ("ecg_finetune/ecg_fm.py", "finetune/ecg_training/trainer.py", "eval/ecg_evaluation/inference.py"):
+    for file in ("ecg_finetune/ecg_fm.py", "finetune/ecg_training/trainer.py", "eval/ecg_evaluation/prediction.py"):
         source = (root / file).read_text(encoding="utf-8").replace(".cpu().double()", "")
         assert ".double()" not in source and "torch.float64" not in source, file

@@ -116,12 +116,12 @@ def test_the_configuration_tells_parts_and_limits_of_a_run():
 def test_the_checkpoint_has_every_part_of_a_genuine_one(trainer, genuine, tmp_path):
     history = [{"seconds": 2.0}]
     position = Position(epoch=1, updates=4, best_loss=1.854, best_epoch=1, history=history)
-    content = fairseq_checkpoint(trainer.model, trainer.settings, position, [1.5] * 17)
+    content = fairseq_checkpoint(trainer.model, trainer.settings, position, [1.5] * 17, "0" * 64)
     assert list(content) == list(genuine)
     assert {name: value.shape for name, value in content["model"].items()} == {
         name: value.shape for name, value in genuine["model"].items()
     }
-    assert set(content["extra_state"]) == set(genuine["extra_state"])
+    assert set(content["extra_state"]) == {*genuine["extra_state"], "training_records_sha256"}
     ours, theirs = (part["optimizer_history"][0] for part in (content, genuine))
     assert {key: type(value) for key, value in ours.items()} == {key: type(value) for key, value in theirs.items()}
     assert strip_validation(content)[1] == []

@@ -258,4 +258,4 @@ def test_settings_are_readable_whatever_the_names_of_folders(tmp_path, run_scrip
     for _ in range(2):
         run_script(PREPROCESS, "--base-dir", base, "--raw-root", tmp_path / "link")
     settings = locate(base, "lead").with_name("lead_1_duplicated.run.json")
-    assert json.loads(settings.read_text())["--raw-root"].endswith("raw-\\xff")
+    assert json.loads(settings.read_text())["settings"]["--raw-root"].endswith("raw-\\xff")

@@ -101,7 +101,7 @@ def test_a_batch_shows_its_progress(monkeypatch):
 def test_fine_tuning_tells_of_itself_once_a_minute_too(tmp_path, capsys, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(progress.time, "monotonic", clock)
-    shown = Progress(tmp_path, epochs=2, segments=600)
+    shown = Progress(tmp_path, segments=600, total=1200)
     shown.start([], 0)
     for _ in range(300):
         clock.seconds += 1

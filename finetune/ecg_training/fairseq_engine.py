@@ -17,6 +17,7 @@ from ecg_finetune.label_set import read_pos_weight
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import locked
 from ecg_finetune.segments import read_labels, read_manifest
+from ecg_finetune.training_records import TRAINED_ON
 from ecg_training.checkpoint_folder import BEST, COMMAND, LOCK, claim_folder, record_run
 from ecg_training.fairseq_command import CONFIG_DIR, CONFIG_NAME, EXECUTABLE, fairseq_command
 from ecg_training.seen_records import note_seen_records, run_lineage, seen_records
@@ -149,7 +150,8 @@ def finetune(
     executable = shutil.which(EXECUTABLE)
     versions = versions_of(executable)
     recorded = {"engine": "fairseq", **settings.recorded(), "fairseq_root": str(root), "overrides": list(overrides)}
-    records = seen_records(settings.manifests, settings.record_list, settings.workers)
+    listed = (read_manifest(inside(settings.manifests, "manifest", split=split)) for split in TRAINED_ON)
+    records = seen_records(*listed, settings.record_list, settings.workers)
     told = run_lineage(recorded, settings.manifests)
     with locked(folder, folder / LOCK):
         claim_folder(folder, recorded, resume=False, overwrite=overwrite, resumable=False)

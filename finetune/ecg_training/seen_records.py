@@ -12,18 +12,18 @@ from ecg_finetune.batch import chunk_size, chunked, run_batch
 from ecg_finetune.files import UserError, sha256
 from ecg_finetune.lineage import NOT_RECORDED, lineage, read_lineage
 from ecg_finetune.paths import inside
-from ecg_finetune.segments import Manifest, read_manifest, read_study_of_segment, segment_of_file
+from ecg_finetune.segments import Manifest, read_study_of_segment, segment_of_file
 from ecg_finetune.studies import SPLITS, first_repeated, read_studies
 from ecg_finetune.training_records import TRAINED_ON, UNKNOWN, TrainingRecords, write_training_records
 
 
-def seen_records(manifests: Path, record_list: Path, workers: int) -> TrainingRecords:
+def seen_records(train: Manifest, valid: Manifest, record_list: Path, workers: int) -> TrainingRecords:
     """Return the records of the train and valid manifests, each once, with their patients as far as they are known.
 
     Parameters
     ----------
-    manifests : Path
-        The folder of the manifests.
+    train, valid : Manifest
+        What is trained and validated on.
     record_list : Path
         record_list.csv; it may be missing, then no patient is known.
     workers : int
@@ -32,18 +32,18 @@ def seen_records(manifests: Path, record_list: Path, workers: int) -> TrainingRe
     Raises
     ------
     UserError
-        A manifest or a segment cannot be read, or a record is in both manifests.
+        A segment or the record list cannot be read, or a record is in both manifests.
     """
     studies: list[int] = []
     splits: list[int] = []
-    for split in TRAINED_ON:
-        of_split = dict.fromkeys(_studies_of(read_manifest(inside(manifests, "manifest", split=split)), workers))
+    for split, manifest in zip(TRAINED_ON, (train, valid), strict=True):
+        of_split = dict.fromkeys(_studies_of(manifest, workers))
         studies += of_split
         splits += [SPLITS.index(split)] * len(of_split)
     study_id = np.array(studies, dtype=np.int64)
     duplicate = first_repeated(study_id)
     if duplicate is not None:
-        raise UserError(f"{manifests}: study {duplicate} is in both train.tsv and valid.tsv; run the build stage again")
+        raise UserError(f"{train.path}: study {duplicate} is in {valid.path.name} too; run the build stage again")
     subject_id = np.full(len(study_id), UNKNOWN, dtype=np.int64)
     if record_list.is_file():
         listed = read_studies(record_list, need_patients=False, otherwise="")

@@ -108,7 +108,9 @@ def finetune(
     torch.manual_seed(settings.seed + processes.rank)  # dropout differs between processes
     recorded = {"engine": "torch", **settings.recorded(), "precision": settings.precision}
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    records = seen_records(settings.manifests, settings.record_list, settings.workers) if processes.first else None
+    records = None
+    if processes.first:
+        records = seen_records(train_set.manifest, valid_set.manifest, settings.record_list, settings.workers)
     told = run_lineage(recorded, settings.manifests)
     folder, records_sha256 = settings.output, ""
 
