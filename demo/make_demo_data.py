@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from ecg_simulation.records import BROKEN, Record, draw_records, write_records
+from ecg_simulation.demo_records import BROKEN, Record, draw_records, write_records
 
 from ecg_finetune.batch import chunked, run_batch
 from ecg_finetune.cli import add_workers, execute, non_negative_int, positive_int, stage_parser

@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.pool import ExceptionWithTraceback
 from typing import TypeVar
 
+import numpy as np
+
 from ecg_finetune.files import UserError
 from ecg_finetune.operating_system import ctrl_c_waits, keep_freed_memory, process_context
 from ecg_finetune.progress_bar import progress_bar
@@ -184,6 +186,73 @@ def loader_workers() -> Iterator[None]:
         raise UserError(KILLED_WORKER) from None
 
 
+def loaded_batches(data, *, pin_memory: bool = False, **options) -> Iterator[tuple]:
+    """Yield the batches of a PyTorch `DataLoader` over a data set; put the loop over them into `loader_workers`.
+
+
+    A `UserError` comes out of a worker process as it was raised; PyTorch would put a traceback before its message.
+    And arrays come through a pipe: PyTorch's tensors would take /dev/shm, of which a container often has 64 MB, and
+    when it is full, the loader waits for ever.
+
+    Parameters
+    ----------
+    data : object with `__len__` and `__getitem__`
+        The data set; its items are tuples of arrays and numbers.
+    pin_memory : bool
+        Put the batches where a CUDA GPU can fetch them on its own.
+    options
+        As `DataLoader` takes them.
+
+    Yields
+    ------
+    tuple of Tensor
+        Each field of the items, stacked.
+
+    Raises
+    ------
+    UserError
+        Of an item; or the system does not give the workers their processes and semaphores.
+    """
+    import torch
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader(_ErrorsAsItems(data), collate_fn=_collate, **options)
+    try:
+        batches = iter(loader)
+    except OSError as error:
+        raise UserError(
+            f"no worker processes could be started ({error.strerror}): they need memory, and /dev/shm must exist and "
+            "have a few free kB; free some, or start fewer workers"
+        ) from None
+    for batch in batches:
+        if isinstance(batch, UserError):
+            raise batch
+        tensors = tuple(torch.from_numpy(array) for array in batch)
+        yield tuple(tensor.pin_memory() for tensor in tensors) if pin_memory else tensors
+
+
+class _ErrorsAsItems:
+    """A data set that returns the `UserError` of an item instead of raising it."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index):
+        try:
+            return self.data[index]
+        except UserError as error:
+            return error
+
+
+def _collate(items: list) -> tuple[np.ndarray, ...] | UserError:
+    """Return each field of the items as one array, or the first error among the items."""
+    error = next((item for item in items if isinstance(item, UserError)), None)
+    return tuple(np.stack(field) for field in zip(*items)) if error is None else error
+
+
 def _end_with(parent: int) -> None:
     """End when the parent is gone: killed, it cannot end its workers."""
     while os.getppid() == parent:
@@ -197,7 +266,7 @@ def _on_dask(function, chunks, address):
         from distributed import Client
         from distributed.scheduler import KilledWorker
     except ImportError:
-        raise UserError("--dask needs more packages: pip install -r requirements-cluster.txt") from None
+        raise UserError('--dask needs the extra "cluster": pip install -e ".[cluster]" in the clone') from None
     try:
         client = Client(address)
     except (OSError, ValueError) as error:

@@ -1,7 +1,7 @@
 """Checkpoints of ECG-FM and fairseq-signals: read safely, written, shown, and stripped of validation data.
 
-A checkpoint is a pickle, and unpickling can run any code. These files come from the internet, so only the few globals
-that genuine ones hold are allowed; `trust=True` unpickles everything, for a file whose origin you know.
+A checkpoint is a pickle, and unpickling can run any code. These files come from the internet, so they are read as data
+(`torch_archive`); `trust=True` unpickles everything, for a file whose origin you know.
 
     python -m ecg_finetune.checkpoint show FILE          what the file holds
     python -m ecg_finetune.checkpoint strip IN OUT       copy without validation labels and scores, fit to be shared
@@ -9,9 +9,7 @@ that genuine ones hold are allowed; `trust=True` unpickles everything, for a fil
 
 import argparse
 import collections
-import contextlib
 import pickle
-import re
 import sys
 import warnings
 import zipfile
@@ -23,23 +21,9 @@ import numpy as np
 import torch
 
 from ecg_finetune.cli import execute
-from ecg_finetune.files import UserError, replacing
+from ecg_finetune.files import UserError, existing_file, replacing, shown
 from ecg_finetune.lineage import Inputs
-
-_multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray  # numpy 2, numpy 1
-
-# PyTorch itself allows tensors, OrderedDict and _codecs.encode. On top of these a genuine file holds numpy arrays and
-# scalars (the validation scores and meters), under the module name of numpy 1 or 2. The dtype classes never stand in
-# a file: PyTorch asks for the class behind a stored dtype before it lets numpy fill in the byte order.
-ALLOWED_GLOBALS = [
-    np.ndarray,
-    np.dtype,
-    (_multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
-    (_multiarray._reconstruct, "numpy._core.multiarray._reconstruct"),
-    (_multiarray.scalar, "numpy.core.multiarray.scalar"),
-    (_multiarray.scalar, "numpy._core.multiarray.scalar"),
-    *(type(np.dtype(kind)) for kind in ("float32", "float64", "int64")),
-]
+from ecg_finetune.torch_archive import RefusedGlobal, read_archive, refuse_excess
 
 
 def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
@@ -58,81 +42,49 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
     UserError
         The file is missing, unreadable, damaged or no checkpoint, or asks for a global outside the allow-list.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give the path of a checkpoint (.pt)")
-    _refuse_wrong_checksum(path)
-    refused = None
+    path = existing_file(path, "the finetune stage")
     try:
-        # The allow-list holds for this call alone, and nothing allowed elsewhere in the process counts here.
-        with _only_allowed_globals():
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        refused = _refused_global(str(error))
-        if refused is None:
-            raise _unreadable(path, error) from None
-        if not trust:
-            raise UserError(
-                f"{path}: refused, because it asks for {refused}, which is more than weights and settings need and may "
-                "run code; if you trust where the file comes from, repeat with --trust-checkpoint"
-            ) from None
+        content = read_archive(path)
+    except RefusedGlobal as error:
+        told = f"it asks for {shown(str(error))}, which is more than weights and settings need and may run code"
+        content = _trusted(path, told, trust)
+    except zipfile.BadZipFile as error:
+        with path.open("rb") as file:
+            if file.read(1) != pickle.PROTO:
+                raise _unreadable(path, error) from None
+        content = _trusted(path, "it is in the format before PyTorch 1.6, and reading that may run code", trust)
+    except OSError:
+        raise
     except Exception as error:  # a damaged zip or pickle raises anything from EOFError to KeyError
         raise _unreadable(path, error) from None
-    if refused is not None:
-        warnings.warn(f"{path}: trusted; loading it may run code from the file ({refused})", stacklevel=2)
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=False)
-        except Exception as error:  # the objects may belong to a package that is not installed
-            raise _unreadable(path, error) from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a checkpoint (it holds a {type(content).__name__}); give a .pt of ECG-FM")
     return content
 
 
-def _refuse_wrong_checksum(path: Path) -> None:
-    """Compare the content of a checkpoint with its checksums, which PyTorch writes and does not look at."""
-    if not zipfile.is_zipfile(path):  # the format before PyTorch 1.6 has none
-        return
+def _trusted(path: Path, refused: str, trust: bool) -> Any:
+    """Unpickle whatever a file holds if it is trusted; else say why it is refused."""
+    if not trust:
+        raise UserError(
+            f"{path}: refused, because {refused}; if you trust where the file comes from, repeat with "
+            "--trust-checkpoint"
+        )
+    warnings.warn(f"{path}: trusted, although {refused}", stacklevel=3)
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except Exception as error:  # as below
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():  # PyTorch does not look at its checksums
+                    raise zipfile.BadZipFile(f"the checksum of {damaged} in it is wrong")
+        content = torch.load(path, map_location="cpu", weights_only=False)
+        size = path.stat().st_size
+        refuse_excess(content, most_values=size, most_bytes=2 * size)
+    except Exception as error:  # the objects may belong to a package that is not installed
         raise _unreadable(path, error) from None
-    if damaged:
-        raise _unreadable(path, ValueError(f"the checksum of {damaged} in it is wrong"))
-
-
-@contextlib.contextmanager
-def _only_allowed_globals():
-    before = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    try:
-        with torch.serialization.safe_globals(ALLOWED_GLOBALS):
-            yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
-
-
-def _refused_global(message: str) -> str | None:
-    """Find the refused global in PyTorch's error message; None when the error is another one."""
-    patterns = (
-        r"GLOBAL (\S+) was not an allowed",
-        r"GLOBAL (\S+) whose module",
-        r"instantiate unsupported class (\S+)",
-        r"but got <class '([^']+)'>",
-    )
-    for pattern in patterns:
-        found = re.search(pattern, message)
-        if found:
-            return found.group(1)
-    return None
+    return content
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    # PyTorch puts advice before the reason that does not apply here.
-    reason = (str(error).split("WeightsUnpickler error:")[-1].strip() or type(error).__name__).splitlines()[0]
-    reason = reason.split(". ")[0]
+    reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
     return UserError(f"{path}: not a readable checkpoint, or cut off ({reason}); download or copy it again")
 
 
@@ -184,15 +136,17 @@ def strip_validation(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], lis
 
 def describe(checkpoint: Mapping[str, Any]) -> list[str]:
     """Describe a checkpoint in a few lines: its parts, architecture, weights, and the validation data it carries."""
-    lines = [f"parts: {', '.join(map(str, checkpoint))}"]
+    lines = [f"parts: {', '.join(shown(name) for name in checkpoint)}"]
     config = checkpoint.get("cfg")
     model = config.get("model") if isinstance(config, Mapping) else None
     if isinstance(model, Mapping):
-        lines += [f"model.{key}: {value}" for key, value in model.items() if "mask" not in str(key)]
+        lines += [f"model.{shown(key)}: {shown(value)}" for key, value in model.items() if "mask" not in str(key)]
     weights = checkpoint.get("model")
     if isinstance(weights, Mapping):
-        sizes = collections.Counter(str(name).split(".")[0] for name in weights for _ in range(weights[name].numel()))
-        lines += [f"weights {part}: {count:,} numbers" for part, count in sizes.items()]
+        sizes = collections.Counter()
+        for name, value in weights.items():
+            sizes[str(name).split(".")[0]] += value.numel() if isinstance(value, torch.Tensor) else 0
+        lines += [f"weights {shown(part)}: {count:,} numbers" for part, count in sizes.items()]
     _, removed = strip_validation(checkpoint)
     lines.append(f"validation labels and scores: {len(removed)} arrays" + ("; `strip` removes them" if removed else ""))
     return lines
@@ -231,7 +185,7 @@ def run(args: argparse.Namespace, _inputs: Inputs) -> str:
         raise UserError(f"{args.output}: exists already; give another name for the stripped copy")
     stripped, removed = strip_validation(checkpoint)
     save_checkpoint(args.output, stripped)
-    return f"{len(removed)} arrays of validation labels and scores left out, {args.output} written"
+    return f"{len(removed)} arrays of validation labels and scores excluded, {args.output} written"
 
 
 def main() -> int:

@@ -1,19 +1,35 @@
 """Files that stages hand over: written whole or not at all, read with one-line errors; JSON, NPY and checksums."""
 
 import contextlib
-import glob
 import hashlib
 import io
 import json
 import os
+import re
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from ecg_finetune.operating_system import process_exists, sync_file
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
+short_repr = _SHORT.repr  # for messages: a value out of a file can be of any length
+
 
 class UserError(Exception):
     """Something the user can mend: the message names the file, row or value, and what to do."""
+
+
+def shown(value: object) -> str:
+    """Return a name or value out of a file for a message: short, on one line, printable; a text without quotes.
+
+    >>> shown("adam"), shown("two" + chr(10) + "lines"), shown([1, 2, 3] * 9)
+    ('adam', "'two\\nlines'", '[1, 2, 3, 1, 2, 3, ...]')
+    """
+    return value if isinstance(value, str) and len(value) <= 200 and value.isprintable() else short_repr(value)
 
 
 def existing_file(path: Path, made_by: str = "the stage that makes it") -> Path:
@@ -47,7 +63,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
+            sync_file(handle.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -55,12 +71,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def remove_leftovers(folder: Path, name: str = "") -> None:
     """Remove the temporary files that killed processes left in a folder: those of the file `name`, or all."""
-    for leftover in Path(folder).glob(f".tmp-*-{glob.escape(name) or '*'}"):
-        process = leftover.name.split("-", 2)[1]
-        with contextlib.suppress(OSError):
-            try:
-                os.kill(int(process), 0)
-            except (ProcessLookupError, ValueError):
+    ours = re.compile(rf"\.tmp-([1-9][0-9]{{0,9}})-{re.escape(name) or '.+'}", re.DOTALL)
+    for leftover in Path(folder).glob(".tmp-*"):
+        match = ours.fullmatch(leftover.name)
+        if match and not process_exists(int(match[1])):
+            with contextlib.suppress(OSError):  # a folder, which is none of ours, or gone
                 leftover.unlink()
 
 
@@ -79,7 +94,7 @@ def read_text(path: Path, made_by: str = "the stage that makes it") -> str:
     Raises
     ------
     UserError
-        The file is missing or no UTF-8 text.
+        The file is missing or not UTF-8 text.
     """
     path = existing_file(path, made_by)
     try:
@@ -107,15 +122,17 @@ def read_json(path: Path, kind: type) -> dict | list:
         return table
 
     def refuse(constant):
-        raise ValueError(f"{constant} is no number")
+        raise ValueError(f"{constant} is not a number")
 
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique, parse_constant=refuse)
         json.dumps(content, ensure_ascii=False).encode()  # half a character, written as \ud800, cannot be shown
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); mend it or make it again") from None
+        raise UserError(f"{path}: not readable as JSON ({error}); correct it or make it again") from None
     if not isinstance(content, kind):
-        raise UserError(f"{path}: it must hold a JSON {'list' if kind is list else 'object'}; mend it or make it again")
+        raise UserError(
+            f"{path}: it must hold a JSON {'list' if kind is list else 'object'}; correct it or make it again"
+        )
     return content
 
 

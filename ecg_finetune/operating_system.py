@@ -144,6 +144,31 @@ def open_regular(path: Path | str) -> tuple[int, int]:
     return descriptor, status.st_size
 
 
+def read_regular(path: Path | str, most: int) -> bytes:
+    """Read a regular file of at most `most` bytes.
+
+    Raises
+    ------
+    OSError
+        As `open_regular`; also if the file is larger.
+    """
+    descriptor, size = open_regular(path)
+    try:
+        if size > most:
+            raise OSError(errno.EFBIG, f"{size:,} bytes, more than {most:,}", os.fspath(path))
+        return read_bytes_of(descriptor, size)
+    finally:
+        os.close(descriptor)
+
+
+def read_bytes_of(descriptor: int, size: int) -> bytes:
+    """Read the next `size` bytes of an open file; fewer where it ends."""
+    content = os.read(descriptor, size)
+    while len(content) < size and (more := os.read(descriptor, size - len(content))):  # one call reads at most 2 GB
+        content += more
+    return content
+
+
 def lock_file(file: IO) -> bool:
     """Lock an open file until it is closed, which the system does however this process and its forked workers end.
 

@@ -6,7 +6,6 @@ written, brought to the disk together and only then renamed into the folder.
 """
 
 import contextlib
-import json
 import os
 import shutil
 import socket
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ecg_finetune.files import UserError, read_json, replacing
+from ecg_finetune.files import UserError, read_json, write_json
 from ecg_finetune.operating_system import lock_file, sync_folder
 from ecg_finetune.paths import LOCK, PARTIAL, RUN, beside
 from ecg_finetune.progress_bar import progress_bar
@@ -29,60 +28,112 @@ LOCK_PATIENCE = 3.0  # seconds
 MOST_IN_GROUP = 500  # files that are brought to the disk, and perhaps lost, together
 
 
+class RunFolder:
+    """A folder that a run owns: locked, and checked to be free or begun with the same settings. See `run_folder`."""
+
+    def __init__(self, stage: str, folder: Path, settings: Mapping[str, object], described_by: Sequence[str]):
+        self.stage, self.folder, self.settings, self.described_by = stage, folder, settings, described_by
+        self.partial = folder / PARTIAL
+        self.start_over = False
+
+    def check(self, overwrite: bool) -> None:
+        """Refuse the folder if this run must not write into it; nothing is changed."""
+        record = beside(self.folder, RUN)
+        if not self.folder.is_dir() or not any(self.folder.iterdir()):
+            self.start_over = True
+            return
+        if not record.exists():
+            raise UserError(
+                f"{self.folder}: holds files, but {record.name} beside it, which says how they were made, is missing; "
+                "remove them yourself, or choose another folder"
+            )
+        try:
+            before = read_json(record, dict)
+        except UserError:
+            if not overwrite:
+                raise
+            before = {}
+        if before.get("stage", self.stage) != self.stage:
+            raise UserError(
+                f"{self.folder}: was filled by the {before['stage']} stage; choose another folder for this one"
+            )
+        self.start_over = overwrite
+        if not overwrite:
+            settings = before.get("settings", before)  # until 0.1 the file held nothing but the settings
+            if not isinstance(settings, dict):
+                raise UserError(f"{record}: holds no settings; put the run's own file back, or run with --overwrite")
+            refuse_other_settings(self.folder, settings, self.settings)
+
+    def begin(self) -> Path:
+        """Empty the folder if it is begun anew, note the settings, and return the folder for unfinished files."""
+        if self.start_over:
+            for ending in self.described_by:
+                beside(self.folder, ending).unlink(missing_ok=True)
+            if self.folder.is_dir() and any(self.folder.iterdir()):
+                _empty(self.folder)
+            self.record({"stage": self.stage, "settings": self.settings})
+        self.folder.mkdir(exist_ok=True)
+        shutil.rmtree(self.partial, ignore_errors=True)
+        # Within the folder, so that its files can be shown there even if it is a mount point or has a quota of its own.
+        self.partial.mkdir(exist_ok=True)
+        return self.partial
+
+    def record(self, lineage: Mapping[str, object]) -> None:
+        """Write how the folder's files are made beside it; `lineage` has `stage` and `settings` at least."""
+        write_json(beside(self.folder, RUN), dict(lineage))
+
+
 @contextlib.contextmanager
 def run_folder(
-    folder: Path, settings: Mapping[str, object], overwrite: bool, described_by: Sequence[str] = ()
-) -> Iterator[Path]:
+    stage: str, folder: Path, settings: Mapping[str, object], overwrite: bool, described_by: Sequence[str] = ()
+) -> Iterator[RunFolder]:
     """Own a folder for the time of a run: alone, and with the settings it was begun with.
+
+    Nothing in it is changed before `RunFolder.begin`, so that a run with several folders can own all of them first.
 
     Parameters
     ----------
+    stage : str
+        The stage that fills it.
     folder : Path
         The folder; made if missing.
     settings : mapping
         Option name to JSON value: everything that decides the content of the files.
     overwrite : bool
-        Start over: remove what the folder holds, if a run has filled it.
+        Start over: remove what the folder holds, if a run of this stage has filled it.
     described_by : sequence of str
-        Suffixes of the files beside the folder that describe its files; they are removed when it is begun anew.
-
-    Yields
-    ------
-    Path
-        The folder for unfinished files, to be given to `FileGroup`.
+        Endings of the files beside the folder that describe its files; they are removed when it is begun anew.
 
     Raises
     ------
     UserError
-        Another run owns the folder, or it was filled with other settings (the message says which), or holds files that
-        no run has recorded: these are not even overwritten.
+        Another run owns the folder, or it was filled with other settings (the message says which) or by another stage,
+        or holds files that no run has recorded: these two are not even overwritten.
     """
-    folder = Path(folder).resolve()
-    partial, record = folder / PARTIAL, beside(folder, RUN)
-    with locked(folder, beside(folder, LOCK)):
-        holds_files = folder.is_dir() and any(folder.iterdir())
-        if holds_files and not record.exists():
-            raise UserError(
-                f"{folder}: holds files, but {record.name} beside it, which says how they were made, is missing; "
-                "remove them yourself, or choose another folder"
-            )
-        if holds_files and not overwrite:
-            _refuse_other_settings(folder, record, settings)
-        else:
-            for suffix in described_by:
-                beside(folder, suffix).unlink(missing_ok=True)
-            if holds_files:
-                _empty(folder)
-            with replacing(record) as temporary:
-                temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-        folder.mkdir(exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        # Within the folder, so that its files can be shown there even if it is a mount point or has a quota of its own.
-        partial.mkdir(exist_ok=True)
+    run = RunFolder(stage, Path(folder).resolve(), settings, described_by)
+    with locked(run.folder, beside(run.folder, LOCK)):
+        run.check(overwrite)
         try:
-            yield partial
+            yield run
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(run.partial, ignore_errors=True)
+
+
+def refuse_overlap(folders: Mapping[str, Path], inputs: Mapping[str, Path]) -> None:
+    """Refuse folders of a run that lie within each other, and inputs within them: filling one would destroy another.
+
+    Parameters
+    ----------
+    folders : mapping
+        Option to folder, of the folders that are written and of those whose files another stage owns.
+    inputs : mapping
+        Option to file or folder of what is read besides.
+    """
+    places = {option: Path(path).resolve() for option, path in folders.items()}
+    for option, folder in places.items():
+        for other, path in {**places, **{name: Path(path).resolve() for name, path in inputs.items()}}.items():
+            if other != option and path.is_relative_to(folder):
+                raise UserError(f"{other} {path} lies within {option} {folder}; choose separate folders")
 
 
 def _empty(folder: Path) -> None:
@@ -103,32 +154,74 @@ def _empty(folder: Path) -> None:
     sync_folder(folder)
 
 
-def _refuse_other_settings(folder: Path, record: Path, settings: Mapping[str, object]) -> None:
-    before = read_json(record, dict)
-    for name, value in settings.items():
-        if before.get(name) != value:
-            raise UserError(
-                f"{folder}: was filled with {name} {before.get(name)}, this run has {name} {value}; "
-                "use the same, choose another folder, or run with --overwrite to start over"
-            )
+def refuse_other_settings(
+    folder: Path,
+    before: Mapping[str, object],
+    settings: Mapping[str, object],
+    *,
+    may_change: Sequence[str] = (),
+    remedy: str = "use the same, choose another folder, or run with --overwrite to start over",
+) -> None:
+    """Refuse a run whose settings are not those with which a folder was filled.
 
-
-@contextlib.contextmanager
-def locked(folder: Path, path: Path) -> Iterator[None]:
-    """Hold the lock of a folder, the file `path`; the system releases it however the process and its workers end.
+    Parameters
+    ----------
+    folder : Path
+        The folder, for the message.
+    before, settings : mapping
+        Setting to JSON value: those the folder was filled with, and those of this run.
+    may_change : sequence of str
+        Settings that may differ.
+    remedy : str
+        What to do, the end of the message.
 
     Raises
     ------
     UserError
+        A setting differs; the message names the first one.
+    """
+    for name in {**settings, **before}:
+        if before.get(name) != settings.get(name) and name not in may_change:
+            name, was, now = _innermost_difference(name, before.get(name), settings.get(name))
+            raise UserError(f"{folder}: was filled with {name} {was}, this run has {name} {now}; {remedy}")
+
+
+def _innermost_difference(name: str, was: object, now: object, most: int = 200) -> tuple[str, str, str]:
+    """Return the name and the short texts of two values that differ, of an entry where they are mappings."""
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        entry = next(entry for entry in {**now, **was} if was.get(entry) != now.get(entry))
+        return _innermost_difference(f"{name} {entry}", was.get(entry), now.get(entry), most)
+    was, now = (text if len(text) <= most else f"{text[: most - 3]}..." for text in (str(was), str(now)))
+    return name, was, now
+
+
+class LockedError(UserError):
+    """Another run holds the lock."""
+
+
+@contextlib.contextmanager
+def locked(folder: Path, path: Path, patience: float | None = None) -> Iterator[None]:
+    """Hold the lock of a folder, the file `path`; the system releases it however the process and its workers end.
+
+    Parameters
+    ----------
+    folder, path : Path
+        The folder, for the message, and the lock file.
+    patience : float, optional
+        Seconds to wait for the lock (default: `LOCK_PATIENCE`).
+
+    Raises
+    ------
+    LockedError
         Another run holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    limit = time.monotonic() + LOCK_PATIENCE
+    limit = time.monotonic() + (LOCK_PATIENCE if patience is None else patience)
     while (file := _try_lock(path)) is None:
         if time.monotonic() > limit:
             with contextlib.suppress(OSError):
                 owner = path.read_text(encoding="utf-8", errors="replace").strip()
-            raise UserError(
+            raise LockedError(
                 f"{folder}: another run ({owner or 'unknown process'}) is writing into this folder; wait for it to end"
             )
         time.sleep(0.05)

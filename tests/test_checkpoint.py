@@ -55,7 +55,7 @@ def test_a_malicious_file_does_not_run(tmp_path, function, name):
     for number, options in enumerate(({}, {"_use_new_zipfile_serialization": False})):
         path = tmp_path / f"evil{number}.pt"
         torch.save(content, path, **options)
-        with pytest.raises(UserError, match=name) as caught:
+        with pytest.raises(UserError, match="format before PyTorch 1.6" if options else name) as caught:
             load_checkpoint(path)
         assert not mark.exists()
         assert "--trust-checkpoint" in str(caught.value) and path.name in str(caught.value)
@@ -80,7 +80,7 @@ def test_a_plain_pickle_does_not_run_either(tmp_path):
         (argparse.Namespace(a=1), "argparse.Namespace"),
         (datetime.date(2020, 1, 1), "datetime.date"),
         (np.random.default_rng(0), "numpy.random"),
-        (np.array([argparse.Namespace()], dtype=object), "ObjectDType"),
+        (np.array([argparse.Namespace()], dtype=object), "numpy.dtype"),
         (collections.deque([1]), "collections.deque"),
     ],
 )
@@ -248,5 +248,5 @@ def test_a_flipped_bit_in_the_weights_is_refused(tmp_path):
     content[content.index(np.float32(1.5).tobytes() * 100) + 7] ^= 1
     path.write_bytes(content)
     assert not torch.equal(torch.load(path)["model"]["w"], torch.full((1000,), 1.5))  # PyTorch does not notice
-    with pytest.raises(UserError, match=r"x\.pt: not a readable checkpoint, .*the checksum of x/data/0 in it is wrong"):
+    with pytest.raises(UserError, match=r"x\.pt: not a readable checkpoint, .*Bad CRC-32 for file 'x/data/0'"):
         load_checkpoint(path)

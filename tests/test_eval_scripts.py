@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ecg_evaluation.stage import run
+from ecg_evaluation.stage import EvaluationSettings, evaluate_set
 from evaluation_world import NEVER, RARE, make_world, write_checkpoint
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -31,6 +31,11 @@ def evaluated(tmp_path_factory, run_script):
 def outputs(folder, kind: str, suffix: str = ".csv") -> list:
     """Return the files of a kind for the test set, oldest first."""
     return sorted(folder.glob(f"{kind}_test_lead1_duplicated_*{suffix}"))
+
+
+def run(args, inputs) -> str:
+    """Evaluate as both scripts do."""
+    return evaluate_set(EvaluationSettings(**vars(args)), inputs)
 
 
 def evaluate(capsys, script: str, *arguments, exit_code: int = 0) -> str:
@@ -229,7 +234,7 @@ def test_without_valid_split_and_patients(evaluated, capsys, tmp_path):
     assert (table["threshold"].dropna() == 0.5).all() and "calibration_slope" not in table
     assert table["brier_calibrated"].isna().all()
     report = outputs(tmp_path, "report", ".html")[0].read_text()
-    assert "records were resampled" in report and "not recorded beside the predictions file" in report
+    assert "records were resampled" in report and "Not recorded beside the predictions file" in report
 
 
 def test_valid_predictions_that_are_none(evaluated, capsys, tmp_path):
@@ -258,7 +263,7 @@ def test_a_network_of_another_lead_is_told(evaluated, capsys, tmp_path, lead):
     assert ("fine-tuned on lead II, the test set is lead I" in text) == (lead == "II")
 
 
-def test_leaked_patients_are_told(evaluated, capsys, tmp_path):
+def test_patients_in_more_than_one_split_are_told(evaluated, capsys, tmp_path):
     base, _ = evaluated
     records = pd.read_csv(locate(base, "record_list"))
     split = pd.read_csv(locate(base, "meta_split"))
@@ -270,8 +275,8 @@ def test_leaked_patients_are_told(evaluated, capsys, tmp_path):
     arguments = ["--base-dir", base, "--predictions", predictions, "--out", tmp_path, "--bootstrap", 0]
     text = evaluate(capsys, ANY, *arguments, "--meta", tmp_path / "split.csv")
     assert "1 of the evaluated records are not in the test split" in text
-    assert "1 of the evaluated patients have records in train or valid too" in text
-    assert "evaluated patients" not in evaluate(capsys, ANY, *arguments)
+    assert "1 of the evaluated patients have records in another split too" in text
+    assert "evaluated patients have records" not in evaluate(capsys, ANY, *arguments)
 
 
 def test_patients_from_the_path_alone(evaluated, capsys, tmp_path):
@@ -322,7 +327,7 @@ def test_user_errors_are_one_line(evaluated, capsys, tmp_path, run_script):
     assert "'Atrial flutter' is missing" in changed(lambda t: t.drop(columns="Atrial flutter"))
     assert f"study {table['study_id'].iloc[3]} is missing (1 missing" in changed(lambda t: t.drop(index=3))
     assert "study 99 is not among" in changed(lambda t: pd.concat([t, t.iloc[:1].assign(study_id=99)]))
-    assert "stands twice" in changed(lambda t: pd.concat([t, t.iloc[:1]]))
+    assert "duplicate" in changed(lambda t: pd.concat([t, t.iloc[:1]]))
     wrong = changed(lambda t: t.assign(Infarction=t["Infarction"].where(t.index != 4, 1.5)))
     assert f"study {table['study_id'].iloc[4]}, column 'Infarction' (line 6): a probability is" in wrong
     assert "a probability is" in changed(lambda t: t.assign(Infarction=t["Infarction"].where(t.index != 4)))
@@ -346,9 +351,9 @@ def test_user_errors_are_one_line(evaluated, capsys, tmp_path, run_script):
     "option, told",
     [
         ("--threshold-rule=best", "neither f1 nor youden"),
-        ("--bootstrap=-1", "at least 0"),
+        ("--bootstrap=-1", "an integer from 0"),
         ("--bootstrap=1", "at least 2"),
-        ("--min-positive-patients=0", "at least 1"),
+        ("--min-positive-patients=0", "an integer from 1"),
     ],
 )
 def test_wrong_usage(option, told, capsys):

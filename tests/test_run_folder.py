@@ -1,5 +1,6 @@
 """Owning a folder: settings, lock, unfinished files."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -16,11 +17,18 @@ from ecg_finetune import operating_system
 from ecg_finetune import run_folder as module
 from ecg_finetune.files import UserError
 from ecg_finetune.paths import beside
-from ecg_finetune.run_folder import FileGroup, finished_files, run_folder
+from ecg_finetune.run_folder import FileGroup, finished_files, refuse_overlap, run_folder
+
+
+@contextlib.contextmanager
+def begun(folder, settings, overwrite=False, **options):
+    """Own a folder and begin; yield the folder for unfinished files."""
+    with run_folder("build", folder, settings, overwrite, **options) as run:
+        yield run.begin()
 
 
 def fill(folder, settings, names, overwrite=False):
-    with run_folder(folder, settings, overwrite) as partial, FileGroup(partial, folder) as group:
+    with begun(folder, settings, overwrite) as partial, FileGroup(partial, folder) as group:
         for name in names:
             group.write(name, b"x" * 10)
 
@@ -43,7 +51,7 @@ def open_files():
 @pytest.mark.usefixtures("on_the_disk")
 def test_files_appear_when_finished_and_nothing_else_stays(tmp_path):
     folder, before = tmp_path / "a" / "out", open_files()
-    with run_folder(folder, {"--lead": "I"}, False) as partial:
+    with begun(folder, {"--lead": "I"}) as partial:
         with FileGroup(partial, folder) as group:
             group.write("1.mat", b"one")
             assert len(names_in(partial)) == 1  # the group's own folder
@@ -78,7 +86,7 @@ def test_what_is_shown_is_on_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(operating_system, "_syncfs", None)
     monkeypatch.setattr(os, "fsync", lambda descriptor: calls.append(os.fstat(descriptor).st_ino))
     replace = os.replace
-    with run_folder(tmp_path / "out", {}, False) as partial, FileGroup(partial, tmp_path / "out") as group:
+    with begun(tmp_path / "out", {}) as partial, FileGroup(partial, tmp_path / "out") as group:
         group.write("1.mat", b"one")
         group.write("2.mat", b"two")
         own = Path(group.unfinished)
@@ -136,7 +144,7 @@ def test_a_folder_that_the_user_has_removed_or_emptied_gets_new_settings(tmp_pat
     fill(folder, {"--lead": "II"}, ["2.mat"])
     (folder / "2.mat").unlink()
     fill(folder, {"--lead": "III"}, ["3.mat"])
-    assert json.loads(beside(folder, ".run.json").read_text()) == {"--lead": "III"}
+    assert json.loads(beside(folder, ".run.json").read_text())["settings"] == {"--lead": "III"}
 
 
 def test_what_describes_the_files_goes_with_them_and_not_before(tmp_path):
@@ -147,7 +155,7 @@ def test_what_describes_the_files_goes_with_them_and_not_before(tmp_path):
         path.touch()
 
     def again(lead, overwrite):
-        with run_folder(folder, {"--lead": lead}, overwrite, described_by=[".report.csv", ".journal.csv"]):
+        with begun(folder, {"--lead": lead}, overwrite, described_by=[".report.csv", ".journal.csv"]):
             return report.exists()
 
     assert again("I", overwrite=False)
@@ -168,16 +176,16 @@ def test_an_interrupted_overwrite_is_gone_on_with_or_repeated(tmp_path, monkeypa
     (folder / "inner").mkdir()
     (folder / "inner/3.mat").touch()
     (folder / "inner/link").symlink_to(tmp_path / "linked")
-    removed, unlink = [], os.unlink
+    removed, unlink = [], Path.unlink
 
     def stop_at_second(path, **options):
-        if str(path).startswith(f"{folder}/") and str(path).endswith(".mat"):
+        if folder in path.parents and path.suffix == ".mat":
             if removed:
                 raise KeyboardInterrupt
             removed.append(path)
         unlink(path, **options)
 
-    monkeypatch.setattr(os, "unlink", stop_at_second)
+    monkeypatch.setattr(Path, "unlink", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
         fill(folder, {"--lead": "II"}, ["4.mat"], overwrite=True)
     monkeypatch.undo()
@@ -193,7 +201,7 @@ def test_an_error_leaves_what_was_finished(tmp_path):
     folder = tmp_path / "out"
     with (
         pytest.raises(ZeroDivisionError),
-        run_folder(folder, {}, False) as partial,
+        begun(folder, {}) as partial,
         FileGroup(partial, folder) as group,
     ):
         group.write("1.mat", b"one")
@@ -204,12 +212,56 @@ def test_an_error_leaves_what_was_finished(tmp_path):
     assert names_in(tmp_path) == ["out", "out.run.json"]
 
 
+def test_a_refused_run_has_changed_nothing(tmp_path):
+    """A run with two folders owns both before it begins with either."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    fill(one, {"digest": "a"}, ["1.mat"])
+    fill(other, {"digest": "a"}, ["1.mat"])
+    (tmp_path / "other.run.json").write_text('{"stage": "build", "settings": {"digest": "c"}}')
+    before = (tmp_path / "one.run.json").read_bytes()
+    with (
+        pytest.raises(UserError, match="digest c, this run has digest b"),
+        run_folder("build", one, {"digest": "b"}, True),
+        run_folder("build", other, {"digest": "b"}, False) as run,
+    ):
+        run.begin()
+    assert names_in(one) == ["1.mat"] and (tmp_path / "one.run.json").read_bytes() == before
+
+
+def test_the_folder_of_another_stage_is_not_even_overwritten(tmp_path):
+    fill(tmp_path / "out", {}, ["1.mat"])
+    with (
+        pytest.raises(UserError, match="filled by the build stage"),
+        run_folder("preprocess", tmp_path / "out", {}, True),
+    ):
+        pass
+    assert names_in(tmp_path / "out") == ["1.mat"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "inputs"),
+    [
+        ({"--test-out": "a", "--finetune-out": "a"}, {}),
+        ({"--test-out": "a", "--finetune-out": "a/b"}, {}),
+        ({"--test-out": "a/b", "--finetune-out": "a/../a"}, {}),
+        ({"--out": "a"}, {"--meta": "a/meta_split.csv"}),
+        ({"--out": "a"}, {"--raw-root": "link"}),
+    ],
+)
+def test_folders_within_each_other_are_refused(tmp_path, folders, inputs):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    with pytest.raises(UserError, match="lies within"):
+        refuse_overlap(*({option: tmp_path / path for option, path in paths.items()} for paths in (folders, inputs)))
+    refuse_overlap({"--out": tmp_path / "a/b", "--other": tmp_path / "a/bb"}, {"--raw-root": tmp_path / "a"})
+
+
 HOLDER = """
     import sys, time
     from pathlib import Path
     from ecg_finetune.run_folder import run_folder
-    with run_folder(Path(sys.argv[1]), {}, False) as partial:
-        (partial / "rest").touch()
+    with run_folder("build", Path(sys.argv[1]), {}, False) as run:
+        (run.begin() / "rest").touch()
         print("holding", flush=True)
         time.sleep(60)
 """

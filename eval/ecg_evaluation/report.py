@@ -1,8 +1,9 @@
 """The report: one self-contained HTML file with everything a supplement needs."""
 
-import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,46 +12,54 @@ from markupsafe import Markup, escape
 from ecg_evaluation import figures
 from ecg_evaluation.calibration import reliability_curve
 from ecg_evaluation.misses import worst_misses
-from ecg_evaluation.provenance import versions
-from ecg_evaluation.results import Comparison, Evaluation, compared, grouped_notes, shown, with_interval
+from ecg_evaluation.provenance import chain, stage_settings
+from ecg_evaluation.results import Comparison, Evaluation, compared, display_name, grouped_notes, with_interval
 from ecg_evaluation.thresholds import has_both
 from ecg_finetune.files import replacing
 from ecg_finetune.html_page import html_page, html_table
 from ecg_finetune.label_set import COMBINED_BY_MAX, LABELS
+from ecg_finetune.lineage import software
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """What the report shows."""
 
     results: Evaluation
     comparison: Comparison | None
+    alarms: list[str]  # shown in red: leaks, or that it was not possible to look for them
     caveats: list[str]  # what a reader of the whole must know
     sources: list[tuple[str, str, str]]  # what, file, SHA-256
-    origin: dict  # how the predictions were made, as far as it is known
+    origin: dict  # lineage of the predictions, as far as it is known
+    lead: str
+    threshold_rule: str | float
+    other: str | None  # the name of the predictions file compared with
+    test_dir: Path | None  # where the signals of the evaluated records are; None: not shown
+    signal_report: Path  # preprocess's report, with their scale
+    settings: Mapping[str, Any]  # of this evaluation
 
 
-def write_report(path: Path, report: Report, args: argparse.Namespace) -> None:
+def write_report(path: Path, report: Report) -> None:
     """Write the HTML file."""
     results = report.results
     parts = [
         headline(report),
-        methods(results, args),
+        methods(report),
         per_label(results),
         curves(results),
-        comparison_section(report, args),
+        comparison_section(report),
         co_occurrence(results),
-        misses_section(results, args),
-        provenance_section(report, args),
+        misses_section(report),
+        provenance_section(report),
     ]
-    title = f"ECG-FM on Lead {args.lead}: {results.test.name}"
+    title = f"ECG-FM on Lead {report.lead}: {results.test.name}"
     with replacing(path) as temporary:
         temporary.write_text(html_page(title, "\n".join(filter(None, parts)), figures.STYLE), encoding="utf-8")
 
 
 def rows_of(table: pd.DataFrame) -> list[dict]:
     """Return the rows of metrics.csv as dicts, `label` as it is shown."""
-    return [{**row, "label": shown(row)} for row in table.to_dict("records")]
+    return [{**row, "label": display_name(row)} for row in table.to_dict("records")]
 
 
 def any_marked(rows: list[dict]) -> bool:
@@ -87,15 +96,20 @@ def headline(report: Report) -> str:
     cards.append(
         f'<div class="card"><span>Test set</span><b>{len(results.unit):,}</b><span>records, {units}</span></div>'
     )
+    alarms = "".join(f"<li>{escape(alarm)}</li>" for alarm in report.alarms)
     notes = "".join(f"<li>{escape(caveat)}</li>" for caveat in report.caveats)
-    return f'<div class="cards">{"".join(cards)}</div>' + (f'<ul class="warning">{notes}</ul>' if notes else "")
+    return (
+        (f'<ul class="alarm">{alarms}</ul>' if alarms else "")
+        + f'<div class="cards">{"".join(cards)}</div>'
+        + (f'<ul class="warning">{notes}</ul>' if notes else "")
+    )
 
 
-def methods(results: Evaluation, args: argparse.Namespace) -> str:
-    """Return in a few sentences how the numbers were made."""
-    units = results.resampled
+def methods(report: Report) -> str:
+    """Return in a few sentences how the numbers were made, and what they do not cover."""
+    results, units = report.results, report.results.resampled
     sentences = [
-        f"Each record is 10 s of Lead {escape(args.lead)} at 500 Hz, standardised, in all 12 input channels. The "
+        f"Each record is 10 s of Lead {escape(report.lead)} at 500 Hz, standardised, in all 12 input channels. The "
         "network sees its two 5 s segments; a record's probability is the higher of the two for "
         f"{', '.join(COMBINED_BY_MAX).lower()}, and their mean for the other labels.",
         "AUPRC is average precision. Micro averages pool the 17 decisions of every record; macro averages are means "
@@ -113,16 +127,33 @@ def methods(results: Evaluation, args: argparse.Namespace) -> str:
             f"for the number of {units}. Rows with an asterisk have fewer than {results.min_patients} positive or "
             f"negative {units}; their intervals are unreliable."
         )
-    rule = {"f1": "has the highest F1", "youden": "has the highest recall + specificity"}.get(args.threshold_rule)
+    rule = {"f1": "has the highest F1", "youden": "has the highest recall + specificity"}.get(report.threshold_rule)
     if results.decisions.calibration is None:
         sentences.append("Without a valid split, thresholds were not chosen and probabilities are not calibrated.")
     else:
-        threshold = f"is the one that {rule} on the valid split" if rule else f"is {args.threshold_rule:g}"
+        threshold = f"is the one that {rule} on the valid split" if rule else f"is {report.threshold_rule:g}"
         sentences.append(
             f"A label's threshold {threshold}. For the calibrated probabilities a sigmoid was fitted to the logits of "
-            "each label on the valid split (Platt's method). Nothing was chosen or fitted on the test set."
+            "each label on the valid split (Platt's method)"
+            + (". Nothing was chosen or fitted on the test set." if report.test_dir is not None else ".")
         )
-    return f"<p>{' '.join(sentences)}</p>"
+    return f"<p>{' '.join(sentences)}</p><p>{' '.join(limits(report))}</p>"
+
+
+def limits(report: Report) -> list[str]:
+    """Return what is held fixed, what the labels are, and who is not among the records."""
+    policy = stage_settings(report.origin, "labels").get("--policy")
+    labelled = f"labelling policy {escape(policy)}" if isinstance(policy, str) else "labelling policy not recorded"
+    return [
+        "<b>What is held fixed.</b> The intervals are for new patients of the same source. They do not cover another "
+        "training run: there is one checkpoint, of one seed. Thresholds and calibration are taken as they are. The "
+        "valid split chose the epoch, the thresholds and the calibration, so metrics on it (the F1 behind a threshold, "
+        "say) are optimistic.",
+        "<b>Reference standard.</b> Labels come from the statements that the recording machine made of all 12 leads "
+        f"({labelled}), not from physicians; findings that Lead I does not show are among them.",
+        "<b>Excluded</b> are records that preprocess could not use and records without labels; each is listed with its "
+        "reason in the report of preprocess and in the build stage's list of excluded records.",
+    ]
 
 
 def per_label(results: Evaluation) -> str:
@@ -216,7 +247,7 @@ def curves(results: Evaluation) -> str:
     )
 
 
-def comparison_section(report: Report, args: argparse.Namespace) -> str:
+def comparison_section(report: Report) -> str:
     """Return the comparison with the other run; empty without one."""
     if report.comparison is None:
         return ""
@@ -239,7 +270,7 @@ def comparison_section(report: Report, args: argparse.Namespace) -> str:
     areas = (f"{name}{what}" for name in ("AUROC", "AUPRC") for what in ("", ", other", " difference"))
     few = " * Too few patients for reliable intervals." if any_marked(rows) else ""
     return (
-        f"<h2>Comparison</h2><p>This run minus {escape(args.compare.name)}, on the "
+        f"<h2>Comparison</h2><p>This run minus {escape(report.other)}, on the "
         f"{compared(report.comparison, report.results.resampled)}. Both met the same resamples: these are t intervals "
         "of paired differences, bold where they exclude 0. With this many rows, some do so by chance."
         f"{few}</p>{html_table(['Label', 'Positive', *areas], lines[:-2], footer=lines[-2:])}"
@@ -265,9 +296,11 @@ def co_occurrence(results: Evaluation) -> str:
     )
 
 
-def misses_section(results: Evaluation, args: argparse.Namespace) -> str:
-    """Return the records that are furthest from their labels, as strips on ECG paper."""
-    strips, note = worst_misses(results, args.test_dir, args.signal_report)
+def misses_section(report: Report) -> str:
+    """Return the records that are furthest from their labels, as strips on ECG paper; empty without signals."""
+    if report.test_dir is None:
+        return ""
+    strips, note = worst_misses(report.results, report.test_dir, report.signal_report)
     if not strips:
         return f'<h2>Worst misses</h2><p class="note">{escape(note)}</p>'
     drawn = "".join(f"<figure>{strip}<figcaption>{caption}</figcaption></figure>" for strip, caption in strips)
@@ -279,17 +312,28 @@ def misses_section(results: Evaluation, args: argparse.Namespace) -> str:
     )
 
 
-def provenance_section(report: Report, args: argparse.Namespace) -> str:
-    """Return checksums, settings and versions."""
+def provenance_section(report: Report) -> str:
+    """Return the files read with their checksums, the chain back to the raw tables, settings and versions."""
     lines = [[what, path, Markup("<code>{}</code>").format(digest)] for what, path, digest in report.sources]
     files = html_table(["What", "File", "SHA-256"], lines)
-    origin = [
-        [key, ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value]
-        for key, value in report.origin.items()
-    ] or [["", "not recorded beside the predictions file"]]
-    settings = [[f"--{name.replace('_', '-')}", value] for name, value in sorted(vars(args).items())]
-    return (
-        f"<h2>Provenance</h2><h3>Files read</h3>{files}<h3>The predictions</h3>{html_table(['', 'Value'], origin)}"
-        f"<h3>Settings of this evaluation</h3>{html_table(['Option', 'Value'], settings)}"
-        f"<h3>Versions</h3>{html_table(['Software', 'Version'], versions().items())}"
+    stages = [
+        [stage, version, _lines(settings), Markup("<code>{}</code>").format(_lines(read))]
+        for stage, version, settings, read in chain(report.origin)
+    ]
+    lineage = (
+        html_table(["Stage", "Version", "Settings", "Files read, SHA-256"], stages)
+        if report.origin
+        else '<p class="note">Not recorded beside the predictions file.</p>'
     )
+    plain = {key: value for key, value in report.origin.items() if not isinstance(value, (dict, list))}
+    settings = [[f"--{name.replace('_', '-')}", value] for name, value in sorted(report.settings.items())]
+    return (
+        f"<h2>Provenance</h2><h3>Files read</h3>{files}<h3>From the report to the raw tables</h3>{lineage}"
+        f"<h3>The predictions</h3>{html_table(['', 'Value'], plain.items())}"
+        f"<h3>Settings of this evaluation</h3>{html_table(['Option', 'Value'], settings)}"
+        f"<h3>Versions</h3>{html_table(['Software', 'Version'], software().items())}"
+    )
+
+
+def _lines(texts: list[str]) -> Markup:
+    return Markup("<br>").join(texts)

@@ -333,7 +333,7 @@ def same_order(ours: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.array([np.array_equal(rankdata(a, "dense"), rankdata(b, "dense")) for a, b in pairs])
 
 
-def shown(row: dict) -> str:
+def display_name(row: dict) -> str:
     """Return the name of a row of the table, with an asterisk where it rests on few patients."""
     few = row.get("few_patients")
     return SHOWN.get(row["label"], row["label"]) + (" *" if not pd.isna(few) and few else "")
@@ -354,7 +354,7 @@ def text_table(table: pd.DataFrame) -> str:
         heads[2:4] = ["AUROC (95 % interval)", "AUPRC (95 % interval)"]
     rows = [heads]
     for row in table.to_dict("records"):
-        cells = [shown(row), f"{row['n_pos']:,}"]
+        cells = [display_name(row), f"{row['n_pos']:,}"]
         for metric in ("auroc", "auprc"):
             value, interval = with_interval(row, metric)
             cells.append(f"{value} ({interval})" if interval else value or "undefined")

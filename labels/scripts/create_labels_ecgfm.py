@@ -23,10 +23,10 @@ from pathlib import Path
 
 import numpy as np
 from ecg_fm_labeler import Labeler
-from ecg_fm_labeler.batch import label_reports
 from ecg_fm_labeler.configuration import PROJECT_CONFIG
+from ecg_fm_labeler.label_files import prevalence_table, write_outputs
 from ecg_fm_labeler.labeler import POLICIES
-from ecg_fm_labeler.outputs import prevalence_table, write_outputs
+from ecg_fm_labeler.labelling import label_reports
 from ecg_fm_labeler.reports import read_reports
 from ecg_fm_labeler.splits import split_of
 
@@ -66,18 +66,18 @@ def get_parser() -> argparse.ArgumentParser:
         choices=POLICIES,
         default="ecg-fm",
         help="ecg-fm = ECG-FM's labels, its defects included; asserted = each statement on its own, its descriptors "
-        "always attached, negated findings left out (default: ecg-fm)",
+        "always attached, negated findings excluded (default: ecg-fm)",
     )
     add_batch(parser)
     return parser
 
 
 def run(args: argparse.Namespace, inputs: Inputs) -> str:
-    """Read the reports, label the distinct ones, write labels, counts and what was not understood."""
+    """Read the reports, label the distinct ones, write labels, counts and the words no pattern takes."""
     config = args.labeler_config or configuration_folder(args.base_dir)
     print(f"labeler configuration: {config}")
     inputs.add(args.machine_measurements, args.meta, *sorted(config.glob("*.*")))
-    Labeler.from_config(config, args.policy)  # a wrong configuration is told before the long read
+    Labeler.from_config(config, args.policy)  # a wrong configuration is reported before the long read
     with locked(args.out_dir, beside(args.out_dir, LOCK)):
         reports = read_reports(args.machine_measurements, args.max_rows)
         split = split_of(args.meta, reports.study_id, args.split)
