@@ -141,8 +141,25 @@ def test_one_positive_patient_tells_nothing_about_others():
     scored = Scored(truth, rng.random(truth.shape), HALF, patient)
     found = estimate(scored, resampled(scored))
     for metric in AREAS:
-        np.testing.assert_array_equal(named(found.low, metric)[:3], 0)
-        np.testing.assert_array_equal(named(found.high, metric)[:3], 1)
+        low, high, point = (named(values, metric)[:3] for values in (found.low, found.high, found.point))
+        # As of one draw: beta distributions with the value and what is missing to 1.
+        np.testing.assert_allclose(low, stats.beta.ppf(0.025, point, 2 - point), rtol=1e-4)
+        np.testing.assert_allclose(high, stats.beta.ppf(0.975, 1 + point, 1 - point), rtol=1e-4)
+        assert (high - low > 0.8).all()
+
+
+def test_the_interval_of_an_area_is_no_wider_than_if_every_patient_were_right_or_wrong():
+    """Where resamples reach 1 their logits are far off; the interval does not follow them there."""
+    patient = np.arange(80)
+    truth = np.tile((patient < 8)[:, None], (1, 3))
+    scores = np.where(truth, 0.9, 0.1) + 0.0
+    scores[0], scores[79] = 0.5, 0.6
+    scored = Scored(truth, scores, HALF, patient)
+    found = estimate(scored, resampled(scored))
+    for metric in AREAS:
+        widest = clopper_pearson(named(found.point, metric), 8)
+        assert named(found.low, metric)[0] >= widest[0][0] - 1e-12 > 0.4
+    assert named(found.low, "auprc")[0] == pytest.approx(clopper_pearson(named(found.point, "auprc"), 8)[0][0])
 
 
 @settings(max_examples=150, deadline=None)

@@ -7,7 +7,8 @@ with ten positive patients such an interval covers the true AUROC in eight of te
 * Patients count by their records (`effective_number`): where one of ten has half of the positive records, the ten are
   worth fewer than four. The standard error is multiplied by the t quantile with that number k less one degrees of
   freedom, and by sqrt(k / (k - 1)), because the bootstrap variance of k patients is (k - 1) / k of the true one.
-* Areas under curves, Brier scores and macro averages get a t interval on the logit scale, which stays between 0 and 1.
+* Areas under curves, Brier scores and macro averages get a t interval on the logit scale, which stays between 0 and 1
+  (of the first two, no wider than that of Clopper and Pearson for the effective number of patients).
   Proportions (recall, precision, F1, ...) get the interval of Clopper and Pearson for as many independent records as
   have the same standard error (Korn and Graubard 1998).
 * Where resamples do not vary, as with a recall or an AUROC of 1, the interval is that of Clopper and Pearson for the
@@ -134,7 +135,10 @@ def estimate(scored: Scored, drawn: np.ndarray) -> Estimates:
     margin = margins(logit(np.clip(drawn, smallest, 1 - smallest)), effective)
     varies = ~IS_RATIO & (margin > 0) & (point > 0) & (point < 1)
     centre = logit(np.where(varies, point, 0.5))
-    low, high = np.where(varies, expit(centre - margin), low), np.where(varies, expit(centre + margin), high)
+    # Values from 0 to 1 vary most where every patient gives either 0 or 1: such an interval is the widest there is.
+    widest = clopper_pearson(point, effective)
+    low = np.where(varies, np.maximum(expit(centre - margin), widest[0]), low)
+    high = np.where(varies, np.minimum(expit(centre + margin), widest[1]), high)
     return Estimates(point, drawn, weights, low, high)
 
 
