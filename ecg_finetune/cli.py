@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ecg_finetune.files import UserError
+from ecg_finetune.files import UserError, short_repr
 from ecg_finetune.lineage import Inputs
 from ecg_finetune.operating_system import usable_cores
 from ecg_finetune.paths import ARTEFACTS, locate
@@ -24,6 +24,9 @@ from ecg_finetune.waveform import LEADS
 
 LARGEST_INT = 2**32 - 1  # of an option: the largest seed that numpy, scikit-learn and PyTorch all take
 MOST_PROCESSES = 1024
+# What Linux takes, and far deeper than folders are.
+MOST_PATH_BYTES, MOST_PATH_PARTS = 4095, 200
+MOST_MESSAGE = 3000  # characters of an error
 READER_GONE = 141  # what a shell gives for a program that a closed pipe has ended
 
 
@@ -32,6 +35,7 @@ def stage_parser(docstring: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    parser.register("type", Path, usable_path)  # every option of type=Path is parsed by it
     parser.add_argument(
         "--base-dir",
         type=Path,
@@ -74,6 +78,7 @@ def add_batch(parser: argparse.ArgumentParser, waiting: int = 0) -> None:
     add_workers(parser, waiting)
     parser.add_argument(
         "--dask",
+        type=scheduler_address,
         default=None,
         metavar="ADDRESS",
         help="run on the Dask cluster of this scheduler instead, e.g. tcp://scheduler:8786 (default: local workers)",
@@ -103,12 +108,31 @@ def real_number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number") from None
 
 
+def usable_path(text: str) -> Path:
+    """Parse a path for argparse: one that the system can have and that can be written into a text file."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; leave the option out for its default")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"{short_repr(text)} holds a zero byte")
+    found = Path(os.path.expanduser(text))  # noqa: PTH111  Path would take ./~ for the home folder, too
+    if len(os.fsencode(text)) > MOST_PATH_BYTES or len(found.parts) > MOST_PATH_PARTS:
+        raise argparse.ArgumentTypeError(f"{short_repr(text)} is longer than any path")
+    return found
+
+
 def fraction(text: str) -> float:
     """Parse a number from 0 to 1 for argparse."""
     value = real_number(text)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+        raise argparse.ArgumentTypeError(f"{short_repr(text)} is not between 0 and 1")
     return value
+
+
+def scheduler_address(text: str) -> str:
+    """Parse the address of a Dask scheduler for argparse."""
+    if not re.fullmatch(r"([a-z]+://)?[!-~]+:[0-9]{1,5}", text):
+        raise argparse.ArgumentTypeError(f"{short_repr(text)} is no address such as tcp://scheduler:8786")
+    return text
 
 
 def orderly_output(main: Callable[..., int]) -> Callable[..., int]:
@@ -148,7 +172,10 @@ def execute(
     nobody reads the output any more.
     """
     args = parser.parse_args(argv)
-    args.base_dir = Path(args.base_dir or os.environ.get("ECG_FINETUNE_BASE") or ".")
+    try:
+        args.base_dir = args.base_dir or usable_path(os.environ.get("ECG_FINETUNE_BASE") or ".")
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"environment variable ECG_FINETUNE_BASE: {error}")
     for dest, artefact in args.artefact_of.items():
         if getattr(args, dest) is None:
             setattr(args, dest, locate(args.base_dir, artefact, getattr(args, "lead", "I")))
@@ -240,5 +267,9 @@ def describe_os_error(error: OSError) -> str:
 
 def _fail(message: str, code: int = 1) -> int:
     _finish_output()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    # A message can hold names out of a file, and these anything, escape sequences of a terminal too.
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(message.split()))
+    if len(line) > MOST_MESSAGE:
+        line = f"{line[: MOST_MESSAGE // 2]} ... {line[-MOST_MESSAGE // 2 :]}"
+    print(f"error: {line}", file=sys.stderr, flush=True)
     return code

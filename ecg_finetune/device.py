@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ecg_finetune.files import UserError
+from ecg_finetune.files import UserError, shown
 
 # PyTorch is imported where it is used: the import takes seconds, and `--help` needs only the names.
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name}: no such device; use auto, cpu, cuda, cuda:<number> or mps") from None
+    except (RuntimeError, ValueError):
+        raise UserError(f"--device {shown(name)}: no such device; use auto, cpu, cuda, cuda:<number> or mps") from None
     if device.type not in ("cpu", "cuda", "mps"):
         raise UserError(f"--device {name}: only cpu, cuda and mps are supported")
     if device.type == "mps" and (not mps or device.index):

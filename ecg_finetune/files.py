@@ -1,13 +1,15 @@
 """Files that stages hand over: written whole or not at all, read with one-line errors; JSON, NPY and checksums."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,31 @@ def existing_file(path: Path, made_by: str = "the stage that makes it") -> Path:
     return path
 
 
+def refuse_outputs(*, files: Iterable[Path] = (), folders: Iterable[Path] = ()) -> None:
+    """Refuse outputs that cannot be written; called before the first one is, so that a refused run changes nothing.
+
+    Raises
+    ------
+    UserError
+        Something else is there under the name of a file or folder to write or of a folder above it, or the folder may
+        not be written to.
+    """
+    for path, is_right, kind in (
+        *((path, Path.is_file, "regular file") for path in files),
+        *((path, Path.is_dir, "folder") for path in folders),
+    ):
+        real = Path(os.path.realpath(path))
+        if real.is_symlink():
+            raise UserError(f"{path}: a link that leads to itself; choose another path")
+        if real.exists() and not is_right(real):
+            raise UserError(f"{path}: exists and is not a {kind}; choose another path")
+        above = next(parent for parent in real.parents if parent.exists())
+        if not above.is_dir():
+            raise UserError(f"{above}: not a folder, so {path} cannot be written; choose another path")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise UserError(f"{above}: no permission to write into this folder; choose another path for {path}")
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block succeeds, else remove it.
@@ -56,6 +83,7 @@ def replacing(path: Path) -> Iterator[Path]:
     power failure. Missing parent folders are made.
     """
     path = Path(path)
+    refuse_outputs(files=[path])  # the rename would replace a device or pipe
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept last: numpy and pandas choose a format by it.
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
@@ -114,18 +142,26 @@ def read_json(path: Path, kind: type) -> dict | list:
     path = existing_file(path)
 
     def unique(pairs):
-        table = dict(pairs)
-        if len(table) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise UserError(f"{path}: {twice!r} is listed twice; remove one")
+        table = {}
+        for key, value in pairs:
+            if key in table:
+                raise UserError(f"{path}: {short_repr(key)} is listed twice; remove one")
+            table[key] = value
         return table
 
-    def refuse(constant):
-        raise ValueError(f"{constant} is not a number")
+    def number(text, kind=float):
+        if len(text) > 300 or not math.isfinite(value := kind(text)):
+            raise ValueError(f"{short_repr(text)} is no number of a usual size")
+        return value
 
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique, parse_constant=refuse)
+        content = json.loads(
+            path.read_text(encoding="utf-8-sig"),
+            object_pairs_hook=unique,
+            parse_constant=number,
+            parse_float=number,
+            parse_int=functools.partial(number, kind=int),
+        )
         json.dumps(content, ensure_ascii=False).encode()  # half a character, written as \ud800, cannot be shown
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); correct it or make it again") from None
@@ -152,7 +188,10 @@ def read_array(path: Path) -> np.ndarray:
     """
     path = existing_file(path)
     try:
-        content = np.load(path, allow_pickle=False)
+        # Through a map, because numpy makes room for any shape that the file claims before it reads.
+        content = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(content, np.memmap):
+            content = np.array(content)
     except Exception as error:  # numpy reads the header with Python's own parser, which raises anything
         raise UserError(f"{path}: not a readable .npy file ({error}); run the stage that makes it again") from None
     if not isinstance(content, np.ndarray):

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ecg_finetune.files import UserError
 from ecg_finetune.studies import SPLITS
-from ecg_finetune.tables import read_header, read_table
+from ecg_finetune.tables import listed, read_header, read_table
 
 NAMES_OF_SPLIT = {
     "train": ("train", "training", "trn"),
@@ -46,7 +46,7 @@ def read_foreign_split(path: Path) -> tuple[np.ndarray, np.ndarray]:
     header = read_header(path)
     column = "study_id" if "study_id" in header else "save_file"
     if column not in header:
-        raise UserError(f"{path}: it has neither a study_id nor a save_file column, only {', '.join(header)}")
+        raise UserError(f"{path}: it has neither a study_id nor a save_file column, only {listed(header)}")
     table = read_table(path, {column: "str", "split": "str"})
     study_id = table[column].str.extract(STUDY_ID_IN_SAVE_FILE, expand=False)
     _refuse(path, table, column, study_id.isna(), "no study id can be read from it")

@@ -126,6 +126,8 @@ def locate(base_dir: Path, name: str, lead: str = "I", **fields: str) -> Path:
 def beside(folder: Path, ending: str) -> Path:
     """Return what stands beside a folder under its name and an ending, such as `REPORT`."""
     folder = Path(folder)
+    if folder.name in ("", ".."):  # the current folder, or one above
+        folder = folder.resolve()
     return folder.with_name(folder.name + ending)
 
 

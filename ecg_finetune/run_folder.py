@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ecg_finetune.files import UserError, read_json, write_json
+from ecg_finetune.files import UserError, read_json, refuse_outputs, write_json
 from ecg_finetune.operating_system import lock_file, sync_folder
 from ecg_finetune.paths import LOCK, PARTIAL, RUN, beside
 from ecg_finetune.progress_bar import progress_bar
@@ -110,7 +110,8 @@ def run_folder(
         Another run owns the folder, or it was filled with other settings (the message says which) or by another stage,
         or holds files that no run has recorded: these two are not even overwritten.
     """
-    run = RunFolder(stage, Path(folder).resolve(), settings, described_by)
+    refuse_outputs(folders=[folder])
+    run = RunFolder(stage, Path(os.path.realpath(folder)), settings, described_by)
     with locked(run.folder, beside(run.folder, LOCK)):
         run.check(overwrite)
         try:
@@ -215,6 +216,7 @@ def locked(folder: Path, path: Path, patience: float | None = None) -> Iterator[
     LockedError
         Another run holds it.
     """
+    refuse_outputs(folders=[path.parent])
     path.parent.mkdir(parents=True, exist_ok=True)
     limit = time.monotonic() + (LOCK_PATIENCE if patience is None else patience)
     while (file := _try_lock(path)) is None:

@@ -6,18 +6,21 @@ import contextlib
 import csv
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ecg_finetune.files import UserError, existing_file, replacing
+from ecg_finetune.files import UserError, existing_file, replacing, shown
 
 # pandas is imported where it is used: the import takes as long as preprocessing a thousand records.
 if TYPE_CHECKING:
     import pandas as pd
+
+
+LONGEST_LINE = 1_000_000  # characters; a line of many more would be split into as many cells
 
 
 @contextlib.contextmanager
@@ -27,7 +30,7 @@ def _csv_rows(path: Path):
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             # Strict: a quote that is not closed would swallow rows unseen.
-            rows = csv.reader(_without_nul(path, file), strict=True)
+            rows = csv.reader(_sound_lines(path, file), strict=True)
             header = next(rows, None)
             if not header:
                 raise UserError(f"{path}: the file is empty or has no header; make it again")
@@ -48,12 +51,21 @@ def _undecodable_line(path: Path) -> int:
     return number
 
 
-def _without_nul(path: Path, lines: Iterable[str]) -> Iterator[str]:
+def _sound_lines(path: Path, lines: Iterable[str]) -> Iterator[str]:
     # A block of zeros is what a power failure leaves of a file; Python's reader takes them for text from 3.11 on.
     for number, line in enumerate(lines, start=1):
         if "\0" in line:
             raise UserError(f"{path}: line {number} holds a zero byte, so the file is damaged; make it again")
+        if len(line) > LONGEST_LINE:
+            raise UserError(
+                f"{path}: line {number} has {len(line):,} characters, more than any table here; make it again"
+            )
         yield line
+
+
+def listed(names: Sequence[str], most: int = 30) -> str:
+    """Return the column names of a file for a message: the first ones."""
+    return ", ".join(map(shown, names[:most])) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def read_header(path: Path) -> list[str]:
@@ -81,7 +93,7 @@ def iterate_rows(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, list
     with _csv_rows(path) as (header, rows):
         for name in columns:
             if name not in header:
-                raise UserError(f"{path}: column {name!r} is missing; it has {', '.join(header)}")
+                raise UserError(f"{path}: column {name!r} is missing; it has {listed(header)}")
             if header.count(name) > 1:
                 raise UserError(f"{path}: duplicate column {name!r} in the header; remove one")
         places, width = [header.index(name) for name in columns], len(header)
@@ -168,13 +180,19 @@ def number(path: Path, line: int, name: str, text: str) -> float:
     """
     if not text:
         return math.nan
-    try:
-        value = float(text) if text.isascii() and "_" not in text else math.nan  # Python's notation, but not a CSV's
-    except ValueError:
-        value = math.nan
-    if math.isfinite(value):
+    value = finite_number(text)
+    if not math.isnan(value):
         return value
     raise UserError(f"{path}: line {line} has {name} {text!r}, which is not a number; correct it")
+
+
+def finite_number(text: str) -> float:
+    """Return the number that a text is in a CSV's notation, without Python's own `1_000`; NaN where it is none."""
+    try:
+        value = float(text) if text.isascii() and "_" not in text else math.nan
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
 
 
 # dtype of `read_table` -> what makes an empty column, and the conversion of a cell.
@@ -187,8 +205,9 @@ _COLUMN = {
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a CSV file without an index, under a temporary name first."""
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+    # Given the path, pandas would read more into it than a path, such as a compression.
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table.to_csv(file, index=False, lineterminator="\n")
 
 
 def write_rows(path: Path, columns: Iterable[str], rows: Iterable[Iterable]) -> None:

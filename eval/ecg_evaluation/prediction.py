@@ -19,9 +19,9 @@ from ecg_finetune.progress_bar import progress_bar
 from ecg_finetune.segments import (
     SegmentDataset,
     expand_lead,
+    read_label_rows,
     read_manifest,
     read_record,
-    read_segment_studies,
     signal_checksum,
 )
 from ecg_finetune.waveform import CHANNELS, RECORD_SAMPLES, SEGMENT_SAMPLES
@@ -84,7 +84,7 @@ def valid_segments(manifests: Path, max_samples: int | None) -> SegmentDataset:
     bases = [file.name.rpartition("_")[0] for file in manifest.files]
     kept = set(list(dict.fromkeys(bases))[:max_samples])
     files = [file for file, base in zip(manifest.files, bases) if base in kept]
-    studies = read_segment_studies(manifests)
+    _, studies = read_label_rows(manifests)  # damaged labels are told now, not after the inference
     return SegmentDataset(dataclasses.replace(manifest, files=files), studies[:, None], studies)
 
 

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import dataclasses
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -33,6 +32,7 @@ from ecg_evaluation.leaks import (
     records_of_split,
     training_records_file,
 )
+from ecg_evaluation.misses import read_scale
 from ecg_evaluation.provenance import finetuning_of, read_origin, write_origin
 from ecg_evaluation.report import Report, write_report
 from ecg_evaluation.results import MIN_PATIENTS, compare, compared, decide, evaluate, grouped_notes, text_table
@@ -45,7 +45,8 @@ from ecg_finetune.cli import (
     non_negative_int,
     positive_int,
 )
-from ecg_finetune.files import UserError, remove_leftovers, sha256
+from ecg_finetune.files import UserError, refuse_outputs, remove_leftovers, sha256
+from ecg_finetune.foreign_split import read_foreign_split
 from ecg_finetune.lineage import Inputs, lineage, read_lineage, software
 from ecg_finetune.operating_system import usable_cores
 from ecg_finetune.paths import inside
@@ -234,6 +235,9 @@ class EvaluationSettings:
 
 def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
     """Predict, compute every metric from the predictions file, write the tables and the report."""
+    if settings.manifests.exists() and not settings.manifests.is_dir():
+        raise UserError(f"{settings.manifests}: not a folder; give the folder that holds valid.tsv and y.npy")
+    refuse_outputs(folders=[settings.out])
     note_inputs(settings, inputs)
     records = read_evaluated(settings)
     # What the user may have got wrong is read before the model runs, which can take hours.
@@ -241,18 +245,28 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
     patients, findings = patients_of(settings, records, patient_of)
     evaluated = Evaluated(records.study_id, patients)
     other = None if settings.compare is None else read_other(settings.compare, records)
+    if settings.set == "test":
+        read_valid(settings, settings.valid_predictions, records, None)
+    read_scale(settings.signal_report)
+    for split in (settings.trained_on, settings.pretraining_split):
+        if split is not None:
+            read_foreign_split(split)
+    if settings.predictions:
+        read_predictions(settings.predictions, records.study_id)
+        known = records_of_predictions(read_origin(settings.predictions))
+    elif settings.model_path is None:
+        raise UserError("--model-path is missing: give a classifier checkpoint, or --predictions to do without a model")
+    else:
+        model, made_by = model_of(settings)
+        known = records_of_checkpoint(settings.model_path, model.training_records)
+    trained = trained_on(settings, known)
+    leaks = leaks_of(settings, evaluated, trained, patient_of)
     with claimed_stamp(settings.out, records.name) as stamp:
         if settings.predictions:
             test_file, valid_file = given_predictions(settings, records)
-            origin = read_origin(test_file)
-            trained = trained_on(settings, records_of_predictions(origin))
-            leaks = leaks_of(settings, evaluated, trained, patient_of)
         else:
-            model, made_by = model_of(settings)
-            trained = trained_on(settings, records_of_checkpoint(settings.model_path, model.training_records))
-            leaks = leaks_of(settings, evaluated, trained, patient_of)
             test_file, valid_file = run_model(settings, records, model, made_by, stamp, inputs)
-            origin = read_origin(test_file)
+        origin = read_origin(test_file)
         probabilities = read_predictions(test_file, records.study_id)[1]
         if settings.set == "valid":
             valid, valid_probabilities = records, probabilities
@@ -400,12 +414,7 @@ def given_predictions(settings: EvaluationSettings, test: Labelled) -> tuple[Pat
 
 
 def model_of(settings: EvaluationSettings) -> tuple["EcgClassifier", str]:
-    """Load the model, when the folder to write to is known to be writable; return it and what it is in words."""
-    if settings.model_path is None:
-        raise UserError("--model-path is missing: give a classifier checkpoint, or --predictions to do without a model")
-    # Hours of inference should not end at a folder that cannot be written to.
-    remove_leftovers(settings.out)  # they would stay: each evaluation writes under names of its own
-    tempfile.TemporaryFile(dir=settings.out).close()
+    """Load the model; return it and what it is in words."""
     # Here and not above: PyTorch takes seconds to import and is not needed with --predictions.
     from ecg_evaluation.prediction import load_model
 
@@ -420,6 +429,7 @@ def run_model(
     settings: EvaluationSettings, records: Labelled, model: "EcgClassifier", made_by: str, stamp: str, inputs: Inputs
 ) -> tuple[Path, Path | None]:
     """Predict the evaluated records and, for a test set, the valid split where there is one; return both files."""
+    remove_leftovers(settings.out)  # they would stay: each evaluation writes under names of its own
     from ecg_evaluation.prediction import RecordDataset, predict, valid_segments
 
     origin = {

@@ -45,7 +45,7 @@ def seen_records(train: Manifest, valid: Manifest, record_list: Path, workers: i
     if duplicate is not None:
         raise UserError(f"{train.path}: study {duplicate} is in {valid.path.name} too; run the build stage again")
     subject_id = np.full(len(study_id), UNKNOWN, dtype=np.int64)
-    if record_list.is_file():
+    if record_list.exists():
         listed = read_studies(record_list, need_patients=False, otherwise="")
         if "subject_id" in listed:
             patients = pd.Series(listed["subject_id"].to_numpy(), index=listed["study_id"])

@@ -209,7 +209,7 @@ def positive_number(text: str) -> float:
     """Parse a finite number above 0 for argparse."""
     value = real_number(text)
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+        raise argparse.ArgumentTypeError(f"{text[:40]} is not a number above 0")
     return value
 
 

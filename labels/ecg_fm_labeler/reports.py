@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.files import UserError
-from ecg_finetune.tables import integer, iterate_rows, read_header
+from ecg_finetune.tables import integer, iterate_rows, listed, read_header
 
 _REPORT_COLUMN = re.compile(r"report_(\d+)")
 
@@ -51,7 +51,7 @@ def report_columns(path: Path) -> list[str]:
     header = read_header(path)
     numbered = sorted((int(match[1]), name) for name in header if (match := _REPORT_COLUMN.fullmatch(name)))
     if not numbered:
-        raise UserError(f"{path}: column 'report_0' is missing; it has {', '.join(header)}")
+        raise UserError(f"{path}: column 'report_0' is missing; it has {listed(header)}")
     return [name for _, name in numbered]
 
 
