@@ -72,6 +72,8 @@ def refuse_outputs(*, files: Iterable[Path] = (), folders: Iterable[Path] = ()) 
         if not above.is_dir():
             raise UserError(f"{above}: not a folder, so {path} cannot be written; choose another path")
         if not os.access(above, os.W_OK | os.X_OK):
+            if hasattr(os, "statvfs") and os.statvfs(above).f_flag & os.ST_RDONLY:
+                raise UserError(f"{above}: the file system is read-only; choose another --base-dir or path for {path}")
             raise UserError(f"{above}: no permission to write into this folder; choose another path for {path}")
 
 

@@ -312,9 +312,9 @@ def edit(name: str, old: str, new: str):
         (
             lambda base: write_mat(
                 locate(base, "lead") / save_file_name(40_000_001),
-                {"feats": np.full((12, 5000), np.nan), "idx": 40_000_001},
+                {"feats": np.full((12, 5000), np.nan), "curr_sample_rate": 500, "idx": 40_000_001},
             ),
-            ["40000001", "no number"],
+            ["40000001", "NaN"],
         ),
         (
             lambda base: shutil.copy(
