@@ -18,10 +18,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from ecg_finetune.cli import usable_cores
 from ecg_finetune.ecg_fm import Architecture, EcgClassifier
 from ecg_finetune.label_set import LABELS
 from ecg_finetune.matfile import write_mat
+from ecg_finetune.operating_system import usable_cores
 from ecg_finetune.segments import SegmentDataset, expand_lead, read_manifest
 
 BATCH, SAMPLES, ROUNDS = 8, 2500, 3

@@ -3,6 +3,10 @@
 The genuine record list is taken from $ECG_FINETUNE_TEST_DATA where that is set, else one of the same size is made up.
 The labels are made up: as frequent as ECG-FM's, and recurring in a patient's records. The baseline reads the same
 files, splits with GroupShuffleSplit, or StratifiedGroupKFold on one label (it takes no more), and writes the same file.
+
+Printed of each split: how far valid and test are from a tenth of the records, and from the prevalence of the labels
+(relative, mean of the 17); the least and the most that test has of the records of any tenth of the subject_ids; and of
+ours the share of the test patients that another seed puts into test, too.
 """
 
 import argparse
@@ -36,14 +40,19 @@ def make_record_list(path: Path) -> None:
     pd.DataFrame({"subject_id": subject, "study_id": study}).to_csv(path, index=False)
 
 
+def simulated_labels(subject_id: pd.Series) -> np.ndarray:
+    """Return labels as frequent as ECG-FM's, bool (records, 17): each patient has a disposition of his own to each."""
+    rng = np.random.default_rng(0)
+    patient = np.unique(subject_id, return_inverse=True)[1]
+    share = np.array(PUBLISHED) / 800_035
+    disposition = rng.beta(2 * share, 2 * (1 - share), (patient.max() + 1, len(LABELS)))
+    return rng.random((len(patient), len(LABELS)), dtype=np.float32) < disposition[patient]
+
+
 def make_labels(record_list: Path, folder: Path) -> None:
     """Write labels.csv and study_id_mapping.csv for a record list."""
     records = pd.read_csv(record_list, usecols=["subject_id", "study_id"])
-    rng = np.random.default_rng(0)
-    patient = np.unique(records["subject_id"], return_inverse=True)[1]
-    share = np.array(PUBLISHED) / 800_035
-    disposition = rng.beta(0.5 * share + 0.001, 0.5 * (1 - share), (patient.max() + 1, len(LABELS)))
-    labels = (rng.random((len(records), len(LABELS)), dtype=np.float32) < disposition[patient]).astype(np.int8)
+    labels = simulated_labels(records["subject_id"]).astype(np.int8)
     folder.mkdir()
     index = np.arange(len(records))
     pd.DataFrame(labels, columns=LABELS).assign(idx=index)[["idx", *LABELS]].to_csv(folder / "labels.csv", index=False)
@@ -58,9 +67,8 @@ def usual_way(record_list: Path, labels: Path | None, out: Path) -> None:
     records = pd.read_csv(record_list)
     split = np.full(len(records), "train", dtype=object)
     if labels is None:
-        rest, test = next(
-            GroupShuffleSplit(1, test_size=0.1, random_state=42).split(records, groups=records.subject_id)
-        )
+        outer = GroupShuffleSplit(1, test_size=0.1, random_state=42)
+        rest, test = next(outer.split(records, groups=records.subject_id))
         inner = GroupShuffleSplit(1, test_size=1 / 9, random_state=42)
         valid = rest[next(inner.split(rest, groups=records.subject_id.iloc[rest]))[1]]
     else:
@@ -72,38 +80,56 @@ def usual_way(record_list: Path, labels: Path | None, out: Path) -> None:
     pd.DataFrame({"save_file": save_file, "split": split}).to_csv(out, index=False)
 
 
-def quality(out: Path, labels: Path) -> str:
-    """Return how far valid and test are from a tenth of the records, and from the labels' prevalence."""
+def quality(out: Path, subject_id: pd.Series, labels: np.ndarray) -> str:
+    """Return how far valid and test are from what they should be."""
     split = pd.read_csv(out)["split"]
-    table = pd.read_csv(labels / "labels.csv")[list(LABELS)].to_numpy()
     share = max(abs((split == name).mean() / 0.1 - 1) for name in SPLITS[1:])
-    prevalence = np.mean([abs(table[split == name].mean(axis=0) / table.mean(axis=0) - 1) for name in SPLITS[1:]])
-    return f"{share:>8.3%} {prevalence:>11.2%}"
+    prevalence = np.mean([abs(labels[split == name].mean(axis=0) / labels.mean(axis=0) - 1) for name in SPLITS[1:]])
+    of_tenth = (split == "test").groupby(pd.qcut(subject_id, 10, labels=False)).mean()
+    return f"{share:>12.3%} {prevalence:>11.2%} {of_tenth.min():>10.2%} to {of_tenth.max():.2%}"
+
+
+def common_test_patients(outs: list[Path], subject_id: pd.Series) -> float:
+    """Return the share of the first split's test patients that are in the second's test split, too."""
+    one, other = (subject_id[pd.read_csv(out)["split"] == "test"].unique() for out in outs)
+    return np.isin(one, other).mean()
 
 
 def main(argv: list[str] | None = None) -> None:
     """Print the table; with --usual-way do the baseline's work."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--usual-way", nargs=3, metavar=("LIST", "LABELS", "OUT"), help=argparse.SUPPRESS)
-    parser.add_argument("--skip-slow", action="store_true", help="leave out StratifiedGroupKFold (two minutes)")
+    parser.add_argument("--skip-slow", action="store_true", help="omit StratifiedGroupKFold (several minutes)")
     args = parser.parse_args(argv)
     if args.usual_way:
         record_list, labels, out = args.usual_way
         usual_way(Path(record_list), Path(labels) if labels != "none" else None, Path(out))
         return
     with working_folder() as folder:
-        record_list, labels, out = folder / "record_list.csv", folder / "labels", folder / "meta_split.csv"
+        record_list, labels_folder = folder / "record_list.csv", folder / "labels"
         make_record_list(record_list)
-        make_labels(record_list, labels)
-        print("800,035 records                         seconds    ratio   records off  labels off (mean)")
-        for name, chosen, stratify in (("by patient", "none", ()), ("17 labels", labels, ("--stratify", labels))):
-            ours = min(timed(SCRIPT, "--record-list", record_list, "--out", out, *stratify)[0] for _ in range(3))
-            print(f"{'create_split.py, ' + name:<36} {ours:>9.1f} s {'':>9}{quality(out, labels)}", flush=True)
-            if chosen != "none" and args.skip_slow:
+        make_labels(record_list, labels_folder)
+        subject_id = pd.read_csv(record_list, usecols=["subject_id"])["subject_id"]
+        labels = simulated_labels(subject_id)
+        outs = [folder / "seed42.csv", folder / "seed43.csv"]
+        print(
+            "800,035 records                         seconds    ratio  records off  labels off  test, of each tenth  "
+            "two seeds share"
+        )
+        for name, chosen, stratify in (
+            ("by patient", "none", ()),
+            ("17 labels", labels_folder, ("--stratify", labels_folder)),
+        ):
+            options = ("--overwrite", "--record-list", record_list, *stratify)
+            ours = min(timed(SCRIPT, *options, "--seed", seed, "--out", out)[0] for seed, out in zip((42, 43), outs))
+            figures = f"{quality(outs[0], subject_id, labels)} {common_test_patients(outs, subject_id):>16.1%}"
+            print(f"{'create_split.py, ' + name:<36} {ours:>9.1f} s {'':>8}{figures}", flush=True)
+            if stratify and args.skip_slow:
                 continue
-            plain = timed("-m", "bench.bench_split", "--usual-way", record_list, chosen, out)[0]
-            what = "GroupShuffleSplit" if chosen == "none" else "StratifiedGroupKFold, 1 label"
-            print(f"{what:<36} {plain:>9.1f} s {plain / ours:>7.1f}x {quality(out, labels)}", flush=True)
+            plain = timed("-m", "bench.bench_split", "--usual-way", record_list, chosen, outs[0])[0]
+            what = "StratifiedGroupKFold, 1 label" if stratify else "GroupShuffleSplit"
+            figures = quality(outs[0], subject_id, labels)
+            print(f"{what:<36} {plain:>9.1f} s {plain / ours:>6.1f}x {figures}", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from ecg_simulation.records import BROKEN, Record, draw_records, write_records
+from ecg_simulation.demo_records import BROKEN, Record, draw_records, write_records
 
 from ecg_finetune.batch import chunked, run_batch
-from ecg_finetune.cli import add_workers, execute, non_negative_int, stage_parser, whole_number
+from ecg_finetune.cli import add_workers, execute, integer_from, non_negative_int, stage_parser
 from ecg_finetune.files import UserError
 from ecg_finetune.lineage import Inputs
 from ecg_finetune.tables import write_table
@@ -35,7 +35,7 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the parser of this script."""
     parser = stage_parser(__doc__)
     parser.add_argument(
-        "--records", type=whole_number(1, 1_000_000), default=1400, metavar="N", help="records (default: 1400)"
+        "--records", type=integer_from(1, 1_000_000), default=1400, metavar="N", help="records (default: 1400)"
     )
     parser.add_argument(
         "--seed", type=non_negative_int, default=0, help="same seed, same files, whatever --workers (default: 0)"

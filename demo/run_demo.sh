@@ -18,20 +18,21 @@ rm -rf demo/data
 step python demo/make_demo_data.py --records 1400
 
 # Reports -> the 17 labels of ECG-FM (1 s; on MIMIC-IV-ECG half a minute).
-step python labels/scripts/create_labels_ecgfm.py --machine-measurements $MIMIC/machine_measurements.csv
+step python labels/scripts/create_labels_ecgfm.py --machine-measurements "$MIMIC/machine_measurements.csv"
 
 # Patients -> train, valid, test (1 s; on MIMIC-IV-ECG 10 s), the 17 labels balanced over the patients of each.
-step python split/scripts/create_split.py --record-list $MIMIC/record_list.csv --valid-frac 0.15 --test-frac 0.25 \
+step python split/scripts/create_split.py --record-list "$MIMIC/record_list.csv" --valid-frac 0.15 --test-frac 0.25 \
     --stratify demo/data/labels/computed_labels
 
 # WFDB -> 10 s of Lead I at 500 Hz, duplicated to 12 channels; what cannot be used is listed in the report CSV.
-step python preprocess/scripts/preprocess_ecgfm.py --record-list $MIMIC/record_list.csv --raw-root $MIMIC
+step python preprocess/scripts/preprocess_ecgfm.py --record-list "$MIMIC/record_list.csv" --raw-root "$MIMIC"
 
 # The test set, and 5 s segments with fairseq manifests.
 step python build/scripts/build_test_and_finetune_data.py
 
 # A small network from a random start. With ECG-FM's checkpoint: --pretrained CHECKPOINT, without --tiny.
-step python finetune/scripts/finetune_ecgfm.py --engine torch --pretrained none --tiny
+step python finetune/scripts/finetune_ecgfm.py --engine torch --pretrained none --tiny \
+    --record-list "$MIMIC/record_list.csv"
 
 # Predictions, metrics with intervals, report.
-step python eval/scripts/eval_finetuned.py --record-list $MIMIC/record_list.csv
+step python eval/scripts/eval_finetuned.py --record-list "$MIMIC/record_list.csv"

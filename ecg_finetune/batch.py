@@ -2,13 +2,10 @@
 
 import collections
 import contextlib
-import ctypes
 import gc
-import multiprocessing
 import multiprocessing.connection
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,8 +16,8 @@ from typing import TypeVar
 import numpy as np
 
 from ecg_finetune.files import UserError
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+from ecg_finetune.operating_system import ctrl_c_waits, keep_freed_memory, process_context
+from ecg_finetune.progress_bar import progress_bar
 
 KILLED_WORKER = (
     "a worker process was killed, most often because memory ran out; what was finished is kept: "
@@ -50,7 +47,7 @@ def run_batch(
     unit: str = "records",
     dask: str | None = None,
 ) -> Iterator[Result]:
-    """Yield `function(chunk)` for every chunk, in the order of the chunks, with a progress bar over items.
+    """Yield `function(chunk)` for every chunk, in the order of the chunks; show the progress over items.
 
     Parameters
     ----------
@@ -59,7 +56,7 @@ def run_batch(
     chunks : iterable of sequences
         Taken one by one as workers become free, so a generator keeps memory flat.
     workers : int
-        Local processes; 1 runs in this process.
+        Local processes, at most one per item; 1 runs in this process.
     total : int
         Items in all chunks.
     dask : str, optional
@@ -77,29 +74,18 @@ def run_batch(
             sizes.append(len(chunk))
             yield chunk
 
+    workers = min(workers, total)
     if dask is not None:
         results = _on_dask(function, measured(), dask)
-    elif workers == 1:
-        _keep_freed_memory()
+    elif workers <= 1:
+        keep_freed_memory()
         results = (function(chunk) for chunk in measured())
     else:
         results = _on_processes(function, measured(), workers)
-    with contextlib.closing(results), _progress_bar(total, unit) as advance:
+    with contextlib.closing(results), progress_bar(total, unit) as advance:
         for result in results:
             advance(sizes.popleft())
             yield result
-
-
-@contextlib.contextmanager
-def _progress_bar(total, unit):
-    """Yield what to call with the number of items done; shows nothing where nobody looks."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit=f" {unit}") as progress:
-        yield progress.update
 
 
 def _on_processes(function, chunks, workers):
@@ -148,10 +134,10 @@ def _told_if_dead():
 @contextlib.contextmanager
 def _started(function, workers):
     """Yield one connection to each of as many new worker processes, which end with the block."""
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    context = process_context()
     connections, processes = [], []
     try:
-        with _ctrl_c_waits():  # for ever in the workers, which inherit this: the parent ends them
+        with ctrl_c_waits():  # for ever in the workers, which inherit this: the parent ends them
             for _ in range(workers):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_work, args=(function, theirs, os.getpid()), daemon=True)
@@ -161,7 +147,7 @@ def _started(function, workers):
                 processes.append(process)
         yield list(connections)
     finally:  # on any error and on Ctrl-C nobody waits for the chunks that are under way
-        with _ctrl_c_waits():
+        with ctrl_c_waits():
             for process in processes:
                 process.kill()
             for process, connection in zip(processes, connections, strict=True):
@@ -169,19 +155,10 @@ def _started(function, workers):
                 connection.close()
 
 
-@contextlib.contextmanager
-def _ctrl_c_waits():
-    """Let a Ctrl-C come only after the block, which it would leave half done."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _work(function, connection, parent):
     """Answer every chunk with (True, result) or (False, error), until the parent ends this process."""
-    _keep_freed_memory()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    keep_freed_memory()
     gc.freeze()  # what the parent has loaded is not looked through, nor its memory copied, at every collection
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     while True:
@@ -209,42 +186,71 @@ def loader_workers() -> Iterator[None]:
         raise UserError(KILLED_WORKER) from None
 
 
-def stack_arrays(items: Sequence[tuple]) -> tuple[np.ndarray, ...]:
-    """Return each field of the items as one array; the `collate_fn` of every `DataLoader` with workers.
-
-    Arrays come out of a worker through a pipe. PyTorch's tensors would take /dev/shm, of which a container often has
-    64 MB: when it is full, the loader waits for ever.
-    """
-    return tuple(np.stack(field) for field in zip(*items))
+def loaded_batches(data, *, pin_memory: bool = False, **options) -> Iterator[tuple]:
+    """Yield the batches of a PyTorch `DataLoader` over a data set; put the loop over them into `loader_workers`.
 
 
-def start_loader(loader) -> Iterator:
-    """Return the iterator over a PyTorch `DataLoader`.
+    A `UserError` comes out of a worker process as it was raised; PyTorch would put a traceback before its message.
+    And arrays come through a pipe: PyTorch's tensors would take /dev/shm, of which a container often has 64 MB, and
+    when it is full, the loader waits for ever.
+
+    Parameters
+    ----------
+    data : object with `__len__` and `__getitem__`
+        The data set; its items are tuples of arrays and numbers.
+    pin_memory : bool
+        Put the batches where a CUDA GPU can fetch them on its own.
+    options
+        As `DataLoader` takes them.
+
+    Yields
+    ------
+    tuple of Tensor
+        Each field of the items, stacked.
 
     Raises
     ------
     UserError
-        The system does not give it its processes and semaphores.
+        Of an item; or the system does not give the workers their processes and semaphores.
     """
+    import torch
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader(_ErrorsAsItems(data), collate_fn=_collate, **options)
     try:
-        return iter(loader)
+        batches = iter(loader)
     except OSError as error:
         raise UserError(
             f"no worker processes could be started ({error.strerror}): they need memory, and /dev/shm must exist and "
             "have a few free kB; free some, or start fewer workers"
         ) from None
+    for batch in batches:
+        if isinstance(batch, UserError):
+            raise batch
+        tensors = tuple(torch.from_numpy(array) for array in batch)
+        yield tuple(tensor.pin_memory() for tensor in tensors) if pin_memory else tensors
 
 
-def _keep_freed_memory() -> None:
-    """Ask glibc not to hand freed memory back to the system at once.
+class _ErrorsAsItems:
+    """A data set that returns the `UserError` of an item instead of raising it."""
 
-    Every record needs the same quarter of a megabyte again; fetching it page by page takes half of the build stage's
-    time. At most 16 MB are kept.
-    """
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 16 << 20)
-        mallopt(M_TRIM_THRESHOLD, 16 << 20)
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index):
+        try:
+            return self.data[index]
+        except UserError as error:
+            return error
+
+
+def _collate(items: list) -> tuple[np.ndarray, ...] | UserError:
+    """Return each field of the items as one array, or the first error among the items."""
+    error = next((item for item in items if isinstance(item, UserError)), None)
+    return tuple(np.stack(field) for field in zip(*items)) if error is None else error
 
 
 def _end_with(parent: int) -> None:
@@ -260,7 +266,7 @@ def _on_dask(function, chunks, address):
         from distributed import Client
         from distributed.scheduler import KilledWorker
     except ImportError:
-        raise UserError("--dask needs more packages: pip install -r requirements-cluster.txt") from None
+        raise UserError('--dask needs the extra "cluster": pip install -e ".[cluster]" in the clone') from None
     try:
         client = Client(address)
     except (OSError, ValueError) as error:

@@ -185,7 +185,7 @@ def run(args: argparse.Namespace, _inputs: Inputs) -> str:
         raise UserError(f"{args.output}: exists already; give another name for the stripped copy")
     stripped, removed = strip_validation(checkpoint)
     save_checkpoint(args.output, stripped)
-    return f"{len(removed)} arrays of validation labels and scores left out, {args.output} written"
+    return f"{len(removed)} arrays of validation labels and scores excluded, {args.output} written"
 
 
 def main() -> int:

@@ -7,10 +7,10 @@ the settings first, the summary that `run` returns last, and turns every user-le
 
 import argparse
 import errno
-import io
-import math
+import functools
 import os
 import re
+import select
 import sys
 import time
 from collections.abc import Callable
@@ -18,16 +18,16 @@ from pathlib import Path
 
 from ecg_finetune.files import UserError, short_repr
 from ecg_finetune.lineage import Inputs
+from ecg_finetune.operating_system import usable_cores
 from ecg_finetune.paths import ARTEFACTS, locate
-from ecg_finetune.tables import finite_number
 from ecg_finetune.waveform import LEADS
 
-# Far beyond what any run needs, and what every number fits that they become: 32 bits, NumPy's seeds, a list's length.
-MOST_NUMBER = 2**32 - 1
-MOST_WORKERS = 1000
+LARGEST_INT = 2**32 - 1  # of an option: the largest seed that numpy, scikit-learn and PyTorch all take
+MOST_PROCESSES = 1024
 # What Linux takes, and far deeper than folders are.
 MOST_PATH_BYTES, MOST_PATH_PARTS = 4095, 200
 MOST_MESSAGE = 3000  # characters of an error
+READER_GONE = 141  # what a shell gives for a program that a closed pipe has ended
 
 
 def stage_parser(docstring: str) -> argparse.ArgumentParser:
@@ -66,7 +66,7 @@ def add_workers(parser: argparse.ArgumentParser, waiting: int = 0) -> None:
     more = f" and {waiting} more, as they wait for the disk at times" if waiting else ""
     parser.add_argument(
         "--workers",
-        type=whole_number(1, MOST_WORKERS),
+        type=integer_from(1, MOST_PROCESSES),
         default=usable_cores() + waiting,
         metavar="N",
         help=f"local worker processes (default: the cores this process may use{more})",
@@ -85,9 +85,27 @@ def add_batch(parser: argparse.ArgumentParser, waiting: int = 0) -> None:
     )
 
 
-def usable_cores() -> int:
-    """Return how many cores this process may run on (cgroup-unaware, affinity-aware)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def integer_from(least: int, most: int = LARGEST_INT) -> Callable[[str], int]:
+    """Return the function by which argparse parses an integer of `least` to `most`: digits, and nothing else."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,10}", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not an integer from {least} to {most:,}")
+        return int(text)
+
+    return parse
+
+
+positive_int = integer_from(1)
+non_negative_int = integer_from(0)
+
+
+def real_number(text: str) -> float:
+    """Parse a number for argparse: digits, point and exponent; not all that Python reads, such as 1_000 or nan."""
+    try:
+        return float(re.fullmatch(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?", text)[0])
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number") from None
 
 
 def usable_path(text: str) -> Path:
@@ -99,39 +117,12 @@ def usable_path(text: str) -> Path:
     found = Path(os.path.expanduser(text))  # noqa: PTH111  Path would take ./~ for the home folder, too
     if len(os.fsencode(text)) > MOST_PATH_BYTES or len(found.parts) > MOST_PATH_PARTS:
         raise argparse.ArgumentTypeError(f"{short_repr(text)} is longer than any path")
-    try:
-        os.fsencode(text).decode()
-    except UnicodeDecodeError:
-        raise argparse.ArgumentTypeError(f"{short_repr(text)} is no UTF-8 text; rename the folder or file") from None
     return found
-
-
-def whole_number(least: int, most: int = MOST_NUMBER) -> Callable[[str], int]:
-    """Return a parser for argparse: plain digits, from `least` to `most`."""
-
-    def parse(text: str) -> int:
-        if re.fullmatch("[+-]?[0-9]{1,20}", text) and least <= int(text) <= most:
-            return int(text)
-        raise argparse.ArgumentTypeError(f"{short_repr(text)} is not a whole number from {least} to {most:,}")
-
-    return parse
-
-
-positive_int = whole_number(1)
-non_negative_int = whole_number(0)
-
-
-def number(text: str) -> float:
-    """Parse a finite number for argparse."""
-    value = finite_number(text)
-    if math.isnan(value):
-        raise argparse.ArgumentTypeError(f"{short_repr(text)} is not a number")
-    return value
 
 
 def fraction(text: str) -> float:
     """Parse a number from 0 to 1 for argparse."""
-    value = number(text)
+    value = real_number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{short_repr(text)} is not between 0 and 1")
     return value
@@ -144,12 +135,41 @@ def scheduler_address(text: str) -> str:
     return text
 
 
+def orderly_output(main: Callable[..., int]) -> Callable[..., int]:
+    """Decorate a function that prints and returns an exit code, so that it may be used in any shell.
+
+    Where nobody reads the output any more, as with `| head`, it ends without a word, with exit code 141; streams that
+    the caller has closed, and characters that the locale does not have, do no harm.
+    """
+
+    @functools.wraps(main)
+    def decorated(*args, **kwargs) -> int:
+        _prepare_output()
+        try:
+            return main(*args, **kwargs)
+        except BrokenPipeError:
+            if not _nobody_reads():
+                raise
+            return READER_GONE
+        finally:
+            _finish_output()
+
+    return decorated
+
+
+@orderly_output
 def execute(
-    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace, Inputs], str], argv: list[str] | None = None
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace, Inputs], str],
+    argv: list[str] | None = None,
+    resolve: Callable[[argparse.Namespace], None] | None = None,
 ) -> int:
     """Parse, print the settings, run, print what was done; return the exit code.
 
-    Exit codes: 0 done, 1 a user-level error told in one line on stderr, 2 wrong usage (argparse), 130 Ctrl-C.
+    `resolve` fills in the defaults that depend on other options, before the settings are printed.
+
+    Exit codes: 0 done, 1 a user-level error told in one line on stderr, 2 wrong usage (argparse), 130 Ctrl-C, 141
+    nobody reads the output any more.
     """
     args = parser.parse_args(argv)
     try:
@@ -160,30 +180,77 @@ def execute(
         if getattr(args, dest) is None:
             setattr(args, dest, locate(args.base_dir, artefact, getattr(args, "lead", "I")))
     del args.artefact_of
-    inputs = Inputs()
+    inputs = Inputs(args.base_dir)
     started = time.monotonic()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal may know fewer characters than a path or a label has
-            stream.reconfigure(errors="backslashreplace")
     try:
-        print(f"{parser.prog}: {parser.description.strip().splitlines()[0]}")
+        if resolve is not None:
+            resolve(args)
+        purpose = (parser.description or "").strip().partition("\n")[0]  # without one under python -OO
+        print(f"{parser.prog}: {purpose}" if purpose else parser.prog)
         for name, value in sorted(vars(args).items()):
             print(f"  --{name.replace('_', '-')} {value}")
         sys.stdout.flush()
+        _refuse_undecoded_paths(args)
         summary = run(args, inputs)
         inputs.refuse_changed()
         print(f"done in {time.monotonic() - started:.1f} s: {summary}", flush=True)
     except UserError as error:
         return _fail(str(error))
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            raise
         return _fail(describe_os_error(error))
     except UnicodeEncodeError as error:
-        return _fail(
-            f"{short_repr(error.object)} cannot be written as {error.encoding} text; rename that file or folder"
-        )
-    except KeyboardInterrupt:
-        return _fail("stopped by Ctrl-C; what was finished is kept, run the same command to go on", code=130)
+        return _fail(f"{error.object[:200]!a}: not to be written in this locale's encoding ({error.encoding}); {UTF8}")
+    except KeyboardInterrupt as stop:
+        again = "the same command without --overwrite" if getattr(args, "overwrite", False) else "the same command"
+        return _fail(str(stop) or f"stopped by Ctrl-C; what was finished is kept, run {again} to go on", code=130)
     return 0
+
+
+UTF8 = "set PYTHONUTF8=1 and run the same command again"
+
+
+def _prepare_output() -> None:
+    """Have streams that take any text, even where the caller has closed them, as `>&-` does, or the locale is ASCII."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # It gets the lowest free number, its own: else an output file would, and whatever a library prints with it.
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _nobody_reads() -> bool:
+    """Tell whether stdout or stderr is a pipe whose other end has been closed."""
+    poll = select.poll()
+    for descriptor in (1, 2):
+        poll.register(descriptor, 0)  # asks for errors alone
+    return bool(poll.poll(0))
+
+
+def _finish_output() -> None:
+    """Write out what was printed; what cannot be is dropped, so that Python does not complain of it at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, stream.fileno())
+            os.close(nothing)
+
+
+def _refuse_undecoded_paths(args: argparse.Namespace) -> None:
+    """Refuse a path whose bytes are no text in this locale: it could not be written into a manifest or a report."""
+    for name, value in sorted(vars(args).items()):
+        if isinstance(value, Path):
+            path = str(value.absolute())
+            try:
+                path.encode()
+            except UnicodeEncodeError:
+                option, encoding = name.replace("_", "-"), sys.getfilesystemencoding()
+                raise UserError(f"--{option} {path!a}: no {encoding} text; {UTF8}, or rename it") from None
 
 
 def describe_os_error(error: OSError) -> str:
@@ -199,7 +266,7 @@ def describe_os_error(error: OSError) -> str:
 
 
 def _fail(message: str, code: int = 1) -> int:
-    sys.stdout.flush()
+    _finish_output()
     # A message can hold names out of a file, and these anything, escape sequences of a terminal too.
     line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(message.split()))
     if len(line) > MOST_MESSAGE:

@@ -12,19 +12,11 @@ from pathlib import Path
 
 from ecg_finetune.files import replacing
 from ecg_finetune.paths import ARTEFACTS
+from ecg_finetune.stages import STAGES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-SCRIPTS = (
-    "demo/make_demo_data.py",
-    "labels/scripts/create_labels_ecgfm.py",
-    "split/scripts/create_split.py",
-    "preprocess/scripts/preprocess_ecgfm.py",
-    "build/scripts/build_test_and_finetune_data.py",
-    "finetune/scripts/finetune_ecgfm.py",
-    "eval/scripts/eval_ecgfm.py",
-    "eval/scripts/eval_finetuned.py",
-)
+SCRIPTS = tuple(STAGES.values())
 
 
 def load_parser(script: str) -> argparse.ArgumentParser:
@@ -62,11 +54,13 @@ def scripts_document() -> str:
         "# Scripts\n",
         "Every script prints its settings first and what it did last. Exit code 0: done; 1: one line on stderr says "
         "what is wrong and what to do; 2: wrong usage; 130: stopped by Ctrl-C. "
+        "Where the project is installed, `ecg-finetune STAGE` runs the same scripts from any folder. "
         "Written by `make docs` from the scripts themselves.\n",
     ]
-    for script in SCRIPTS:
+    for stage, script in STAGES.items():
         parser = load_parser(script)
-        parts += [f"## {script}\n", "```text", parser.description.strip(), "```\n", "| option | meaning |", "|---|---|"]
+        parts += [f"## {script}\n", f"As a command: `ecg-finetune {stage}`\n"]
+        parts += ["```text", parser.description.strip(), "```\n", "| option | meaning |", "|---|---|"]
         parts += [f"| `{name}` | {meaning} |".replace("\n", " ") for name, meaning in options(parser)]
         parts.append("")
     return "\n".join(parts)

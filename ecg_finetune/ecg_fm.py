@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ecg_finetune.checkpoint import load_checkpoint
 from ecg_finetune.files import UserError, short_repr, shown
+from ecg_finetune.training_records import STATED
 
 CLASSIFIER_NAME = "ecg_transformer_classifier"
 # What pretraining needs besides the encoder; fine-tuning starts without it.
@@ -64,7 +65,7 @@ class Architecture:
             value = getattr(self, field.name)
             # Wide bounds: they only keep a damaged or hostile file from asking for the whole memory.
             if field.type is int and not (type(value) is int and 1 <= value <= 65536):
-                raise ValueError(f"{field.name} is {short_repr(value)}, not a whole number from 1 to 65536")
+                raise ValueError(f"{field.name} is {short_repr(value)}, not an integer from 1 to 65536")
             if field.type is bool and type(value) is not bool:
                 raise ValueError(f"{field.name} is {short_repr(value)}, not True or False")
             if field.type is float and not (isinstance(value, (int, float)) and 0 <= value <= 1):
@@ -110,7 +111,7 @@ class Architecture:
 def parse_conv_layers(text: str) -> ConvLayers:
     """Read a list expression such as `"[(256, 2, 2)] * 4 + [(512, 3, 2)]"` of (dim, kernel, stride).
 
-    Only lists, tuples, whole numbers, `+` and `*` are understood; nothing is evaluated.
+    Only lists, tuples, integers, `+` and `*` are understood; nothing is evaluated.
 
     >>> parse_conv_layers("[(256, 2, 2)] * 2 + [(512, 3, 2)]")
     ((256, 2, 2), (256, 2, 2), (512, 3, 2))
@@ -156,7 +157,7 @@ def parse_conv_layers(text: str) -> ConvLayers:
         raise problem
     try:
         parsed = tuple(bounded(layers(ast.parse(text.strip(), mode="eval").body)))
-    except (SyntaxError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: a NUL, in Python 3.10
         raise problem from None
     if not parsed:
         raise problem
@@ -181,7 +182,7 @@ class FeatureExtractor(nn.Module):
         channels = arch.in_d
         for number, (dim, kernel, stride) in enumerate(arch.conv_feature_layers):
             convolution = nn.Conv1d(channels, dim, kernel, stride, bias=arch.conv_bias)
-            # Place 1 is fairseq-signals' dropout, which is always 0: it keeps the norm's parameters at place 2.
+            # Index 1 is fairseq-signals' dropout, which is always 0: it keeps the norm's parameters at index 2.
             norm = [nn.Identity(), Float32GroupNorm(dim, dim)] if number == 0 else []
             self.conv_layers.append(nn.Sequential(convolution, *norm, nn.GELU()))
             channels = dim
@@ -193,6 +194,23 @@ class FeatureExtractor(nn.Module):
         return x
 
 
+class GainPerTap(nn.Module):
+    """Weight norm of a convolution over all but the kernel's taps: a direction, and one gain per tap.
+
+    The same as `nn.utils.parametrizations.weight_norm(convolution, dim=2)`, whose way to a network without memory (see
+    `_build`) loads PyTorch's compiler, which takes 2 s.
+    """
+
+    def forward(self, gain: Tensor, direction: Tensor) -> Tensor:
+        """Return the weight (out, in, taps) of a gain (1, 1, taps) and a direction (out, in, taps)."""
+        return torch._weight_norm(direction, gain, 2)
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gain and the direction that give a weight."""
+        gain = weight.new_empty(1, 1, weight.shape[2]) if weight.is_meta else torch.norm_except_dim(weight, 2, 2)
+        return gain, weight
+
+
 class PositionalConvolution(nn.Module):
     """A grouped convolution that tells each frame where it stands: (batch, dim, frames) to the same."""
 
@@ -200,10 +218,11 @@ class PositionalConvolution(nn.Module):
         super().__init__()
         dim, kernel = arch.encoder_embed_dim, arch.conv_pos
         convolution = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=arch.conv_pos_groups)
-        nn.init.normal_(convolution.weight, std=(4 / (kernel * dim)) ** 0.5)
+        if not convolution.weight.is_meta:  # as in GainPerTap
+            nn.init.normal_(convolution.weight, std=(4 / (kernel * dim)) ** 0.5)
         nn.init.zeros_(convolution.bias)
-        # dim=2: one gain per tap of the kernel.
-        self.pos_conv = nn.Sequential(nn.utils.parametrizations.weight_norm(convolution, dim=2))
+        nn.utils.parametrize.register_parametrization(convolution, "weight", GainPerTap(), unsafe=True)
+        self.pos_conv = nn.Sequential(convolution)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve; an even kernel gives one frame too many at the end."""
@@ -313,6 +332,7 @@ class EcgClassifier(nn.Module):
     def __init__(self, architecture: Architecture):
         super().__init__()
         self.architecture = architecture
+        self.training_records: str | None = None  # SHA-256 of the list of records trained on, as the file states it
         self.encoder = Encoder(architecture)
         self.final_dropout = nn.Dropout(architecture.final_dropout)
         self.proj = nn.Linear(architecture.encoder_embed_dim, architecture.num_labels)
@@ -368,24 +388,34 @@ def load_classifier(path: Path, *, trust: bool = False) -> EcgClassifier:
     UserError
         The file cannot be read, is no classifier, describes a network this is not, or its weights do not fit.
     """
-    config, weights = _model_of(path, load_checkpoint(path, trust=trust))
+    content = load_checkpoint(path, trust=trust)
+    config, weights = _model_of(path, content)
     if config.get("_name") != CLASSIFIER_NAME:
         raise UserError(
             f"{path}: holds a {short_repr(config.get('_name'))} model, not a classifier ({CLASSIFIER_NAME}); "
             "fine-tune it first, or give a fine-tuned checkpoint"
         )
-    return _build(path, config, weights).eval()
+    model = _build(path, config, weights).eval()
+    state = content.get("extra_state")
+    stated = state.get(STATED) if isinstance(state, Mapping) else None
+    model.training_records = stated if isinstance(stated, str) else None
+    return model
 
 
-def load_pretrained(path: Path, num_labels: int, *, trust: bool = False, **changes: Any) -> EcgClassifier:
+def load_pretrained(
+    path: Path, num_labels: int, *, keep_head: bool = False, trust: bool = False, **changes: Any
+) -> EcgClassifier:
     """Build a classifier on the encoder of a checkpoint, for fine-tuning.
 
     Parameters
     ----------
     path : Path
-        A pretrained checkpoint, whose further heads are left out, or a fine-tuned one, whose head is left out.
+        A pretrained checkpoint, whose further heads are ignored, or a fine-tuned one.
     num_labels : int
-        Width of the new head: Xavier-uniform weights, drawn from PyTorch's generator, and zero bias.
+        Width of the head.
+    keep_head : bool
+        Keep the head of a fine-tuned checkpoint. Otherwise the head is new: Xavier-uniform weights, drawn from
+        PyTorch's generator, and zero bias.
     trust : bool
         See `checkpoint.load_checkpoint`.
     changes
@@ -394,20 +424,26 @@ def load_pretrained(path: Path, num_labels: int, *, trust: bool = False, **chang
     Raises
     ------
     UserError
-        As `load_classifier`.
+        As `load_classifier`; also if the head to keep is missing or of another width.
     """
     config, weights = _model_of(path, load_checkpoint(path, trust=trust))
-    if config.get("_name") == CLASSIFIER_NAME:
-        encoder = {name: value for name, value in weights.items() if not name.startswith("proj.")}
-    else:
-        encoder = {f"encoder.{k}": v for k, v in weights.items() if not k.startswith(PRETRAINING_HEADS)}
-    return _build(path, config, encoder, new_head=True, num_labels=num_labels, **changes)
+    if config.get("_name") != CLASSIFIER_NAME:
+        if keep_head:
+            raise UserError(f"{path}: holds a {config.get('_name')!r} model, which has no head to keep")
+        weights = {f"encoder.{k}": v for k, v in weights.items() if not k.startswith(PRETRAINING_HEADS)}
+    elif not keep_head:
+        weights = {name: value for name, value in weights.items() if not name.startswith("proj.")}
+    return _build(path, config, weights, new_head=not keep_head, num_labels=num_labels, **changes)
 
 
-def load_architecture(path: Path, *, trust: bool = False, **changes: Any) -> Architecture:
-    """Return the architecture of a checkpoint's encoder; arguments and errors as `load_pretrained`."""
+def load_architecture(path: Path, *, trust: bool = False) -> tuple[Architecture, bool]:
+    """Return the architecture of a checkpoint, and whether it is fine-tuned, so that its `num_labels` means something.
+
+    Arguments and errors as `load_classifier`, but a pretrained checkpoint will do.
+    """
     config, weights = _model_of(path, load_checkpoint(path, trust=trust))
-    return _architecture(path, config, weights, **changes)
+    fine_tuned = config.get("_name") == CLASSIFIER_NAME
+    return _architecture(path, config, weights, **({} if fine_tuned else {"num_labels": 1})), fine_tuned
 
 
 def _architecture(path: Path, config: dict, weights: dict, **changes: Any) -> Architecture:

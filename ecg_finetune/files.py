@@ -2,17 +2,19 @@
 
 import contextlib
 import functools
-import glob
 import hashlib
 import io
 import json
 import math
 import os
+import re
 import reprlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+
+from ecg_finetune.operating_system import process_exists, sync_file
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
@@ -24,7 +26,7 @@ class UserError(Exception):
 
 
 def shown(value: object) -> str:
-    """Return a name or value out of a file for a message: short, on one line, printable; a text without quotes.
+    r"""Return a name or value out of a file for a message: short, on one line, printable; a text without quotes.
 
     >>> shown("adam"), shown("two" + chr(10) + "lines"), shown([1, 2, 3] * 9)
     ('adam', "'two\\nlines'", '[1, 2, 3, 1, 2, 3, ...]')
@@ -42,10 +44,8 @@ def existing_file(path: Path, made_by: str = "the stage that makes it") -> Path:
     """
     path = Path(path)
     if not path.is_file():
-        if path.is_dir():
-            raise UserError(f"{path}: a folder, where a file is needed; give the path of the file")
         if path.exists():
-            raise UserError(f"{path}: not a regular file; give a file that can be read from its start to its end")
+            raise UserError(f"{path}: not a regular file but a folder, a pipe or a device; give the path of a file")
         raise UserError(f"{path}: no such file; give its path or run {made_by} (FILE_LOCATIONS.md)")
     return path
 
@@ -72,6 +72,8 @@ def refuse_outputs(*, files: Iterable[Path] = (), folders: Iterable[Path] = ()) 
         if not above.is_dir():
             raise UserError(f"{above}: not a folder, so {path} cannot be written; choose another path")
         if not os.access(above, os.W_OK | os.X_OK):
+            if hasattr(os, "statvfs") and os.statvfs(above).f_flag & os.ST_RDONLY:
+                raise UserError(f"{above}: the file system is read-only; choose another --base-dir or path for {path}")
             raise UserError(f"{above}: no permission to write into this folder; choose another path for {path}")
 
 
@@ -91,7 +93,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
+            sync_file(handle.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -99,12 +101,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def remove_leftovers(folder: Path, name: str = "") -> None:
     """Remove the temporary files that killed processes left in a folder: those of the file `name`, or all."""
-    for leftover in Path(folder).glob(f".tmp-*-{glob.escape(name) or '*'}"):
-        process = leftover.name.split("-", 2)[1]
-        with contextlib.suppress(OSError):
-            try:
-                os.kill(int(process), 0)
-            except (ProcessLookupError, ValueError, OverflowError):
+    ours = re.compile(rf"\.tmp-([1-9][0-9]{{0,9}})-{re.escape(name) or '.+'}", re.DOTALL)
+    for leftover in Path(folder).glob(".tmp-*"):
+        match = ours.fullmatch(leftover.name)
+        if match and not process_exists(int(match[1])):
+            with contextlib.suppress(OSError):  # a folder, which is none of ours, or gone
                 leftover.unlink()
 
 
@@ -123,7 +124,7 @@ def read_text(path: Path, made_by: str = "the stage that makes it") -> str:
     Raises
     ------
     UserError
-        The file is missing or no UTF-8 text.
+        The file is missing or not UTF-8 text.
     """
     path = existing_file(path, made_by)
     try:
@@ -165,9 +166,11 @@ def read_json(path: Path, kind: type) -> dict | list:
         )
         json.dumps(content, ensure_ascii=False).encode()  # half a character, written as \ud800, cannot be shown
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); mend it or make it again") from None
+        raise UserError(f"{path}: not readable as JSON ({error}); correct it or make it again") from None
     if not isinstance(content, kind):
-        raise UserError(f"{path}: it must hold a JSON {'list' if kind is list else 'object'}; mend it or make it again")
+        raise UserError(
+            f"{path}: it must hold a JSON {'list' if kind is list else 'object'}; correct it or make it again"
+        )
     return content
 
 

@@ -17,6 +17,8 @@ p { max-width: 48rem; margin: .4rem 0 .8rem; }
 ul { padding-left: 1.2rem; } ul.warning { padding-left: 2rem; }
 .note { color: var(--soft); font-size: .875rem; }
 .warning { border-left: 4px solid #c77700; background: #fff7e8; padding: .5rem .8rem; }
+.alarm { border-left: 4px solid #b3261e; background: #fdecea; color: #8c1d18; padding: .5rem .8rem .5rem 2rem;
+  font-weight: 600; }
 code { font: .875em ui-monospace, "DejaVu Sans Mono", Menlo, monospace; overflow-wrap: anywhere; }
 svg, img { max-width: 100%; height: auto; }
 figure { margin: .8rem 0; }

@@ -19,9 +19,16 @@ NOT_RECORDED = "not recorded"
 
 
 class Inputs:
-    """The input files of one run: a run whose inputs change under it does not report success."""
+    """The input files of one run: a run whose inputs change under it does not report success.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    base_dir : Path
+        The root of all stages' files; a lineage names what lies below it from there, so that it can be moved.
+    """
+
+    def __init__(self, base_dir: Path = Path()) -> None:
+        self._base = Path(base_dir).resolve()
         self._files: dict[Path, tuple[int, int, int]] = {}
 
     def add(self, *paths: Path) -> None:
@@ -41,7 +48,10 @@ class Inputs:
 
     def sha256(self) -> dict[str, str]:
         """Return the SHA-256 of every file, by its path."""
-        return {str(path): sha256(path) for path in self._files}
+        return {self._named(path.resolve()): sha256(path) for path in self._files}
+
+    def _named(self, path: Path) -> str:
+        return str(path.relative_to(self._base) if path.is_relative_to(self._base) else path)
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
@@ -52,7 +62,7 @@ def _identity(path: Path) -> tuple[int, int, int]:
 def lineage(
     stage: str,
     settings: Mapping[str, Any],
-    inputs: Inputs,
+    inputs: Inputs | None = None,
     outputs: Iterable[Path] = (),
     earlier: Iterable[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
@@ -64,8 +74,8 @@ def lineage(
         Its name.
     settings : mapping
         Option name to JSON value: everything that decides the content of what it wrote.
-    inputs : Inputs
-        The files it read.
+    inputs : Inputs, optional
+        The files it read, unless the settings state them.
     outputs : iterable of Path
         The files it wrote that later stages may check.
     earlier : iterable of mapping
@@ -82,7 +92,7 @@ def lineage(
         "version": __version__,
         "commit": commit(),
         "settings": dict(settings),
-        "inputs": inputs.sha256(),
+        "inputs": {} if inputs is None else inputs.sha256(),
         "outputs": {path.name: sha256(path) for path in outputs},
         "earlier": list(earlier),
     }

@@ -2,27 +2,27 @@
 
 Written by hand because the pipeline lives on it: 2.4 million small files, whose 12 identical channels a fast deflate
 shrinks to less than a tenth. Layout: a 128-byte header, then one element per variable; arrays of 1 kB and more are
-compressed elements, single numbers are not (they would only grow).
+compressed elements, single numbers are not (they would only grow). how the build stage cuts a 10-second record without
+compressing it again is told in `matfile_halves`; nothing here depends on it.
 """
 
 import functools
 import math
-import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from isal import isal_zlib
 
 from ecg_finetune.files import UserError, replacing
+from ecg_finetune.operating_system import read_regular
 
 # No date in the text: the same variables give the same bytes.
 HEADER_TEXT = b"MATLAB 5.0 MAT-file, written by ecg-finetune"
 HEADER_END = bytes(8) + b"\x00\x01IM"  # no subsystem, version, byte order
-SHARES = re.compile(rb"(" + HEADER_TEXT + rb"; shares((?: \d+:[0-9a-f]{8})+)) crc ([0-9a-f]{8}) *")
 COMPRESS_FROM = 1024  # bytes
+MOST_BYTES = 1 << 30  # of a file that is read: ours have some 20 kB
 # igzip's level 0 is the fastest and, unlike 1 and 2, gives the same bytes in every process: with those, one file in a
 # few thousand comes out a little differently from time to time. Zlib's level 1 takes five times as long.
 LEVEL = 0
@@ -44,8 +44,6 @@ CLASSES = {number for number, _ in NUMBERS.values()}
 DATA_TYPES = {number: np.dtype(f"<{name}") for name, (_, number) in NUMBERS.items()}
 OTHER_CLASSES = {1, 2, 3, 4, 5}  # cell, structure, object, text, sparse
 LOGICAL_OR_GLOBAL, COMPLEX = 0x0600, 0x0800  # flags
-# The pieces a zlib stream is put together from (RFC 1950, 1951).
-ZLIB_HEADER, LAST_BLOCK = b"\x78\x01", b"\x03\x00"
 INT8, INT32, UINT32, MATRIX, COMPRESSED = 1, 5, 6, 14, 15
 
 
@@ -55,171 +53,51 @@ def write_mat(path: Path, variables: Mapping[str, np.ndarray | int | float]) -> 
         temporary.write_bytes(encode_mat(variables))
 
 
-def encode_mat(variables: "Mapping[str, np.ndarray | int | float | list[PackedColumns]]") -> bytes:
+def encode_mat(variables: Mapping[str, np.ndarray | int | float]) -> bytes:
     """Return the content of a MATLAB-5 file with the variables.
 
     Arrays of one to many dimensions keep shape and dtype (one dimension becomes a row, as `savemat` does); a number
-    becomes (1, 1), int64 or float64. Fortran-ordered arrays are the fast case. Packed columns become one array; if
-    there are several, `take_columns` can take them out of the file.
+    becomes (1, 1), int64 or float64.
 
     Raises
     ------
     TypeError
         A value is not made of real numbers.
     """
-    elements = b"".join([piece for name, value in variables.items() for piece in _element(name, value)])
-    several = (value for value in variables.values() if isinstance(value, list) and len(value) > 1)
-    return _file_header(next(several, []), elements) + elements
+    return file_header() + b"".join([_element(name, value) for name, value in variables.items()])
 
 
-def _file_header(shares: "list[PackedColumns]", elements: bytes) -> bytes:
-    """Return the file's first 128 bytes; their text says where to find the shares, and vouches for all bytes."""
-    text = HEADER_TEXT
-    if shares:
-        text += b"; shares" + b"".join(b" %d:%08x" % (len(share.blocks), share.checksum) for share in shares)
-        text += b" crc %08x" % isal_zlib.crc32(elements, isal_zlib.crc32(text))
+def file_header(text: bytes = HEADER_TEXT) -> bytes:
+    """Return the file's first 128 bytes, which begin with at most 116 of text."""
     if len(text) > 116:
-        raise ValueError(f"the header of a MATLAB file has no room for {len(shares)} shares")
+        raise ValueError(f"a text of {len(text)} bytes is too long for the header of a MATLAB file")
     return text.ljust(116) + HEADER_END
 
 
-@dataclass(frozen=True)
-class PackedColumns:
-    """Columns of an array, compressed on their own.
-
-    `blocks` are deflate blocks that refer to nothing before them, `checksum` the Adler-32 of the bytes they stand for.
-    """
-
-    shape: tuple[int, ...]
-    kind: str
-    blocks: bytes | memoryview
-    checksum: int
-
-    @property
-    def size(self) -> int:
-        """How many bytes they stand for."""
-        return math.prod(self.shape) * int(self.kind[1:])
-
-
-def pack_columns(array: np.ndarray, parts: int) -> list[PackedColumns]:
-    """Compress the columns (the last dimension) of an array in so many equal shares."""
-    # MATLAB stores the first dimension fastest; `array.T` is then a plain buffer, without a copy if already so.
-    turned = np.ascontiguousarray(array.T, dtype=array.dtype.newbyteorder("<"))
-    columns, rest = divmod(len(turned), parts)
-    if rest:
-        raise ValueError(f"{len(turned)} columns cannot be shared equally by {parts}")
-    shape, packed = (*array.shape[:-1], columns), []
-    for part in range(parts):
-        share = turned[part * columns : (part + 1) * columns]
-        packed.append(PackedColumns(shape, array.dtype.str[1:], _deflated(share), isal_zlib.adler32(share)))
-    return packed
-
-
-def take_columns(content: bytes, name: str, shape: tuple[int, int], kind: str) -> list[PackedColumns] | None:
-    """Take the shares out of a file that `encode_mat` wrote from packed columns, without decompressing them.
-
-    The checksum of the whole file stands for the numbers: it was computed when they were.
-
-    Parameters
-    ----------
-    content : bytes
-        The file.
-    name, shape, kind
-        Its first variable, the array's shape and its dtype as in `NUMBERS`.
-
-    Returns
-    -------
-    list of PackedColumns or None
-        None where the file was not written in this way, or is damaged: `decode_mat` then reads it, or says so.
-    """
-    text, elements = SHARES.fullmatch(content[:116]), memoryview(content)[128:]
-    if text is None or content[116:128] != HEADER_END:
-        return None
-    if isal_zlib.crc32(elements, isal_zlib.crc32(text[1])) != int(text[3], 16):
-        return None
-    opening = _opening(name, shape, kind)[0]
-    position = 8 + len(opening)
-    if elements[8:position] != opening:
-        return None
-    entries = [entry.split(b":") for entry in text[2].split()]
-    columns, shares = (*shape[:-1], shape[-1] // len(entries)), []
-    for size, checksum in entries:
-        blocks = elements[position : position + int(size)]
-        shares.append(PackedColumns(columns, kind, blocks, int(checksum, 16)))
-        position += len(blocks)
-    return shares
-
-
-def _element(name: str, value: np.ndarray | int | float | list[PackedColumns]) -> list[bytes]:
-    """Return the element of a variable in pieces."""
-    if isinstance(value, list):
-        return _compressed(name, value)
+def _element(name: str, value: np.ndarray | int | float) -> bytes:
+    """Return the element of a variable."""
     if isinstance(value, (int, float)):
-        return [encode_number(name, value)]
+        return encode_number(name, value)
     array = np.asarray(value)
     if array.ndim < 2:
         array = array.reshape(1, -1)
-    head = _head(name, array.shape, array.dtype.str[1:])
-    if array.nbytes < COMPRESS_FROM:
-        data = array.astype(array.dtype.newbyteorder("<")).tobytes(order="F")
-        return [head, data, bytes(-len(data) % 8)]
-    return _compressed(name, pack_columns(array, 1))
-
-
-def _compressed(name: str, shares: list[PackedColumns]) -> list[bytes]:
-    """Return a compressed element of an array in shares of its columns, its head stored as it is."""
-    rows, columns = shares[0].shape[:-1], sum([share.shape[-1] for share in shares])
-    opening, checksum = _opening(name, (*rows, columns), shares[0].kind)
-    stream, total = [opening], 0
-    for share in shares:
-        size = share.size
-        checksum = _adler32_of_both(checksum, share.checksum, size)
-        stream.append(share.blocks)
-        total += size
-    padding = bytes(-total % 8)
-    if padding:
-        stream.append(_stored(padding))
-        checksum = isal_zlib.adler32(padding, checksum)
-    stream += [LAST_BLOCK, struct.pack(">I", checksum)]
-    return [struct.pack("<2I", COMPRESSED, sum(map(len, stream))), *stream]
-
-
-@functools.lru_cache(maxsize=64)
-def _opening(name: str, shape: tuple[int, ...], kind: str) -> tuple[bytes, int]:
-    """Return the beginning of a compressed element, up to the array's data, and the Adler-32 of what it stands for."""
-    head = _head(name, shape, kind)
-    return ZLIB_HEADER + _stored(head), isal_zlib.adler32(head)
-
-
-def _adler32_of_both(first: int, second: int, size: int) -> int:
-    """Return the Adler-32 of two pieces after each other from those of each; `size` of the second, in bytes.
-
-    It is two sums (RFC 1950): of the bytes, which starts at 1, and of all values that the first sum has on the way.
-    """
-    low = (first & 0xFFFF) - 1
-    return (((first >> 16) + (second >> 16) + size * low) % 65521) << 16 | ((second & 0xFFFF) + low) % 65521
-
-
-def _deflated(data: np.ndarray) -> bytes:
-    """Return deflate blocks that refer to nothing outside `data`, up to the next byte boundary."""
-    packer = isal_zlib.compressobj(LEVEL, wbits=-15)
-    return packer.compress(data) + packer.flush(isal_zlib.Z_FULL_FLUSH)
-
-
-def _stored(data: bytes) -> bytes:
-    """Return a deflate block that holds at most 64 kB as they are."""
-    return struct.pack("<B2H", 0, len(data), len(data) ^ 0xFFFF) + data
+    data = array.astype(array.dtype.newbyteorder("<")).tobytes(order="F")
+    element = array_head(name, array.shape, array.dtype.str[1:]) + data + bytes(-len(data) % 8)
+    if len(data) < COMPRESS_FROM:
+        return element
+    packed = isal_zlib.compress(element, LEVEL)
+    return struct.pack("<2I", COMPRESSED, len(packed)) + packed
 
 
 @functools.lru_cache(maxsize=64, typed=True)  # the rates and sizes are the same in file after file; 0 is not 0.0
 def encode_number(name: str, value: int | float) -> bytes:
     """Return the element of a number, as `encode_mat` writes it."""
     kind, code = ("i8", "<q") if isinstance(value, int) else ("f8", "<d")
-    return _head(name, (1, 1), kind) + struct.pack(code, value)
+    return array_head(name, (1, 1), kind) + struct.pack(code, value)
 
 
 @functools.lru_cache(maxsize=64)
-def _head(name: str, shape: tuple[int, ...], kind: str) -> bytes:
+def array_head(name: str, shape: tuple[int, ...], kind: str) -> bytes:
     """Return everything of an uncompressed element that stands before its data; `kind` as in `NUMBERS`."""
     try:
         array_class, data_type = NUMBERS[kind]
@@ -254,10 +132,15 @@ def read_mat(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_bytes(path: Path | str) -> bytes:
-    """Read a file that an earlier stage has written."""
+    """Read a file that an earlier stage has written.
+
+    Raises
+    ------
+    UserError
+        It is missing, cannot be read, or is no regular file.
+    """
     try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - called for every segment; Path.open is slower
-            return file.readall()
+        return read_regular(path, MOST_BYTES)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the stage that makes it again") from None
     except OSError as error:
@@ -267,7 +150,7 @@ def read_bytes(path: Path | str) -> bytes:
 def decode_mat(content: bytes) -> dict[str, np.ndarray]:
     """Return the variables of a MATLAB-5 file that are full arrays of real numbers, in Fortran order.
 
-    Texts, cells, structures, sparse and complex arrays are left out. (Not left to scipy, which a damaged file can bring
+    Texts, cells, structures, sparse and complex arrays are skipped. (Not left to scipy, which a damaged file can bring
     to a crash that no program survives.)
 
     Raises

@@ -67,7 +67,7 @@ ARTEFACTS: dict[str, Artefact] = {
     "lead_partial": Artefact(f"{LEAD}/{PARTIAL}", "preprocess", "during a run: unfinished files"),
     # build
     "test": Artefact(TEST, "build", "the folder of the test set"),
-    "test_mats": Artefact(f"{TEST}/mats", "build", "links to the 10 s files of the test records"),
+    "test_mats": Artefact(f"{TEST}/mats", "build", "links to the 10-second records of the test records"),
     "test_file_list": Artefact(f"{TEST}/test_file_list.csv", "build", "`idx,study_id,save_file`"),
     "test_labels": Artefact(f"{TEST}/test_labels.csv", "build", "`idx` (= study_id) + 17 columns 0/1"),
     "test_label_def": Artefact(f"{TEST}/label_def.csv", "build", "`name,count,pos_percent,pos_weight` over the test records"),
@@ -102,6 +102,7 @@ ARTEFACTS: dict[str, Artefact] = {
     "eval": Artefact("eval/data", "eval", "the folder of every evaluation"),
     "predictions": Artefact("eval/data/predictions_{set}_{time}.csv", "eval", "`study_id`, then 17 probability columns named by label"),
     "predictions_origin": Artefact("eval/data/predictions_{set}_{time}.json", "eval", "which checkpoint made the predictions, and how"),
+    "eval_lock": Artefact("eval/data/{set}_{time}.lock", "eval", "held during a run"),
     "metrics": Artefact("eval/data/metrics_{set}_{time}.csv", "eval", "`label,n_pos,n_neg,auroc,auprc,accuracy,recall,precision,f1,specificity,npv` and more; 17 labels, `__macro__`, `__micro__`"),
     "comparison": Artefact("eval/data/comparison_{set}_{time}.csv", "eval", "with `--compare`: AUROC and AUPRC of both runs and their paired difference with its interval"),
     "html_report": Artefact("eval/data/report_{set}_{time}.html", "eval", "the report: self-contained HTML"),

@@ -2,15 +2,10 @@
 
 Beside the folder stand `<folder>.run.json` (the settings its files were made with), and during a run `<folder>.lock`.
 Inside it there are finished files only, whatever happens, and during a run `.partial/`: there a group of files is
-written, without names where the file system can do that, brought to the disk by one call and only then shown in the
-folder. One such call for 500 files costs 10 ms where an fsync of each would cost 150.
+written, brought to the disk together and only then renamed into the folder.
 """
 
 import contextlib
-import ctypes
-import errno
-import fcntl
-import json
 import os
 import shutil
 import socket
@@ -23,90 +18,123 @@ from pathlib import Path
 
 import numpy as np
 
-from ecg_finetune.files import UserError, read_json, refuse_outputs, replacing
+from ecg_finetune.files import UserError, read_json, refuse_outputs, write_json
+from ecg_finetune.operating_system import lock_file, sync_folder
 from ecg_finetune.paths import LOCK, PARTIAL, RUN, beside
+from ecg_finetune.progress_bar import progress_bar
 
 # A killed run's workers notice within half a second that they are orphans; until then they hold its lock.
 LOCK_PATIENCE = 3.0  # seconds
-# Files that are written, and perhaps lost, together. They are open at the same time; a process may often open 1,024.
-MOST_IN_GROUP = 500
-FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_TOPDIR_FL = 0x80086601, 0x40086602, 0x20000  # of Linux's fs.h
+MOST_IN_GROUP = 500  # files that are brought to the disk, and perhaps lost, together
+
+
+class RunFolder:
+    """A folder that a run owns: locked, and checked to be free or begun with the same settings. See `run_folder`."""
+
+    def __init__(self, stage: str, folder: Path, settings: Mapping[str, object], described_by: Sequence[str]):
+        self.stage, self.folder, self.settings, self.described_by = stage, folder, settings, described_by
+        self.partial = folder / PARTIAL
+        self.start_over = False
+
+    def check(self, overwrite: bool) -> None:
+        """Refuse the folder if this run must not write into it; nothing is changed."""
+        record = beside(self.folder, RUN)
+        if not self.folder.is_dir() or not any(self.folder.iterdir()):
+            self.start_over = True
+            return
+        if not record.exists():
+            raise UserError(
+                f"{self.folder}: holds files, but {record.name} beside it, which says how they were made, is missing; "
+                "remove them yourself, or choose another folder"
+            )
+        try:
+            before = read_json(record, dict)
+        except UserError:
+            if not overwrite:
+                raise
+            before = {}
+        if before.get("stage", self.stage) != self.stage:
+            raise UserError(
+                f"{self.folder}: was filled by the {before['stage']} stage; choose another folder for this one"
+            )
+        self.start_over = overwrite
+        if not overwrite:
+            settings = before.get("settings", before)  # until 0.1 the file held nothing but the settings
+            if not isinstance(settings, dict):
+                raise UserError(f"{record}: holds no settings; put the run's own file back, or run with --overwrite")
+            refuse_other_settings(self.folder, settings, self.settings)
+
+    def begin(self) -> Path:
+        """Empty the folder if it is begun anew, note the settings, and return the folder for unfinished files."""
+        if self.start_over:
+            for ending in self.described_by:
+                beside(self.folder, ending).unlink(missing_ok=True)
+            if self.folder.is_dir() and any(self.folder.iterdir()):
+                _empty(self.folder)
+            self.record({"stage": self.stage, "settings": self.settings})
+        self.folder.mkdir(exist_ok=True)
+        shutil.rmtree(self.partial, ignore_errors=True)
+        # Within the folder, so that its files can be shown there even if it is a mount point or has a quota of its own.
+        self.partial.mkdir(exist_ok=True)
+        return self.partial
+
+    def record(self, lineage: Mapping[str, object]) -> None:
+        """Write how the folder's files are made beside it; `lineage` has `stage` and `settings` at least."""
+        write_json(beside(self.folder, RUN), dict(lineage))
 
 
 @contextlib.contextmanager
 def run_folder(
-    folder: Path, settings: Mapping[str, object], overwrite: bool, described_by: Sequence[str] = ()
-) -> Iterator[Path]:
+    stage: str, folder: Path, settings: Mapping[str, object], overwrite: bool, described_by: Sequence[str] = ()
+) -> Iterator[RunFolder]:
     """Own a folder for the time of a run: alone, and with the settings it was begun with.
+
+    Nothing in it is changed before `RunFolder.begin`, so that a run with several folders can own all of them first.
 
     Parameters
     ----------
+    stage : str
+        The stage that fills it.
     folder : Path
         The folder; made if missing.
     settings : mapping
         Option name to JSON value: everything that decides the content of the files.
     overwrite : bool
-        Start over: remove what the folder holds, if a run has filled it.
+        Start over: remove what the folder holds, if a run of this stage has filled it.
     described_by : sequence of str
-        Suffixes of the files beside the folder that describe its files; they are removed when it is begun anew.
-
-    Yields
-    ------
-    Path
-        The folder for unfinished files, to be given to `FileGroup`.
+        Endings of the files beside the folder that describe its files; they are removed when it is begun anew.
 
     Raises
     ------
     UserError
-        Another run owns the folder, or it was filled with other settings (the message says which), or holds files that
-        no run has recorded: these are not even overwritten.
+        Another run owns the folder, or it was filled with other settings (the message says which) or by another stage,
+        or holds files that no run has recorded: these two are not even overwritten.
     """
     refuse_outputs(folders=[folder])
-    folder = Path(os.path.realpath(folder))  # Path.resolve would raise of a link to itself
-    partial, record = folder / PARTIAL, beside(folder, RUN)
-    with locked(folder, beside(folder, LOCK)):
-        holds_files = folder.is_dir() and any(folder.iterdir())
-        if holds_files and not record.exists():
-            raise UserError(
-                f"{folder}: holds files, but {record.name} beside it, which says how they were made, is missing; "
-                "remove them yourself, or choose another folder"
-            )
-        if holds_files and not overwrite:
-            _refuse_other_settings(folder, record, settings)
-        else:
-            for suffix in described_by:
-                beside(folder, suffix).unlink(missing_ok=True)
-            if holds_files:
-                _empty(folder)
-            with replacing(record) as temporary:
-                temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-        folder.mkdir(exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        # Within the folder, so that its files can be shown there even if it is a mount point or has a quota of its own.
-        partial.mkdir(exist_ok=True)
+    run = RunFolder(stage, Path(os.path.realpath(folder)), settings, described_by)
+    with locked(run.folder, beside(run.folder, LOCK)):
+        run.check(overwrite)
         try:
-            _spread_subfolders(partial)
-            yield partial
+            yield run
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(run.partial, ignore_errors=True)
 
 
-def _spread_subfolders(folder: Path) -> None:
-    """Let ext4 give each subfolder, and so the files made in it, a little used part of the disk (as `chattr +T` does).
+def refuse_overlap(folders: Mapping[str, Path], inputs: Mapping[str, Path]) -> None:
+    """Refuse folders of a run that lie within each other, and inputs within them: filling one would destroy another.
 
-    In one part workers wait for each other; and without a journal, ext4 takes up to thirty times as long to make a file
-    where thousands have been removed in the last minutes.
+    Parameters
+    ----------
+    folders : mapping
+        Option to folder, of the folders that are written and of those whose files another stage owns.
+    inputs : mapping
+        Option to file or folder of what is read besides.
     """
-    flags = array("i", [0])
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, flags)
-        flags[0] |= FS_TOPDIR_FL
-        fcntl.ioctl(descriptor, FS_IOC_SETFLAGS, flags)
-    except OSError:  # another file system: it is only a wish
-        pass
-    finally:
-        os.close(descriptor)
+    places = {option: Path(path).resolve() for option, path in folders.items()}
+    for option, folder in places.items():
+        for other, path in {**places, **{name: Path(path).resolve() for name, path in inputs.items()}}.items():
+            if other != option and path.is_relative_to(folder):
+                raise UserError(f"{other} {path} lies within {option} {folder}; choose separate folders")
 
 
 def _empty(folder: Path) -> None:
@@ -115,47 +143,87 @@ def _empty(folder: Path) -> None:
     Its settings stand until all is on the disk: a run with the same ones can go on after an interruption of this, and
     one with others is still refused.
     """
-    from tqdm import tqdm
-
     print(f"removing what {folder} holds", flush=True)
-    with tqdm(unit=" files", disable=None) as progress:
+    with progress_bar(None, "files") as advance:
         for inner, folders, files in os.walk(folder, topdown=False):
             for name in files:
                 Path(inner, name).unlink()
-                progress.update()
+                advance(1)
             for name in folders:
                 path = Path(inner, name)
                 path.unlink() if path.is_symlink() else path.rmdir()
-    sync_file_system(str(folder))
+    sync_folder(folder)
 
 
-def _refuse_other_settings(folder: Path, record: Path, settings: Mapping[str, object]) -> None:
-    before = read_json(record, dict)
-    for name, value in settings.items():
-        if before.get(name) != value:
-            raise UserError(
-                f"{folder}: was filled with {name} {before.get(name)}, this run has {name} {value}; "
-                "use the same, choose another folder, or run with --overwrite to start over"
-            )
+def refuse_other_settings(
+    folder: Path,
+    before: Mapping[str, object],
+    settings: Mapping[str, object],
+    *,
+    may_change: Sequence[str] = (),
+    remedy: str = "use the same, choose another folder, or run with --overwrite to start over",
+) -> None:
+    """Refuse a run whose settings are not those with which a folder was filled.
 
-
-@contextlib.contextmanager
-def locked(folder: Path, path: Path) -> Iterator[None]:
-    """Hold the lock of a folder, the file `path`; the system releases it however the process and its workers end.
+    Parameters
+    ----------
+    folder : Path
+        The folder, for the message.
+    before, settings : mapping
+        Setting to JSON value: those the folder was filled with, and those of this run.
+    may_change : sequence of str
+        Settings that may differ.
+    remedy : str
+        What to do, the end of the message.
 
     Raises
     ------
     UserError
+        A setting differs; the message names the first one.
+    """
+    for name in {**settings, **before}:
+        if before.get(name) != settings.get(name) and name not in may_change:
+            name, was, now = _innermost_difference(name, before.get(name), settings.get(name))
+            raise UserError(f"{folder}: was filled with {name} {was}, this run has {name} {now}; {remedy}")
+
+
+def _innermost_difference(name: str, was: object, now: object, most: int = 200) -> tuple[str, str, str]:
+    """Return the name and the short texts of two values that differ, of an entry where they are mappings."""
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        entry = next(entry for entry in {**now, **was} if was.get(entry) != now.get(entry))
+        return _innermost_difference(f"{name} {entry}", was.get(entry), now.get(entry), most)
+    was, now = (text if len(text) <= most else f"{text[: most - 3]}..." for text in (str(was), str(now)))
+    return name, was, now
+
+
+class LockedError(UserError):
+    """Another run holds the lock."""
+
+
+@contextlib.contextmanager
+def locked(folder: Path, path: Path, patience: float | None = None) -> Iterator[None]:
+    """Hold the lock of a folder, the file `path`; the system releases it however the process and its workers end.
+
+    Parameters
+    ----------
+    folder, path : Path
+        The folder, for the message, and the lock file.
+    patience : float, optional
+        Seconds to wait for the lock (default: `LOCK_PATIENCE`).
+
+    Raises
+    ------
+    LockedError
         Another run holds it.
     """
     refuse_outputs(folders=[path.parent])
     path.parent.mkdir(parents=True, exist_ok=True)
-    limit = time.monotonic() + LOCK_PATIENCE
+    limit = time.monotonic() + (LOCK_PATIENCE if patience is None else patience)
     while (file := _try_lock(path)) is None:
         if time.monotonic() > limit:
             with contextlib.suppress(OSError):
                 owner = path.read_text(encoding="utf-8", errors="replace").strip()
-            raise UserError(
+            raise LockedError(
                 f"{folder}: another run ({owner or 'unknown process'}) is writing into this folder; wait for it to end"
             )
         time.sleep(0.05)
@@ -173,20 +241,18 @@ def _try_lock(path: Path):
     """Return the open, locked file, or None while another process has it."""
     file = path.open("a+", encoding="utf-8")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # The run before may have removed the file between our opening and locking it.
-        if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+        if lock_file(file) and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
             file.truncate(0)
             return file
     except FileNotFoundError:
         pass
-    except OSError as error:
-        if error.errno in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS):
-            print(f"warning: {path.parent}: this file system has no locks; start no second run here", file=sys.stderr)
-            return file
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            file.close()
-            raise
+    except NotImplementedError as error:
+        print(f"warning: {path.parent}: {error}; start no second run here", file=sys.stderr)
+        return file
+    except OSError:
+        file.close()
+        raise
     file.close()
     return None
 
@@ -195,8 +261,7 @@ class FileGroup:
     """Files that become visible together, when they are safe on the disk.
 
     Used as a context manager: at the end of the block all files are shown; none if the block fails. Until then they are
-    in a folder of the group's own (see `_spread_subfolders`), without a name where the file system can do that
-    (`O_TMPFILE`: fewer changes of folders, on which workers wait for each other).
+    in a folder of the group's own.
 
     Parameters
     ----------
@@ -209,11 +274,10 @@ class FileGroup:
     def __init__(self, partial: Path, folder: Path):
         self.partial = str(partial)
         self.folder = str(folder)
-        self.nameless = hasattr(os, "O_TMPFILE") and os.path.exists("/proc/self/fd")  # noqa: PTH110
-        self.descriptors: dict[str, int | None] = {}  # of the files without a name, by the name they will get
+        self.names: set[str] = set()  # of the unfinished files
 
     def __enter__(self) -> "FileGroup":
-        self.partial = tempfile.mkdtemp(dir=self.partial)
+        self.unfinished = tempfile.mkdtemp(dir=self.partial)
         return self
 
     def __exit__(self, error_type, error, traceback) -> None:
@@ -221,83 +285,30 @@ class FileGroup:
             if error is None:
                 self.show()
         finally:
-            for descriptor in self.descriptors.values():
-                if descriptor is not None:
-                    os.close(descriptor)
-            self.descriptors = {}
-            shutil.rmtree(self.partial, ignore_errors=True)
+            shutil.rmtree(self.unfinished, ignore_errors=True)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file that `show` will show."""
-        if len(self.descriptors) == MOST_IN_GROUP:
+        if len(self.names) == MOST_IN_GROUP:
             self.show()
-        descriptor = self._open(name)
+        # Without a file object, which takes as long to make as the file.
+        descriptor = os.open(f"{self.unfinished}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
             rest = memoryview(content)
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
-        except BaseException:
+        finally:
             os.close(descriptor)
-            raise
-        if not self.nameless:
-            os.close(descriptor)
-        self.descriptors[name] = descriptor if self.nameless else None
-
-    def _open(self, name: str) -> int:
-        # Without a file object, which takes as long to make as the file.
-        if self.nameless:
-            try:
-                return os.open(self.partial, os.O_WRONLY | os.O_TMPFILE, 0o666)
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-                    raise
-                self.nameless = False
-        return os.open(f"{self.partial}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        self.names.add(name)
 
     def show(self) -> None:
         """Bring the files to the disk, then show them under their names."""
-        if not self.descriptors:
+        if not self.names:
             return
-        sync_file_system(self.folder)
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            while self.descriptors:
-                name, descriptor = self.descriptors.popitem()
-                if descriptor is None:
-                    os.rename(f"{self.partial}/{name}", name, dst_dir_fd=folder)  # noqa: PTH104
-                else:
-                    try:
-                        _link(descriptor, name, folder)
-                    finally:
-                        os.close(descriptor)
-        finally:
-            os.close(folder)
-
-
-def _link(descriptor: int, name: str, folder: int) -> None:
-    """Give an open file without a name one in an open folder."""
-    source = f"/proc/self/fd/{descriptor}"
-    try:
-        os.link(source, name, dst_dir_fd=folder, follow_symlinks=True)
-    except FileExistsError:
-        os.unlink(name, dir_fd=folder)
-        os.link(source, name, dst_dir_fd=folder, follow_symlinks=True)
-
-
-def sync_file_system(path: str | Path) -> None:
-    """Wait until everything written to the file system of `path` is on the disk."""
-    try:
-        syncfs = ctypes.CDLL(None, use_errno=True).syncfs
-    except AttributeError:  # not Linux
-        os.sync()
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        if syncfs(descriptor):
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), str(path))
-    finally:
-        os.close(descriptor)
+        sync_folder(self.unfinished)
+        for name in self.names:
+            os.replace(f"{self.unfinished}/{name}", f"{self.folder}/{name}")  # noqa: PTH105
+        self.names = set()
 
 
 def finished_files(folder: Path, number_of: Callable[[str], int | None]) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def read_manifest(path: Path) -> Manifest:
     Raises
     ------
     UserError
-        The file is missing, lists nothing, a line has another form, or segments differ in length or stand twice.
+        The file is missing, lists nothing, a line has another form, or segments differ in length or are duplicates.
     """
     path = Path(path)
     # Only a line feed ends a line for fairseq-signals; splitlines knows ten more characters.
@@ -74,14 +75,14 @@ def read_manifest(path: Path) -> Manifest:
         raise UserError(f"{path}: segments of {min(lengths)} and of {max(lengths)} samples; they must be equally long")
     if len(set(names)) < len(names):
         twice = collections.Counter(names).most_common(1)[0][0]
-        raise UserError(f"{path}: {twice} stands twice; run the build stage again")
+        raise UserError(f"{path}: duplicate segment {twice}; run the build stage again")
     if not root or not Path(root).is_dir():
-        raise UserError(f"{path}: its root folder {root!r} (first line) does not exist; mend it or build again")
+        raise UserError(f"{path}: its root folder {root!r} (first line) does not exist; correct it or build again")
     return Manifest(path, [Path(root, name) for name in names], lengths.pop())
 
 
 def read_lead(path: Path, samples: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Read a 10 s file or a segment.
+    """Read a 10-second record or a segment.
 
     Parameters
     ----------
@@ -129,7 +130,7 @@ def _number(path: Path, content: dict[str, np.ndarray], name: str) -> int | floa
 
 
 def read_record(path: Path, samples: int, study_id: int) -> np.ndarray:
-    """Read the 10 s file of a study: the lead, float32 (samples,).
+    """Read the 10-second record of a study: the lead, float32 (samples,).
 
     Raises
     ------
@@ -141,6 +142,11 @@ def read_record(path: Path, samples: int, study_id: int) -> np.ndarray:
     if idx != study_id:
         raise UserError(f"{path}: holds study {idx}, not {study_id}; run preprocess and build again")
     return lead
+
+
+def signal_checksum(lead: np.ndarray) -> int:
+    """Return the CRC-32 of the samples of a lead, float32 (samples,)."""
+    return zlib.crc32(lead.astype("<f4").tobytes())
 
 
 def read_segment(path: Path, samples: int, rows: int) -> tuple[np.ndarray, int, int]:
@@ -165,16 +171,30 @@ def read_segment(path: Path, samples: int, rows: int) -> tuple[np.ndarray, int, 
     Raises
     ------
     UserError
-        As `read_lead`; also an `idx` that is no row, or no `original_idx`.
+        As `read_lead`; also an `idx` that is not a row, or no `original_idx`.
     """
     lead, content = read_lead(path, samples)
     idx = _number(path, content, "idx")
     if not 0 <= idx < rows or idx % 1:
-        raise UserError(f"{path}: its idx {idx} is no row of y.npy, which has {rows}; run the build stage again")
+        raise UserError(f"{path}: its idx {idx} is not a row of y.npy, which has {rows}; run the build stage again")
     study_id = _number(path, content, "original_idx")
     if study_id % 1:
-        raise UserError(f"{path}: its original_idx {study_id} is no study; run the build stage again")
+        raise UserError(f"{path}: its original_idx {study_id} is not a study; run the build stage again")
     return lead, int(idx), int(study_id)
+
+
+def read_study_of_segment(path: Path) -> int:
+    """Return the record that a segment is of, its `original_idx`.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read or does not say.
+    """
+    study_id = _number(path, read_mat(path), "original_idx")
+    if study_id % 1:
+        raise UserError(f"{path}: its original_idx {study_id} is not a study; run the build stage again")
+    return int(study_id)
 
 
 def read_label_rows(manifests: Path) -> tuple[np.ndarray, np.ndarray]:

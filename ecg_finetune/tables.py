@@ -36,9 +36,9 @@ def _csv_rows(path: Path):
                 raise UserError(f"{path}: the file is empty or has no header; make it again")
             yield header, rows
     except csv.Error as error:
-        raise UserError(f"{path}: line {rows.line_num} is no CSV ({error}); make the file again") from None
+        raise UserError(f"{path}: line {rows.line_num} is not CSV ({error}); make the file again") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path}: line {_undecodable_line(path)} is no UTF-8 text; make the file again") from None
+        raise UserError(f"{path}: line {_undecodable_line(path)} is not UTF-8 text; make the file again") from None
 
 
 def _undecodable_line(path: Path) -> int:
@@ -74,7 +74,7 @@ def read_header(path: Path) -> list[str]:
     Raises
     ------
     UserError
-        The file is missing, empty or no CSV.
+        The file is missing, empty or not CSV.
     """
     with _csv_rows(path) as (header, _):
         return header
@@ -86,7 +86,7 @@ def iterate_rows(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, list
     Raises
     ------
     UserError
-        The file is missing, empty, no UTF-8 or no CSV, lacks a column or has it twice, or a row has more or fewer
+        The file is missing, empty, not UTF-8 or not CSV, lacks a column or has it twice, or a row has more or fewer
         cells than the header.
     """
     columns = list(columns)
@@ -95,15 +95,15 @@ def iterate_rows(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, list
             if name not in header:
                 raise UserError(f"{path}: column {name!r} is missing; it has {listed(header)}")
             if header.count(name) > 1:
-                raise UserError(f"{path}: column {name!r} stands twice in the header; remove one")
+                raise UserError(f"{path}: duplicate column {name!r} in the header; remove one")
         places, width = [header.index(name) for name in columns], len(header)
         for row in rows:
             if len(row) == width:
                 yield rows.line_num, [row[place] for place in places]
             elif row:
                 raise UserError(
-                    f"{path}: line {rows.line_num} has {len(row)} cells and the header {width}; mend it, or make the "
-                    "file again"
+                    f"{path}: line {rows.line_num} has {len(row)} cells and the header {width}; correct it, or make "
+                    "the file again"
                 )
 
 
@@ -151,7 +151,7 @@ def refuse_duplicates(path: Path, table: pd.DataFrame, column: str) -> None:
     if duplicated.any():
         line = duplicated.idxmax()
         raise UserError(
-            f"{path}: {column} {table.at[line, column]} stands twice (again in line {line}); remove one of the rows"
+            f"{path}: duplicate {column} {table.at[line, column]} (again in line {line}); remove one of the rows"
         )
 
 
@@ -166,7 +166,7 @@ def integer(path: Path, line: int, name: str, text: str) -> int:
     if len(text) < 19 and text.isascii() and text.isdigit():
         return int(text)
     raise UserError(
-        f"{path}: line {line} has {name} {text!r}, which is no whole number (of at most 18 digits); mend it"
+        f"{path}: line {line} has {name} {text!r}, which is not an integer (of at most 18 digits); correct it"
     )
 
 
@@ -183,7 +183,7 @@ def number(path: Path, line: int, name: str, text: str) -> float:
     value = finite_number(text)
     if not math.isnan(value):
         return value
-    raise UserError(f"{path}: line {line} has {name} {text!r}, which is no number; mend it")
+    raise UserError(f"{path}: line {line} has {name} {text!r}, which is not a number; correct it")
 
 
 def finite_number(text: str) -> float:

@@ -15,13 +15,14 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 MOST_NESTED = 100
+MOST_DIMENSIONS = 32  # the product of very many sizes takes hours
 
 
 class RefusedGlobal(Exception):
@@ -40,9 +41,16 @@ def read_archive(path: Path) -> Any:
     Exception
         Of any kind: it is damaged, no such file, or holds more than its bytes.
     """
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+    with path.open("rb") as file:
+        try:
+            return _read_archive(file, path.stat().st_size)
+        except OSError as error:  # a damaged table of entries sends the reader to a place before the file
+            raise ValueError(f"its parts cannot be read: {error.strerror}") from None
+
+
+def _read_archive(file: IO[bytes], size: int) -> Any:
+    with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
-        size = path.stat().st_size
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise ValueError("its entries are compressed, which PyTorch's are not")
         if sum(entry.file_size for entry in entries) > size:
@@ -81,6 +89,8 @@ def _storages(archive: zipfile.ZipFile, folder: str) -> Callable[[str, torch.dty
     read: dict[str, Tensor] = {}
 
     def storage(key: str, dtype: torch.dtype, size: int) -> Tensor:
+        if not isinstance(key, str):  # see _is_key
+            raise ValueError("the name of an entry is no text")
         if key not in read:
             content = archive.read(f"{folder}{key}")  # which compares its checksum
             # Not in place on the bytes: PyTorch's memory is aligned, on which the last bit of a sum can depend.
@@ -122,7 +132,7 @@ class _Unpickler(pickle._Unpickler):
 
     def _set(self, items: dict) -> None:
         if not isinstance(self.stack[-1], dict) or items is None:
-            raise ValueError("a key is neither a text nor a whole number")
+            raise ValueError("a key is neither text nor an integer")
         self.stack[-1].update(items)
 
     def load_build(self) -> None:
@@ -132,18 +142,18 @@ class _Unpickler(pickle._Unpickler):
                 raise ValueError("an array in another byte order")
         elif isinstance(target, np.ndarray):
             _, shape, dtype, _, content = state
-            fits = isinstance(dtype, np.dtype) and isinstance(content, bytes) and min(shape, default=0) >= 0
-            if not fits or math.prod(shape) * dtype.itemsize != len(content):
+            fits = isinstance(dtype, np.dtype) and isinstance(content, bytes) and len(shape) <= MOST_DIMENSIONS
+            if not fits or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(content):
                 raise ValueError("an array with other bytes than its numbers")
             target.__setstate__(state)
-        elif isinstance(target, collections.OrderedDict) and set(state) == {"_metadata"}:
+        elif isinstance(target, collections.OrderedDict) and isinstance(state, dict) and list(state) == ["_metadata"]:
             target._metadata = state["_metadata"]
         else:
             raise ValueError(f"a state for a {type(target).__name__}")
 
     def load_long1(self) -> None:
         if (size := self.read(1)[0]) > 9:  # 64 bits and a sign
-            raise ValueError("a whole number of more than 64 bits")
+            raise ValueError("an integer of more than 64 bits")
         self.append(pickle.decode_long(self.read(size)))
 
     dispatch = {
@@ -187,8 +197,8 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_) -> Tensor:
-    if math.prod(size) > len(storage):  # a stride of 0 makes a tensor of any size out of one number
-        raise ValueError(f"a tensor of {math.prod(size)} numbers has {len(storage)}")
+    if len(size) > MOST_DIMENSIONS or math.prod(size) > len(storage):  # a stride of 0 makes many numbers out of one
+        raise ValueError(f"a tensor of more than the {len(storage)} numbers that it has")
     return torch.as_strided(storage, size, stride, offset)
 
 

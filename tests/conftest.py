@@ -1,5 +1,6 @@
 """Fixtures every test file may use."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -17,6 +18,11 @@ def pytest_addoption(parser):
     parser.addoption("--bad-input-seed", type=int, default=0, help="another seed, other damages (tests/faults)")
     parser.addoption("--fuzz-seconds", type=int, default=0, help="fuzzing per binary reader (tests/faults)")
     parser.addoption("--fault-records", type=int, default=200, help="synthetic records in tests/faults")
+
+
+def pytest_ignore_collect(collection_path):
+    """Look for tests and examples in the test files alone: some of the others are programs."""
+    return True if collection_path.suffix == ".py" and not collection_path.name.startswith("test_") else None
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +59,24 @@ def run_script():
         return process
 
     return run
+
+
+@pytest.fixture
+def call_script(capfd, monkeypatch):
+    """Return a function that runs a script's `main` in this process: `call_script("split/scripts/x.py", ...)`.
+
+    It returns the captured output and asserts the exit code, and that a failure is one line on stderr.
+    """
+
+    def call(script: str, *arguments, exit_code: int = 0):
+        spec = importlib.util.spec_from_file_location(Path(script).stem, REPOSITORY / script)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        found = module.main()
+        output = capfd.readouterr()
+        assert found == exit_code, output
+        assert exit_code == 0 or (output.err.startswith("error: ") and output.err.count("\n") == 1), output.err
+        return output
+
+    return call

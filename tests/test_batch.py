@@ -145,6 +145,12 @@ def cluster():
         yield cluster
 
 
+def test_without_dask_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UserError, match=r'the extra "cluster": pip install'):
+        list(run_batch(double, [[1]], workers=1, total=1, dask="tcp://127.0.0.1:1"))
+
+
 def test_a_dask_cluster_gives_the_same_in_the_same_order(cluster, tmp_path):
     chunks = chunked(range(50), 3)
     results = list(run_batch(double, chunks, workers=1, total=50, dask=cluster.scheduler_address))

@@ -1,4 +1,4 @@
-"""The patient bootstrap against a plain loop, and its intervals against theory."""
+"""The patient bootstrap against plain loops over scikit-learn."""
 
 import json
 import lzma
@@ -6,7 +6,8 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from ecg_evaluation.bootstrap import draw, interval, replicates
+from ecg_evaluation.bootstrap import draw, replicates
+from ecg_evaluation.intervals import standard_error
 from ecg_evaluation.metrics import METRICS, Scored
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
@@ -47,17 +48,14 @@ def test_replicates_equal_a_plain_loop_over_repeated_rows(records, request):
     truth, scores, patient = request.getfixturevalue(records)
     ours = replicates(Scored(truth, scores, np.full(17, 0.5), patient), 20)
     records_of = [np.flatnonzero(patient == p) for p in range(patient.max() + 1)]
-    point = [areas(truth[:, label], scores[:, label]) for label in range(17)]
     for number in range(20):
         weights = draw(len(records_of), number)
         rows = np.concatenate([np.tile(records_of[p], times) for p, times in enumerate(weights)]).astype(int)
         again = truth[rows], scores[rows]
         expected = np.array([areas(again[0][:, label], again[1][:, label]) for label in range(17)])
         np.testing.assert_allclose(ours[number, :17, :2], expected, rtol=0, atol=1e-9)
-        macro = np.nanmean(np.where(np.isnan(expected), point, expected), axis=0)
-        np.testing.assert_allclose(ours[number, 17, :2], macro, rtol=0, atol=1e-9)
         micro = areas(again[0].ravel(), again[1].ravel())
-        np.testing.assert_allclose(ours[number, 18, :2], micro, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(ours[number, 17, :2], micro, rtol=0, atol=1e-9)
         f1 = [f1_score(again[0][:, label], again[1][:, label] >= 0.5, zero_division=np.nan) for label in range(17)]
         np.testing.assert_allclose(ours[number, :17, METRICS.index("f1")], f1, rtol=0, atol=1e-9)
 
@@ -70,7 +68,24 @@ def test_draws_are_of_patients_reproducible_and_all_different():
     assert (first == 0).mean() == pytest.approx(np.exp(-1), abs=0.05)
 
 
-def test_repeated_records_do_not_narrow_the_interval(sample):
+def test_standard_error_equals_a_plain_loop_over_sample_weights(sample):
+    truth, scores, patient = sample
+    ours = standard_error(replicates(Scored(truth, scores, np.full(17, 0.5), patient), 40)[:, :17, :2])
+    units = patient.max() + 1
+    for label in (0, 9):
+        plain = []
+        for number in range(40):
+            weights = draw(units, number)[patient]
+            plain.append(
+                [
+                    metric(truth[:, label], scores[:, label], sample_weight=weights)
+                    for metric in (roc_auc_score, average_precision_score)
+                ]
+            )
+        np.testing.assert_allclose(ours[label], np.std(plain, axis=0, ddof=1), atol=1e-12)
+
+
+def test_repeated_records_do_not_lessen_the_standard_error(sample):
     """Copying every record of a patient adds no information; a bootstrap of records would think it does."""
     truth, scores, patient = sample
     once = replicates(Scored(truth, scores, np.full(17, 0.5), patient), 50)
@@ -78,43 +93,20 @@ def test_repeated_records_do_not_narrow_the_interval(sample):
     copied = replicates(Scored(truth[five], scores[five], np.full(17, 0.5), patient[five]), 50)
     np.testing.assert_allclose(once[:, :, 0], copied[:, :, 0], atol=1e-12)
     by_record = replicates(Scored(truth[five], scores[five], np.full(17, 0.5), np.arange(1500)), 50)
-    width = [np.subtract(*interval(values[:, 18, 0])[::-1]) for values in (copied, by_record)]
-    assert width[1] < 0.7 * width[0]
+    errors = [standard_error(values[:, 17, 0]) for values in (copied, by_record)]
+    assert errors[1] < 0.7 * errors[0]
 
 
-def test_interval_of_a_mean_is_the_known_one():
-    """With one record per patient, accuracy is a mean of independent 0/1: its interval is p +- 1.96 sqrt(p(1-p)/n)."""
+def test_standard_error_of_a_mean_is_the_known_one():
+    """With one record per patient, accuracy is a mean of independent 0/1."""
     rng = np.random.default_rng(1)
     truth = rng.random((2000, 17)) < 0.5
     scores = np.where(rng.random(truth.shape) < 0.8, truth, ~truth).astype(float)
     scored = Scored(truth, scores, np.full(17, 0.5), np.arange(2000))
-    low, high = interval(replicates(scored, 400)[:, :17, METRICS.index("accuracy")])
-    expected = 2 * 1.96 * np.sqrt(0.8 * 0.2 / 2000)
-    assert (high - low).mean() == pytest.approx(expected, rel=0.07)
-
-
-def test_a_rare_label_does_not_change_what_macro_averages(sample):
-    """One patient alone has label 4, with a poor score: resamples without that patient must not look better for it."""
-    truth, scores, patient = sample
-    truth[:, 4], scores[:, 4] = False, 0.5
-    truth[patient == 7, 4], scores[patient == 7, 4] = True, 0.1
-    scored = Scored(truth, scores, np.full(17, 0.5), patient)
-    drawn, point = replicates(scored, 60), scored.measure()[0]
-    without = np.isnan(drawn[:, 4, 0])
-    assert 5 < without.sum() < 55
-    expected = np.where(without, point[4, 0], drawn[:, 4, 0])
-    others = [label for label in range(17) if label != 4]
-    np.testing.assert_allclose(drawn[:, 17, 0], (drawn[:, others, 0].sum(axis=1) + expected) / 17)
+    errors = standard_error(replicates(scored, 400)[:, :17, METRICS.index("accuracy")])
+    assert errors.mean() == pytest.approx(np.sqrt(0.8 * 0.2 / 2000), rel=0.07)
 
 
 def test_no_replicates(sample):
     truth, scores, patient = sample
-    assert replicates(Scored(truth, scores, np.full(17, 0.5), patient), 0).shape == (0, 19, len(METRICS))
-
-
-def test_interval_sets_undefined_replicates_aside():
-    values = np.array([[1.0, np.nan], [np.nan, np.nan], [3.0, np.nan]])
-    low, high = interval(values)
-    assert low[0] == pytest.approx(1.05) and high[0] == pytest.approx(2.95)
-    assert np.isnan(low[1]) and np.isnan(high[1])
-    assert np.isnan(interval(np.empty((0, 2)))[0]).all()
+    assert replicates(Scored(truth, scores, np.full(17, 0.5), patient), 0).shape == (0, 18, len(METRICS))

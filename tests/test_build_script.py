@@ -40,7 +40,7 @@ def contents(base) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, run_script):
-    """(base, raw, labels, contents): 41 records, of which one has no labels and one was left out by preprocess."""
+    """(base, raw, labels, contents): 41 records, of which one has no labels and one was excluded by preprocess."""
     base, raw = make_base(tmp_path_factory.mktemp("built"), 41)
     labels = make_tables(base, range(40_000_001, 40_000_042), unlabelled=[40_000_010])
     flat = digital_ecg(5)
@@ -48,7 +48,7 @@ def built(tmp_path_factory, run_script):
     write_record(raw, record_path(40_000_006), flat)
     run_script(PREPROCESS, "--base-dir", base, "--raw-root", raw)
     process = run_script(SCRIPT, "--base-dir", base, "--workers", 1)
-    assert "left out: no_labels" in process.stdout and "left out: flat" in process.stdout
+    assert "excluded: no_labels" in process.stdout and "excluded: flat" in process.stdout
     return base, raw, labels, contents(base)
 
 
@@ -312,15 +312,15 @@ def edit(name: str, old: str, new: str):
         (
             lambda base: write_mat(
                 locate(base, "lead") / save_file_name(40_000_001),
-                {"feats": np.full((12, 5000), np.nan), "idx": 40_000_001},
+                {"feats": np.full((12, 5000), np.nan), "curr_sample_rate": 500, "idx": 40_000_001},
             ),
-            ["40000001", "no number"],
+            ["40000001", "NaN"],
         ),
         (
             lambda base: shutil.copy(
                 locate(base, "lead") / save_file_name(40_000_002), locate(base, "lead") / save_file_name(40_000_001)
             ),
-            ["40000001", "not the 10 s file"],
+            ["40000001", "not the 10-second record"],
         ),
     ],
 )
@@ -349,7 +349,40 @@ def test_labels_written_as_decimals_will_do(built, tmp_path, run_script):
     decimal = [line.split(",")[0] + "".join(f",{cell}.0" for cell in line.split(",")[1:]) for line in lines]
     labels.write_text("\n".join([header, *decimal]) + "\n")
     run_script(SCRIPT, "--base-dir", base)
-    assert contents(base) == with_root_of(built[0], built[3], tmp_path)
+
+    def without_lineage(files):
+        return {name: content for name, content in files.items() if not name.endswith("build.json")}
+
+    assert without_lineage(contents(base)) == without_lineage(with_root_of(built[0], built[3], tmp_path))
+
+
+def test_a_refused_build_has_changed_nothing(built, tmp_path, run_script):
+    base = copied(built, tmp_path)
+    run_script(SCRIPT, "--base-dir", base)
+    before = contents(base)
+    meta = locate(base, "meta_split")
+    swapped = {"train": "test", "test": "train", "valid": "valid"}
+    header, *lines = meta.read_text().splitlines()
+    rows = [line.split(",") for line in lines]
+    meta.write_text("\n".join([header, *(f"{name},{swapped[split]}" for name, split in rows)]) + "\n")
+    run_script(SCRIPT, "--base-dir", base, exit_code=1)
+    assert contents(base) == before
+
+
+def test_outputs_within_inputs_or_each_other_are_refused(built, tmp_path, run_script):
+    base = copied(built, tmp_path)
+    run_script(SCRIPT, "--base-dir", base)
+    lead, before = locate(base, "lead"), contents(base)
+    files = sorted(path.name for path in lead.iterdir())
+    for words in (
+        ("--finetune-out", lead, "--overwrite"),
+        ("--test-out", lead / "test"),
+        ("--test-out", locate(base, "finetune_data"), "--overwrite"),
+        ("--test-out", locate(base, "meta_split").parent, "--overwrite"),
+    ):
+        process = run_script(SCRIPT, "--base-dir", base, *words, exit_code=1)
+        assert "lies within" in process.stderr
+    assert sorted(path.name for path in lead.iterdir()) == files and contents(base) == before
 
 
 def test_nothing_but_the_artefacts_is_in_the_folders(built):
@@ -357,9 +390,11 @@ def test_nothing_but_the_artefacts_is_in_the_folders(built):
     assert {path.name for path in locate(base, "finetune_data").iterdir()} == {"segmented_5s", "manifests"}
     assert {path.name for path in locate(base, "manifests").iterdir()} == {
         *("train.tsv", "valid.tsv", "test.tsv", "y.npy", "label_def.csv", "pos_weight.txt", "original_idx_order.npy"),
+        "build.json",
     }
     assert {path.name for path in locate(base, "test").iterdir()} == {
         *("mats", "test_file_list.csv", "test_labels.csv", "label_def.csv", "study_id_mapping.csv"),
+        *("test_checksums.csv", "build.json"),
     }
     assert {path.name for path in (base / "build/data").iterdir()} == {
         *("test_lead1_duplicated", "test_lead1_duplicated.run.json", "lead_1_left_out.csv"),

@@ -145,7 +145,7 @@ def test_arrays_and_scalars_of_numpy_1_and_2_load(tmp_path, core):
 def test_missing_and_foreign_files_are_told(tmp_path):
     with pytest.raises(UserError, match="absent.pt: no such file"):
         load_checkpoint(tmp_path / "absent.pt")
-    with pytest.raises(UserError, match="a folder, where a file is needed"):
+    with pytest.raises(UserError, match="not a regular file but a folder"):
         load_checkpoint(tmp_path)
     for name, content in {"empty": b"", "text": b"hello\n", "html": b"<html>404</html>" * 99, "zip": b"PK\3\4"}.items():
         (tmp_path / name).write_bytes(content)

@@ -10,8 +10,8 @@ import pytest
 import wfdb
 from ecg_fm_labeler import Labeler
 from ecg_simulation.conditions import Condition, Patient, draw_condition, draw_patient
-from ecg_simulation.records import BROKEN, draw_records
-from ecg_simulation.reports import report_statements
+from ecg_simulation.demo_records import BROKEN, draw_records
+from ecg_simulation.demo_reports import report_statements
 from ecg_simulation.signals import LEADS, simulate
 from scipy.signal import find_peaks
 

@@ -1,6 +1,8 @@
 """The network: against fairseq-signals' own logits, and against an independent functional form of the facts."""
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecg_finetune.checkpoint import load_checkpoint
-from ecg_finetune.ecg_fm import Architecture, EcgClassifier, load_classifier, load_pretrained, parse_conv_layers
+from ecg_finetune.ecg_fm import (
+    Architecture,
+    EcgClassifier,
+    GainPerTap,
+    load_architecture,
+    load_classifier,
+    load_pretrained,
+    parse_conv_layers,
+)
 from ecg_finetune.files import UserError
 
 SMALL = Architecture(
@@ -292,6 +302,48 @@ def test_finetuning_may_start_from_a_finetuned_checkpoint(tmp_path):
     model = load_pretrained(saved(tmp_path / "f.pt", as_checkpoint(donor)), 17)
     assert torch.equal(model.encoder.layer_norm.weight, donor.encoder.layer_norm.weight)
     assert model.proj.weight.shape == (17, 24)
+
+
+def test_a_finetuned_head_is_kept_when_asked_for(tmp_path):
+    donor = randomised(SMALL)
+    path = saved(tmp_path / "f.pt", as_checkpoint(donor))
+    model = load_pretrained(path, 5, keep_head=True)
+    assert torch.equal(model.proj.weight, donor.proj.weight) and torch.equal(model.proj.bias, donor.proj.bias)
+    with pytest.raises(UserError, match=r"proj.weight \(5, 24\) for \(17, 24\)"):
+        load_pretrained(path, 17, keep_head=True)
+    with pytest.raises(UserError, match="no head to keep"):
+        load_pretrained(saved(tmp_path / "p.pt", as_pretrained(donor)), 5, keep_head=True)
+
+
+def test_architecture_of_a_file_and_whether_it_is_finetuned(tmp_path):
+    donor = randomised(SMALL)
+    assert load_architecture(saved(tmp_path / "f.pt", as_checkpoint(donor))) == (SMALL, True)
+    pretrained, fine_tuned = load_architecture(saved(tmp_path / "p.pt", as_pretrained(donor)))
+    assert not fine_tuned and dataclasses.replace(pretrained, num_labels=5) == SMALL
+
+
+def test_weight_norm_is_that_of_pytorch():
+    ours, theirs = (torch.nn.Conv1d(6, 4, 5, groups=2) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    torch.nn.utils.parametrize.register_parametrization(ours, "weight", GainPerTap(), unsafe=True)
+    torch.nn.utils.parametrizations.weight_norm(theirs, dim=2)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    with torch.no_grad():
+        for first, second in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(first, second)
+            first.mul_(1.5).add_(0.1)
+            second.copy_(first)
+    assert torch.equal(ours.weight, theirs.weight)
+
+
+def test_loading_a_checkpoint_loads_no_compiler(tmp_path):
+    path = saved(tmp_path / "f.pt", as_checkpoint(randomised(SMALL)))
+    program = (
+        "import sys; from ecg_finetune.ecg_fm import load_classifier; load_classifier(sys.argv[1]);"
+        "print([name for name in sys.modules if name.startswith(('torch._dynamo', 'torch._inductor'))])"
+    )
+    output = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True).stdout
+    assert output == "[]\n"
 
 
 def test_genuine_pretrained_checkpoint_leaves_only_its_known_heads_out(test_data):

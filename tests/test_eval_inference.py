@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from ecg_evaluation.inference import RecordDataset, combine_segments, load_model, predict, valid_segments
 from ecg_evaluation.inputs import read_test_set, read_valid_set
+from ecg_evaluation.prediction import RecordDataset, combine_segments, load_model, predict, valid_segments
 from evaluation_world import make_world, write_checkpoint
 from scipy.io import loadmat
 

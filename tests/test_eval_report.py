@@ -11,6 +11,7 @@ from ecg_evaluation.misses import ASSUMED_SD, millivolts, rank_misses
 from ecg_evaluation.results import decide, evaluate
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.integrate import trapezoid
 from test_html_page import Reader
 
 from ecg_finetune.label_set import LABELS
@@ -45,7 +46,7 @@ def test_roc_is_drawn_where_it_is_and_thinned(scored):
 
     svg = figures.roc_panel(*scored, 0.5)
     points = drawn_points(svg, "curve")
-    assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(roc_auc_score(*scored), abs=0.005)
+    assert trapezoid(points[:, 1], points[:, 0]) == pytest.approx(roc_auc_score(*scored), abs=0.005)
     assert len(svg) < 12_000
     x, y = (float(value) for value in re.search(r'class="point" cx="([\d.]+)" cy="([\d.]+)"', svg).groups())
     decided = scored[1] >= 0.5
@@ -108,8 +109,8 @@ def test_calibration_lowers_the_brier_score_and_leaves_ranking_alone():
 
 
 def test_report_of_a_run(tmp_path):
-    from ecg_evaluation.stage import run
-    from evaluation_world import make_world
+    from evaluation_world import RARE, make_world
+    from test_eval_scripts import run
 
     from ecg_finetune.cli import execute
     from ecg_finetune.documents import load_parser
@@ -122,7 +123,13 @@ def test_report_of_a_run(tmp_path):
     page = report.read_text(encoding="utf-8")
     reader = Reader(page)
     assert reader.addresses == [] and "@import" not in page and "url(" not in page
-    assert all(label in reader.cells for label in LABELS)
+    assert all(label in reader.cells or f"{label} *" in reader.cells for label in LABELS)
+    # Few patients are marked in tables, forest plot and text; the positives that a threshold rests on stand beside it.
+    assert f"{LABELS[RARE]} *" in reader.cells and LABELS[-2] in reader.cells
+    assert f">{LABELS[RARE]} *</text>" in page and "fewer than 10 positive or negative patients" in page
+    assert "fewer than 10 positive patients, intervals unreliable and not in the macro averages" in page
+    assert "Positive in valid" in page and "rest on fewer than 10 positive records of the valid split" in page
+    assert "over the labels with at least 10 positive and 10 negative patients" in page
     assert page.count('class="three"') == 17  # 16 labels, for one never occurs, and the micro average
     assert page.count('aria-label="Study 4') == 12
     assert "The preprocess stage" in page and "nan" not in " ".join(reader.cells).lower()

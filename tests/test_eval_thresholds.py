@@ -1,6 +1,7 @@
 """Thresholds and calibration against exhaustive search and scikit-learn."""
 
 import argparse
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -26,6 +27,34 @@ def test_no_threshold_is_better(rows):
     for rule, quality in (("f1", lambda decided: f1_score(truth, decided)), ("youden", youden)):
         chosen = quality(scores >= best_threshold(truth, scores, rule))
         assert chosen >= max(quality(scores >= threshold) for threshold in set(scores)) - 1e-12
+
+
+def test_of_equally_good_thresholds_the_highest_is_chosen():
+    """Recall 1/3 and specificity 1, or recall 1 and specificity 1/3: in floating point the second looks better."""
+    truth = np.array([1, 1, 1, 0, 0, 0])
+    scores = np.array([0.9, 0.5, 0.5, 0.5, 0.5, 0.1])
+    assert best_threshold(truth, scores, "youden") == 0.9
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=2, max_size=40))
+def test_ties_are_exact(rows):
+    truth, scores = np.array([row[0] for row in rows]), np.array([row[1] / 8 for row in rows])
+    if len(set(truth)) < 2:
+        truth[:2] = [True, False]
+
+    def youden(threshold):
+        decided = scores >= threshold
+        return Fraction(int(decided[truth].sum()), int(truth.sum())) - Fraction(
+            int(decided[~truth].sum()), int((~truth).sum())
+        )
+
+    def f1(threshold):
+        decided = scores >= threshold
+        return Fraction(2 * int(decided[truth].sum()), int(decided.sum()) + int(truth.sum()))
+
+    for rule, quality in (("youden", youden), ("f1", f1)):
+        assert best_threshold(truth, scores, rule) == max(set(scores), key=lambda at: (quality(at), at))
 
 
 def test_a_label_without_both_kinds_gets_one_half():

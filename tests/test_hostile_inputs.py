@@ -136,7 +136,7 @@ def test_an_array_is_read_into_memory_as_numpy_reads_it(tmp_path, array):
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (Path.mkdir, "a folder, where a file is needed"),
+        (Path.mkdir, "not a regular file but a folder"),
         (os.mkfifo, "not a regular file"),
         (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
         (lambda path: path.symlink_to(path), "no such file"),

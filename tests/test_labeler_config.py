@@ -1,4 +1,4 @@
-"""The labeler's configuration: ours is sound, ECG-FM's format is read, mistakes are told with file and entry."""
+"""The labeler's configuration: ours is sound, ECG-FM's format is read, errors name file and entry."""
 
 import json
 import shutil
@@ -128,7 +128,7 @@ def test_without_uncertainty_map_everything_is_certain(small):
     [
         ({"entity_tem": None}, "entity_tem.json: no such file"),
         ({"entity_tem": {}}, "entity_tem.json: it must hold a JSON list"),
-        ({"entity_tem": [*SMALL["entity_tem"], {"name": "Both"}]}, "entry 5: the entity 'Both' is defined twice"),
+        ({"entity_tem": [*SMALL["entity_tem"], {"name": "Both"}]}, "entry 5: duplicate entity 'Both'"),
         ({"entity_tem": [*SMALL["entity_tem"], {"name": "A", "sup": ["B"]}]}, "'A': the entity 'B' is not in"),
         (
             {"entity_tem": [*SMALL["entity_tem"], {"name": "A", "sup": ["B"]}, {"name": "B", "sup": ["A"]}]},
@@ -142,26 +142,32 @@ def test_without_uncertainty_map_everything_is_certain(small):
         ({"entity_pat": ["x"]}, "entity_pat.json: entry 1: 'x' is not an object"),
         ({"entity_pat": [{"pattern": 3}]}, "entity_pat.json: entry 1: pattern is 3"),
         ({"entity_pat": [{"pattern": " "}]}, "a pattern must not be empty"),
-        ({"connective": [{"pattern": "infarct", "descriptors": [[], []]}]}, "listed twice; first as entity_pat.json"),
+        (
+            {"connective": [{"pattern": "infarct", "descriptors": [[], []]}]},
+            "duplicate pattern; the first is entity_pat.json",
+        ),
         ({"connective": [{"pattern": "with", "descriptors": [[]]}]}, "connective.json: entry 1 ('with'): descriptors"),
         ({"desc_pat": [{"pattern": "x", "descriptors": [{"tem": "Q"}]}]}, "the descriptor 'Q' is not in"),
         ({"desc_pat": [{"pattern": "x", "descriptors": [], "before_after": "c"}]}, "before_after is 'c'"),
         ({"desc_tem": [{"name": "Old", "create_entities": ["N"]}]}, "desc_tem.json: entry 1: the entity 'N'"),
         ({"compound_tem": [{"entity": "Both", "including": []}]}, "compound_tem.json: entry 1: a compound needs"),
-        ({"attached_desc_tem": [{"entity": "Both"}]}, "attached_desc_tem.json: entry 1: None names nothing"),
+        ({"attached_desc_tem": [{"entity": "Both"}]}, "attached_desc_tem.json: entry 1: None is not a name"),
         ({"traveling_desc_tem": [{"entity": "Both", "descriptors": ["Q"]}]}, "traveling_desc_tem.json: entry 1"),
         ({"uncertainty_map": {"Possible": 0}}, "uncertainty_map.json: 'Possible': the probability 0"),
         ({"text_normalization": {}}, "text_normalization.json"),
-        ({"entity_tem": [{"name": "A", "supp": []}]}, "entity_tem.json: entry 1: the key 'supp' is unknown; 'sup' is"),
+        (
+            {"entity_tem": [{"name": "A", "supp": []}]},
+            "entity_tem.json: entry 1: unknown key 'supp'; did you mean 'sup'?",
+        ),
         ({"entity_tem": [{"name": "A", "require_descriptors": "false"}]}, "require_descriptors is 'false'; it must be"),
-        ({"entity_tem": [{"name": ""}]}, "entry 1: name is ''; it must be a text"),
+        ({"entity_tem": [{"name": ""}]}, "entry 1: name is ''; it must be a non-empty string"),
         ({"entity_pat": [{"pattern": "x"}]}, "entity_pat.json: entry 1 ('x'): entities is None"),
         ({"desc_pat": [{"pattern": "x"}]}, "desc_pat.json: entry 1 ('x'): descriptors is None"),
         ({"uncertainty_map": {"Possible": True}}, "uncertainty_map.json: 'Possible': the probability True"),
         *(
             (
                 {"text_normalization": TABLES | change},
-                f"text_normalization.json: {next(iter(change))!r} has not the form",
+                f"text_normalization.json: {next(iter(change))!r} does not have the form",
             )
             for change in (
                 {"cut_off": [""]},
@@ -175,13 +181,13 @@ def test_without_uncertainty_map_everything_is_certain(small):
         *(
             (
                 {"text_templates": {"passes": [{"name": "x", "groups": {"a": ["b"]}, "templates": [template]}]}},
-                "'passes' has",
+                "'passes' does not have",
             )
             for template in (["{c}", "x"], ["x", "{a}"], ["{a", "x"], ["{a}"], "ab", ["", "x"])
         ),
     ],
 )
-def test_mistake_is_told_with_its_file_and_entry(small, capsys, changes, problem):
+def test_error_names_file_and_entry(small, capsys, changes, problem):
     folder = small(**changes)
     if changes == {"entity_tem": None}:
         (folder / "entity_tem.json").unlink(missing_ok=True)
@@ -196,13 +202,15 @@ def test_mistake_is_told_with_its_file_and_entry(small, capsys, changes, problem
 def test_label_definition_of_unknown_entities(small):
     folder = small()
     (folder / "label_def.csv").write_text("name,count\nInfarction,1\nNobody,2\n")
-    told = [line.split(": ", 1)[1] for line in problems_of(folder)[1]]
-    assert told[0] == "line 3: the entity 'Nobody' is not in entity_tem.json"
-    assert "no entity for the label 'Bradycardia'" in told and "no entity for the label 'Infarction'" not in told
+    problems = [line.split(": ", 1)[1] for line in problems_of(folder)[1]]
+    assert problems[0] == "line 3: the entity 'Nobody' is not in entity_tem.json"
+    assert (
+        "no entity for the label 'Bradycardia'" in problems and "no entity for the label 'Infarction'" not in problems
+    )
     Labeler.from_config(folder)  # labelling does not need it
 
 
-def test_phrase_listed_twice_in_a_text_table(small):
+def test_duplicate_phrase_in_a_text_table(small):
     folder = small()
     shutil.copy(PROJECT_CONFIG / TABLES_FILE, folder)
     path = folder / TABLES_FILE
@@ -211,7 +219,7 @@ def test_phrase_listed_twice_in_a_text_table(small):
         Labeler.from_config(folder)
 
 
-def test_no_json_and_no_folder(small, tmp_path):
+def test_invalid_json_and_missing_folder(small, tmp_path):
     (small() / "desc_pat.json").write_text("[")
     with pytest.raises(UserError, match=r"desc_pat\.json: not readable as JSON"):
         Knowledge.from_folder(tmp_path)

@@ -3,20 +3,26 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from ecg_fm_labeler import Labeler
-from ecg_fm_labeler.batch import label_reports
 from ecg_fm_labeler.configuration import PROJECT_CONFIG
-from ecg_fm_labeler.outputs import prevalence_table
+from ecg_fm_labeler.label_files import prevalence_table
+from ecg_fm_labeler.labeler import POLICIES
+from ecg_fm_labeler.labelling import label_reports
 from ecg_fm_labeler.reports import read_reports
 
 from ecg_finetune.files import UserError
 from ecg_finetune.label_set import LABELS
 from ecg_finetune.paths import ARTEFACTS
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPT = "labels/scripts/create_labels_ecgfm.py"
 
 WILD = """\ufeffextra,study_id,report_0,report_1,report_10,report_2,report_9,bandwidth
@@ -88,7 +94,7 @@ def test_files_of_a_table_from_the_wild(base, run_script):
     assert (out / "label_def_official_17.csv").read_bytes() == (PROJECT_CONFIG / "label_def.csv").read_bytes()
     assert read_csv(out / "unmatched.csv") == [["words", "count"], ["ünlesbar text", "1"]]
     assert {path.name for path in out.iterdir()} == {
-        *("labels.csv", "y.npy", "y_soft.npy", "label_def_recomputed.csv", "label_def_official_17.csv"),
+        *("labels.csv", "labels.json", "y.npy", "y_soft.npy", "label_def_recomputed.csv", "label_def_official_17.csv"),
         *("pos_weight.txt", "study_id_mapping.csv", "unmatched.csv"),
     }
     assert "2 of 6 rows have no split" in process.stdout
@@ -140,7 +146,7 @@ def test_policy_asserted(base, run_script):
         ("study_id,x\n1,y\n", [], "column 'report_0' is missing"),
         ("report_0\nSinus rhythm\n", [], "column 'study_id' is missing"),
         ("study_id,report_0\n1,a\nx7,b\n", [], "line 3 has study_id 'x7'"),
-        ("study_id,report_0\n1,a\n2,b\n1,c\n", [], "study_id 1 stands in line 2 and again in line 4"),
+        ("study_id,report_0\n1,a\n2,b\n1,c\n", [], "duplicate study_id 1: line 4 has another report than line 2"),
         ("study_id,report_0\n1,a\n", ["--split", "train"], "meta_split.csv: no such file"),
         ("study_id,report_0\n1,a\n", ["--labeler-config", "nowhere"], "nowhere: no such folder"),
     ],
@@ -176,8 +182,26 @@ def test_workers_make_no_difference(tmp_path):
     labeler = Labeler.from_config()
     texts = [[reports.statements[n] for n in reports.distinct[which]] for which in reports.which]
     assert np.array_equal(labeler.label(texts).soft, one)
-    blocks = [block for text in texts for block in labeler.read(text)]
-    assert Counter(words for block in blocks for words in block.unmatched) == words_of_one
+    assert Counter(words for text in texts for words in labeler.unmatched(text)) == words_of_one
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_time_is_linear_in_the_length_of_a_statement(base, policy):
+    """Statements of 100,000 characters take about 0.1 s each; in quadratic time one takes more than a minute."""
+    resource = pytest.importorskip("resource")  # not on Windows
+    pieces = ["no ", "no infarct ", "missing lead(s): V1, ", "lead(s)  ", " .", "a / ", "- wave ", "? age "]
+    texts = [piece * (100_000 // len(piece)) for piece in [*"'().<>?+-/&!,*_ \t\xa0a1", *pieces]]
+    with (base / ARTEFACTS["machine_measurements"].location).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["study_id", "report_0", "report_1", "report_2"])
+        writer.writerows([study, "Sinus rhythm", f"x {text} x", "Atrial flutter"] for study, text in enumerate(texts))
+    command = [sys.executable, REPOSITORY / SCRIPT, "--base-dir", base, "--policy", policy, "--workers", "1"]
+    limit = partial(resource.setrlimit, resource.RLIMIT_CPU, (60, 60))  # seconds, however busy the machine is
+    process = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, (process.returncode, process.stderr)
+    y = np.load(base / "labels/computed_labels/y.npy")
+    assert len(y) == len(texts)
+    assert y[:, [LABELS.index("Sinus rhythm"), LABELS.index("Atrial flutter")]].all()
 
 
 def test_read_reports_keeps_order_and_distinct_texts(tmp_path):

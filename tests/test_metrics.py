@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from ecg_evaluation.metrics import METRICS, ROWS, Ranking, Scored, rates, threshold_curve
+from ecg_evaluation.metrics import METRICS, Ranking, Scored, rates, threshold_curve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
@@ -26,9 +26,8 @@ def simulated(records: int = 400, seed: int = 0, decimals: int = 2) -> tuple[np.
 def test_areas_equal_scikit_learn(decimals):
     truth, scores = simulated(decimals=decimals)
     values = Scored(truth, scores, np.full(17, 0.5), np.arange(len(truth))).measure()[0]
-    for average, row in (("macro", ROWS.index("__macro__")), ("micro", ROWS.index("__micro__"))):
-        assert abs(values[row, 0] - sklearn_metrics.roc_auc_score(truth, scores, average=average)) < 1e-9
-        assert abs(values[row, 1] - sklearn_metrics.average_precision_score(truth, scores, average=average)) < 1e-9
+    assert abs(values[17, 0] - sklearn_metrics.roc_auc_score(truth, scores, average="micro")) < 1e-9
+    assert abs(values[17, 1] - sklearn_metrics.average_precision_score(truth, scores, average="micro")) < 1e-9
     for label in range(17):
         assert abs(values[label, 0] - sklearn_metrics.roc_auc_score(truth[:, label], scores[:, label])) < 1e-9
         expected = sklearn_metrics.average_precision_score(truth[:, label], scores[:, label])
@@ -44,10 +43,8 @@ def test_scores_of_a_genuine_checkpoint_on_genuine_segments_equal_scikit_learn(t
     values = Scored(truth, scores, np.full(17, 0.5), np.arange(len(truth))).measure()[0]
     defined = np.flatnonzero(truth.any(axis=0))
     assert len(defined) == 16 and np.isnan(np.delete(values[:17, :2], defined, axis=0)).all()
-    for average, row in (("macro", 17), ("micro", 18)):
-        some = (truth[:, defined], scores[:, defined]) if average == "macro" else (truth, scores)
-        assert abs(values[row, 0] - sklearn_metrics.roc_auc_score(*some, average=average)) < 1e-9
-        assert abs(values[row, 1] - sklearn_metrics.average_precision_score(*some, average=average)) < 1e-9
+    assert abs(values[17, 0] - sklearn_metrics.roc_auc_score(truth, scores, average="micro")) < 1e-9
+    assert abs(values[17, 1] - sklearn_metrics.average_precision_score(truth, scores, average="micro")) < 1e-9
     for label in defined:
         one = truth[:, label], scores[:, label]
         decided = one[0], one[1] >= 0.5
@@ -87,9 +84,8 @@ def test_decisions_and_brier_equal_scikit_learn():
     decided = scores >= thresholds
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for average, row in (("macro", 17), ("micro", 18)):
-            precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(truth, decided, average=average)
-            np.testing.assert_allclose(values[row, [4, 3, 5]], [precision, recall, f1], rtol=0, atol=1e-12)
+        precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(truth, decided, average="micro")
+        np.testing.assert_allclose(values[17, [4, 3, 5]], [precision, recall, f1], rtol=0, atol=1e-12)
     for label in range(17):
         tn, fp, fn, tp = sklearn_metrics.confusion_matrix(truth[:, label], decided[:, label]).ravel()
         named = dict(zip(METRICS, values[label]))
@@ -100,19 +96,17 @@ def test_decisions_and_brier_equal_scikit_learn():
         assert named["brier"] == pytest.approx(brier, abs=1e-12)
         brier = sklearn_metrics.brier_score_loss(truth[:, label], scores[:, label] ** 2)
         assert named["brier_calibrated"] == pytest.approx(brier, abs=1e-12)
-    assert values[18, 8] == pytest.approx(((scores - truth) ** 2).mean(), abs=1e-12)
+    assert values[17, 8] == pytest.approx(((scores - truth) ** 2).mean(), abs=1e-12)
 
 
-def test_a_label_without_positives_is_undefined_and_left_out_of_macro():
+def test_a_label_without_positives_is_undefined():
     truth, scores = simulated()
     truth[:, 4] = False
     values = Scored(truth, scores, np.full(17, 0.5), np.arange(len(truth))).measure()[0]
     named = dict(zip(METRICS, values[4]))
     assert np.isnan(named["auroc"]) and np.isnan(named["auprc"]) and np.isnan(named["recall"])
     assert named["specificity"] <= 1 and named["accuracy"] <= 1
-    others = [label for label in range(17) if label != 4]
-    assert values[17, 0] == pytest.approx(values[others, 0].mean(), abs=1e-12)
-    undefined = [metric for metric, value in zip(METRICS, values[18]) if np.isnan(value)]
+    undefined = [metric for metric, value in zip(METRICS, values[17]) if np.isnan(value)]
     assert undefined == ["brier_calibrated"]  # for want of calibrated probabilities
 
 

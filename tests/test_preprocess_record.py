@@ -1,13 +1,15 @@
 """Reading one lead: the same numbers as wfdb, whatever the header looks like."""
 
 import math
+import os
 import random
+import tracemalloc
 import warnings
 
 import numpy as np
 import pytest
 import wfdb
-from ecg_preprocess.record import RecordError, find_lead, parse_plain, read_lead
+from ecg_preprocess.record import RecordError, find_lead, parse_plain, read_record_lead
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic_records import digital_ecg, write_record
@@ -80,7 +82,7 @@ def by_wfdb(stem, lead, channels=None):
     try:
         record = wfdb.rdrecord(str(stem), channels=channels)
         channel = find_lead([name or "" for name in record.sig_name], lead)
-        if record.fs == 0:  # wfdb does not mind
+        if not 50 <= record.fs <= 100_000:  # wfdb does not mind
             return None
         return record.p_signal[:, channel], record.units[channel], record.fs, record.sig_len
     except Exception:
@@ -89,7 +91,7 @@ def by_wfdb(stem, lead, channels=None):
 
 def by_us(stem, lead):
     try:
-        signal = read_lead(str(stem), lead)
+        signal = read_record_lead(str(stem), lead)
     except RecordError:
         return None
     return signal.values, signal.unit, signal.rate, signal.samples
@@ -144,7 +146,7 @@ def test_reading_the_first_seconds_is_the_beginning_of_reading_all(tmp_path, sec
     (tmp_path / "odd.hea").write_text(header.replace(".dat 16 ", ".dat 16+0 "))
     everything = by_wfdb(tmp_path / "plain", "II")[0]
     for name in ("plain", "odd"):
-        signal = read_lead(str(tmp_path / name), "II", seconds)
+        signal = read_record_lead(str(tmp_path / name), "II", seconds)
         assert np.array_equal(signal.values, everything[: math.ceil(seconds * 500)])
         assert signal.samples == 1000
 
@@ -185,7 +187,7 @@ def test_damaged_records_get_their_reason(tmp_path, damage, status, plain):
         assert parse_plain(stem.with_suffix(".hea").read_bytes(), "I") is None
     damage(stem)
     try:
-        read_lead(str(stem), "I")
+        read_record_lead(str(stem), "I")
         found = "ok"
     except RecordError as error:
         found = error.status
@@ -196,27 +198,27 @@ def test_checksums_are_compared_when_asked(tmp_path):
     write_record(tmp_path, "r", digital_ecg(4))
     expected = by_wfdb(tmp_path / "r", "I")
     assert same(by_us(tmp_path / "r", "I"), expected)
-    signal = read_lead(str(tmp_path / "r"), "I", verify_checksums=True)
+    signal = read_record_lead(str(tmp_path / "r"), "I", verify_checksums=True)
     assert np.array_equal(signal.values, expected[0])
     data = bytearray((tmp_path / "r.dat").read_bytes())
     data[-1] ^= 1  # one bit, in another lead than the one read
     (tmp_path / "r.dat").write_bytes(data)
-    read_lead(str(tmp_path / "r"), "I")
+    read_record_lead(str(tmp_path / "r"), "I")
     with pytest.raises(RecordError) as error:
-        read_lead(str(tmp_path / "r"), "I", verify_checksums=True)
+        read_record_lead(str(tmp_path / "r"), "I", verify_checksums=True)
     assert error.value.status == "bad_checksum" and "V6" in error.value.detail
 
 
 def test_checksums_of_genuine_records_are_right(test_data):
     for stem in [path.with_suffix("") for path in sorted(test_data.glob("wfdb*/**/*.hea"))][::5]:
-        read_lead(str(stem), "I", verify_checksums=True)
+        read_record_lead(str(stem), "I", verify_checksums=True)
 
 
 def test_several_segments_are_read_as_one(tmp_path):
     for name, seed in (("s1", 1), ("s2", 2)):
         write_record(tmp_path, name, digital_ecg(seed, 3000))
     (tmp_path / "m.hea").write_text("m/2 12 500 6000\ns1 3000\ns2 3000\n")
-    signal = read_lead(str(tmp_path / "m"), "I")
+    signal = read_record_lead(str(tmp_path / "m"), "I")
     expected = np.concatenate([digital_ecg(1, 3000)[:, 0], digital_ecg(2, 3000)[:, 0]]) / 200
     assert signal.samples == 6000 and np.array_equal(signal.values, expected)
 
@@ -227,3 +229,137 @@ def test_a_lead_is_found_by_name():
     assert find_lead(["i", "I"], "I") == 1
     with pytest.raises(RecordError, match="no_lead"):
         find_lead(["II", "III"], "I")
+
+
+def refusal(stem, seconds: float = math.inf) -> tuple[str, str]:
+    """Return status and detail of the refusal of Lead I of a record."""
+    with pytest.raises(RecordError) as error:
+        read_record_lead(str(stem), "I", seconds)
+    return error.value.status, error.value.detail
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("suffix", [".hea", ".dat"])
+@pytest.mark.parametrize("kind", ["pipe", "endless", "folder"])
+def test_only_regular_files_are_read(tmp_path, plain, suffix, kind):
+    write_record(tmp_path, "r", digital_ecg(3))
+    if not plain:
+        make_odd(tmp_path / "r", " 12 500 ", " 12 500/500 ")
+    path = tmp_path / f"r{suffix}"
+    path.unlink()
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "endless":
+            path.symlink_to("/dev/zero")
+        case "folder":
+            path.mkdir()
+    status, detail = refusal(tmp_path / "r")
+    assert status == "unreadable" and "not a regular file" in detail
+
+
+def test_a_header_of_a_megabyte_is_no_header(tmp_path):
+    with (tmp_path / "r.hea").open("wb") as file:
+        file.truncate(10**12)  # a hole: it takes no space
+    status, detail = refusal(tmp_path / "r")
+    assert status == "unreadable" and "1,000,000,000,000 bytes" in detail
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize(
+    ("rate", "usable"), [("49.9", False), ("50", True), ("100000", True), ("100000.5", False), ("0.5", False)]
+)
+def test_rates_that_no_ecg_has_are_refused(tmp_path, plain, rate, usable):
+    write_record(tmp_path, "r", digital_ecg(3), rate=rate)
+    if not plain:
+        make_odd(tmp_path / "r", f" 12 {rate} ", f" 12 {rate}/{rate} ")
+    if usable:
+        assert read_record_lead(str(tmp_path / "r"), "I").rate == float(rate)
+    else:
+        status, detail = refusal(tmp_path / "r")
+        assert status == "bad_rate" and rate in detail
+
+
+@pytest.mark.parametrize("rate", ["0", "0.0000001", "999999999999999999999"])
+def test_rates_only_wfdb_reads_are_refused_too(tmp_path, rate):
+    write_record(tmp_path, "r", digital_ecg(3), rate=rate)
+    assert refusal(tmp_path / "r", 10)[0] == "bad_rate"
+
+
+def several_segments(folder, record_line: str, *segments: str) -> None:
+    for name, seed in (("s1", 1), ("s2", 2)):
+        write_record(folder, name, digital_ecg(seed, 3000))
+    header = (folder / "s1.hea").read_text().replace("s1.dat 16", "~ 0")
+    (folder / "layout.hea").write_text(header.replace("s1 12 500 3000", "layout 12 500 0"))
+    (folder / "m.hea").write_text("\n".join([record_line, *segments, ""]))
+
+
+@pytest.mark.parametrize(
+    ("record_line", "segments", "status"),
+    [
+        ("m/2 12 500 6000", ["s1 3000", "s2 3000"], "ok"),
+        ("m/4 12 500 8000", ["layout 0", "s1 3000", "~ 2000", "s2 3000"], "ok"),
+        ("m/2 12 500 60000000000", ["s1 30000000000", "s2 30000000000"], "unreadable"),  # not what their headers say
+        ("m/2 12 500 60000000000", ["s1 3000", "s2 3000"], "unreadable"),
+        ("m/2 12 500 30000003000", ["s1 3000", "~ 30000000000"], "truncated"),
+        ("m/1000000000000 12 500 6000", ["s1 3000", "s2 3000"], "unreadable"),
+        ("m/2 12 500 6000", ["s1 3000", "m 3000"], "unreadable"),  # a segment of itself
+        ("m/2 12 500 6000", ["s1 3000", "s3 3000"], "missing_data"),
+        ("m/2 12 500 6000", ["s1 3000", "pipe 3000"], "unreadable"),
+        ("m/2 12 0.1 6000", ["s1 3000", "s2 3000"], "bad_rate"),
+    ],
+)
+def test_several_segments_get_no_more_memory_than_they_fill(tmp_path, record_line, segments, status):
+    several_segments(tmp_path, record_line, *segments)
+    os.mkfifo(tmp_path / "pipe.hea")
+    tracemalloc.start()
+    try:
+        if status == "ok":
+            read_record_lead(str(tmp_path / "m"), "I")
+        else:
+            assert refusal(tmp_path / "m")[0] == status
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_segment_whose_file_is_short_or_a_pipe_is_refused(tmp_path):
+    several_segments(tmp_path, "m/2 12 500 6000", "s1 3000", "s2 3000")
+    cut(tmp_path / "s2", 1000)
+    assert refusal(tmp_path / "m", 1) == ("truncated", "s2.dat has 1000 of 72000 bytes")
+    (tmp_path / "s2.dat").unlink()
+    os.mkfifo(tmp_path / "s2.dat")
+    assert refusal(tmp_path / "m", 1)[0] == "unreadable"
+
+
+@pytest.mark.parametrize("fmt", ["16x1000000000", "16:1000000000", "16+1000000000000", "212x1000000000"])
+def test_a_header_cannot_claim_memory_that_its_file_does_not_fill(tmp_path, fmt):
+    write_record(tmp_path, "r", digital_ecg(3))
+    make_odd(tmp_path / "r", ".dat 16 ", f".dat {fmt} ")
+    tracemalloc.start()
+    try:
+        assert refusal(tmp_path / "r", 10)[0] in ("truncated", "unreadable")
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_lead_is_read_though_the_file_of_another_is_not_there(tmp_path):
+    write_record(tmp_path, "r", digital_ecg(3))
+    header = (tmp_path / "r.hea").read_text().replace("V6\n", "V6\nother.dat 16 200.0(0)/mV 16 0 0 0 0 X\n")
+    (tmp_path / "r.hea").write_text(header.replace("r 12 ", "r 13 "))
+    assert len(read_record_lead(str(tmp_path / "r"), "I").values) == 5000
+    with pytest.raises(RecordError, match="missing_data"):
+        read_record_lead(str(tmp_path / "r"), "X")
+
+
+def test_what_a_header_says_is_shown_in_one_short_line(tmp_path):
+    names = [f"lead\x00{number}\x1b[31m" + 500 * "x" for number in range(300)]
+    lines = [f"r {len(names)} 500 5000", *(f"r.dat 16 200 16 0 0 0 0 {name}" for name in names)]
+    (tmp_path / "r.hea").write_text("\n".join(lines) + "\n")
+    status, detail = refusal(tmp_path / "r")
+    assert status == "no_lead" and detail.isprintable() and len(detail) < 250
+
+
+def test_a_path_that_the_system_cannot_express_is_refused():
+    assert refusal("a\0b")[0] == "unreadable"

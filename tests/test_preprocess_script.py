@@ -13,6 +13,11 @@ import numpy as np
 import pytest
 import scipy.io
 import wfdb
+from ecg_evaluation.misses import read_scale
+from ecg_preprocess.preprocess_report import STATUSES, ReportRow, format_row, parse_row, rounded
+from ecg_preprocess.standardise import SignalStatistics
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.interpolate import interp1d
 from synthetic_records import digital_ecg, make_base, make_tables, record_path, write_record
 
@@ -61,7 +66,7 @@ def check_against_wfdb(base, raw, paths: dict[int, str], lead="I") -> None:
         }
 
 
-def test_genuine_records_come_through(test_data, tmp_path, run_script):
+def test_genuine_records_are_usable(test_data, tmp_path, run_script):
     folder = test_data / "wfdb50"
     with (folder / "record_list.csv").open() as file:
         paths = {int(row["study_id"]): row["path"] for row in csv.DictReader(file)}
@@ -69,7 +74,7 @@ def test_genuine_records_come_through(test_data, tmp_path, run_script):
     write_rows(locate(tmp_path, "meta_split"), ["save_file", "split"], rows)
     options = ("--base-dir", tmp_path, "--record-list", folder / "record_list.csv", "--raw-root", folder / "raw")
     process = run_script(SCRIPT, *options, "--max-failed-fraction", "0")
-    assert "50 10 s files" in process.stdout.splitlines()[-1]
+    assert "50 10-second files" in process.stdout.splitlines()[-1]
     check_against_wfdb(tmp_path, folder / "raw", paths)
     report = report_of(tmp_path)
     assert [int(row["study_id"]) for row in report] == list(paths) and {row["status"] for row in report} == {"ok"}
@@ -78,7 +83,7 @@ def test_genuine_records_come_through(test_data, tmp_path, run_script):
 
 
 @pytest.mark.parametrize("lead", ["I", "aVR"])
-def test_records_of_other_rates_and_lengths_come_through(test_data, tmp_path, run_script, lead):
+def test_records_of_other_rates_and_lengths_are_usable(test_data, tmp_path, run_script, lead):
     paths = {1: "s0010_re", 2: "00001_lr"}
     write_rows(locate(tmp_path, "record_list"), ["study_id", "path"], paths.items())
     rows = [(save_file_name(study), "train") for study in paths]
@@ -114,7 +119,7 @@ def break_records(raw) -> dict[int, str]:
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory, run_script):
-    """A base folder whose run left nine of twelve records out, and what the run printed."""
+    """A base folder whose run excluded nine of twelve records, and what the run printed."""
     base, raw = make_base(tmp_path_factory.mktemp("broken"))
     expected = break_records(raw)
     refused = run_script(SCRIPT, "--base-dir", base, "--raw-root", raw, exit_code=1)
@@ -330,3 +335,93 @@ def test_a_record_that_the_list_does_not_have_is_listed(tmp_path, run_script):
     locate(base, "record_list").write_text(f"study_id,path\n40000001,{record_path(40000001)}\n")
     run_script(SCRIPT, "--base-dir", base, "--raw-root", raw, "--max-failed-fraction", "1")
     assert [row["status"] for row in report_of(base)] == ["ok", "not_in_record_list", "not_in_record_list"]
+
+
+def test_what_is_not_known_is_an_empty_cell_that_eval_reads(tmp_path, run_script):
+    base, raw = make_base(tmp_path, 3)
+    gone = digital_ecg(1)
+    gone[:, 0] = -32768
+    write_record(raw, record_path(40_000_002), gone)
+    write_record(raw, record_path(40_000_003), digital_ecg(2), rate=0.5)
+    run_script(SCRIPT, "--base-dir", base, "--raw-root", raw, "--max-failed-fraction", "1")
+    ok, missing, slow = report_of(base)
+    assert (missing["status"], missing["mean_mv"], missing["std_mv"], missing["nan_count"]) == ("nan", "", "", "5000")
+    assert (slow["status"], slow["detail"], slow["rate"]) == ("bad_rate", "0.5 Hz, not 50 to 100,000 Hz", "")
+    scale = read_scale(locate(base, "report"))
+    assert scale["std_mv"].isna().tolist() == [False, True, True]
+    assert scale.at[40_000_001, "mean_mv"] == float(ok["mean_mv"])
+
+
+def test_the_report_survives_what_a_header_says(tmp_path, run_script):
+    base, raw = make_base(tmp_path, 2)
+    header = (raw / record_path(40_000_002)).with_suffix(".hea")
+    header.write_text(header.read_text().replace(" I\n", ' X\0"\x1b[31m,' + 150_000 * "x" + "\n"))
+    run_script(SCRIPT, "--base-dir", base, "--raw-root", raw, "--max-failed-fraction", "1")
+    text = locate(base, "report").read_text(encoding="utf-8")
+    assert text.replace("\n", "").isprintable() and len(text) < 1000
+    assert [row["status"] for row in report_of(base)] == ["ok", "no_lead"]
+    assert locate(base, "quality").stat().st_size < 200_000
+
+
+ROWS = st.builds(
+    ReportRow,
+    study_id=st.integers(0, 10**18 - 1),
+    status=st.just("ok"),
+    detail=st.just(""),
+    signal=st.builds(
+        SignalStatistics,
+        rate=st.integers(50, 100_000) | st.floats(50, 100_000).filter(lambda rate: not rate.is_integer()),
+        samples=st.integers(1, 10**9),
+        mean_mv=st.floats(-1e3, 1e3),
+        std_mv=st.floats(0, 1e3),
+        nan_count=st.integers(0, 500),
+        longest_flat_s=st.floats(0, 5),
+    ).map(rounded),
+    mat_bytes=st.integers(1, 10**9),
+)
+
+
+@given(row=ROWS)
+def test_a_usable_row_is_read_as_it_was_written(row):
+    assert parse_row(format_row(row)) == row
+
+
+@given(
+    row=ROWS,
+    place=st.integers(0, 200),
+    text=st.sampled_from(["", "_", " ", "\0", '"', ",", "\u0663", "nan", "inf", "9"]),
+)
+def test_a_changed_line_is_no_row_or_another_one(row, place, text):
+    line = format_row(row)
+    place %= len(line)
+    found = parse_row(line[:place] + text + line[place + 1 :])
+    assert found is None or parse_row(format_row(found)) == found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "\n",
+        "save_file,study_id,status,detail,rate,samples,mean_mv,std_mv,nan_count,longest_flat_s,mat_bytes\n",
+        "mimic_iv_ecg_7.mat,8,ok,,500,5000,0.1,0.1,0,0.1,18000\n",
+        "mimic_iv_ecg_7.mat,7,ok,,500,5000,nan,0.1,0,0.1,18000\n",
+        "mimic_iv_ecg_7.mat,7,ok,,500,5000,0.1,inf,0,0.1,18000\n",
+        "mimic_iv_ecg_7.mat,7,ok,why,500,5000,0.1,0.1,0,0.1,18000\n",
+        "mimic_iv_ecg_7.mat,7,flat,,500,5000,0.1,0.1,0,0.1,18000\n",
+        "mimic_iv_ecg_7.mat,7,ok,,500,5000,0.1,0.1,0,0.1,\n",
+        "mimic_iv_ecg_7.mat,7,ok,,500,5000,0.1,0.1,0,0.1,18000,\n",
+        f"mimic_iv_ecg_{10**20}.mat,{10**20},ok,,500,5000,0.1,0.1,0,0.1,18000\n",
+        f"mimic_iv_ecg_7.mat,7,ok,,500,{10**400},0.1,0.1,0,0.1,18000\n",
+        "\0\0\0\0",
+    ],
+)
+def test_a_line_that_is_no_usable_record_is_no_row(line):
+    assert parse_row(line) is None
+
+
+@pytest.mark.parametrize("status", [status for status in STATUSES if status != "ok"])
+def test_rows_of_excluded_records_are_made_again(status):
+    line = format_row(ReportRow(7, status, 'all "of", it'))
+    assert next(csv.reader([line])) == ["mimic_iv_ecg_7.mat", "7", status, 'all "of", it', *7 * [""]]
+    assert parse_row(line) is None

@@ -22,7 +22,7 @@ def waves(samples: int, rate: float) -> np.ndarray:
 
 
 def prepared(signal):
-    return standardise(signal, measure(signal))
+    return standardise(signal, *measure(signal))
 
 
 def test_a_500_hz_record_is_only_standardised():
@@ -50,16 +50,16 @@ def test_resampling_of_any_rate_and_length_is_scipy_s(rate, more, seed):
     size = int(samples * 500 / rate)
     expected = interp1d(np.linspace(0, size - 1, samples), values)(np.arange(5000))
     expected = (expected - expected.mean()) / expected.std()
-    # As `read_lead` gives it: little more than 10 s of the record.
+    # As `read_record_lead` gives it: little more than 10 s of the record.
     signal = LeadSignal(values[: math.ceil(SECONDS_READ * rate)], "mV", rate, samples)
     assert np.abs(prepared(signal) - expected).max() < 1e-5
 
 
-def test_the_unit_does_not_matter_but_for_the_figures():
+def test_the_unit_does_not_matter_but_for_the_statistics():
     values = waves(5000, 500)
     microvolts = signal_of(values * 1000, unit="uV")
     assert np.allclose(prepared(microvolts), prepared(signal_of(values)), atol=1e-6)
-    assert measure(microvolts).std_mv == pytest.approx(values.std())
+    assert measure(microvolts)[0].std_mv == pytest.approx(values.std())
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_the_unit_does_not_matter_but_for_the_figures():
         (lambda v: np.where(np.arange(5000) == 77, -20.01, v), "amplitude"),
     ],
 )
-def test_unusable_signals_are_left_out_with_their_reason(change, status):
+def test_unusable_signals_are_excluded_with_their_reason(change, status):
     with pytest.raises(RecordError) as error:
         prepared(signal_of(change(waves(5000, 500))))
     assert error.value.status == status
@@ -106,15 +106,23 @@ def test_a_gap_is_a_straight_line():
 def test_only_the_first_10_s_are_judged():
     values = np.concatenate([waves(5000, 500), np.full(5000, np.nan)])
     signal = signal_of(values)
-    assert measure(signal).nan_count == 0
+    assert measure(signal)[0].nan_count == 0
     assert np.array_equal(prepared(signal), prepared(signal_of(values[:5000])))
 
 
-def test_the_figures():
+def test_the_statistics():
     values = np.concatenate([[np.nan, np.nan], np.full(50, 2.0), np.arange(4948)])
-    figures = measure(signal_of(values))
-    assert figures.nan_count == 2 and figures.longest_flat_s == 0.1
-    assert figures.mean_mv == pytest.approx(np.nanmean(values)) and figures.std_mv == pytest.approx(np.nanstd(values))
+    statistics, centred = measure(signal_of(values))
+    assert (statistics.rate, statistics.samples) == (500, 5000)
+    assert statistics.nan_count == 2 and statistics.longest_flat_s == 0.1
+    assert statistics.mean_mv == pytest.approx(np.nanmean(values))
+    assert statistics.std_mv == pytest.approx(np.nanstd(values))
+    assert np.allclose(centred.values, values[2:] - np.nanmean(values))
+
+
+def test_the_statistics_of_a_signal_that_is_not_there():
+    statistics, _ = measure(signal_of(np.full(5000, np.nan)))
+    assert statistics.nan_count == 5000 and math.isnan(statistics.mean_mv) and math.isnan(statistics.std_mv)
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, np.nan]), min_size=1, max_size=30))

@@ -1,6 +1,6 @@
 """Owning a folder: settings, lock, unfinished files."""
 
-import errno
+import contextlib
 import fcntl
 import json
 import os
@@ -8,20 +8,27 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from array import array
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ecg_finetune import operating_system
 from ecg_finetune import run_folder as module
 from ecg_finetune.files import UserError
 from ecg_finetune.paths import beside
-from ecg_finetune.run_folder import FileGroup, finished_files, run_folder
+from ecg_finetune.run_folder import FileGroup, finished_files, refuse_overlap, run_folder
+
+
+@contextlib.contextmanager
+def begun(folder, settings, overwrite=False, **options):
+    """Own a folder and begin; yield the folder for unfinished files."""
+    with run_folder("build", folder, settings, overwrite, **options) as run:
+        yield run.begin()
 
 
 def fill(folder, settings, names, overwrite=False):
-    with run_folder(folder, settings, overwrite) as partial, FileGroup(partial, folder) as group:
+    with begun(folder, settings, overwrite) as partial, FileGroup(partial, folder) as group:
         for name in names:
             group.write(name, b"x" * 10)
 
@@ -30,30 +37,21 @@ def names_in(folder):
     return sorted(path.name for path in folder.iterdir() if path.name != ".partial")
 
 
-@pytest.fixture(params=["nameless", "partial folder", "unsupported"])
-def unfinished(request, monkeypatch):
-    """Both ways to keep an unfinished file out of sight, and a file system that knows no files without a name."""
-    if request.param == "partial folder":
-        monkeypatch.delattr(os, "O_TMPFILE")
-    elif request.param == "unsupported":
-        genuine = os.open
-
-        def refuse(path, flags, *args, **kwargs):
-            if flags & os.O_TMPFILE == os.O_TMPFILE:
-                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)
-            return genuine(path, flags, *args, **kwargs)
-
-        monkeypatch.setattr(os, "open", refuse)
+@pytest.fixture(params=["one call", "one call each"])
+def on_the_disk(request, monkeypatch):
+    """Both ways to bring a group of files to the disk."""
+    if request.param == "one call each":
+        monkeypatch.setattr(operating_system, "_syncfs", None)
 
 
 def open_files():
-    return len(list(Path("/proc/self/fd").iterdir()))
+    return len(list(Path("/dev/fd").iterdir()))
 
 
-@pytest.mark.usefixtures("unfinished")
+@pytest.mark.usefixtures("on_the_disk")
 def test_files_appear_when_finished_and_nothing_else_stays(tmp_path):
     folder, before = tmp_path / "a" / "out", open_files()
-    with run_folder(folder, {"--lead": "I"}, False) as partial:
+    with begun(folder, {"--lead": "I"}) as partial:
         with FileGroup(partial, folder) as group:
             group.write("1.mat", b"one")
             assert len(names_in(partial)) == 1  # the group's own folder
@@ -75,31 +73,34 @@ def test_files_appear_when_finished_and_nothing_else_stays(tmp_path):
     assert open_files() == before
 
 
-@pytest.mark.usefixtures("unfinished")
+@pytest.mark.usefixtures("on_the_disk")
 def test_a_group_of_any_number_of_files_needs_few_open_files(tmp_path):
     names = [f"{number:04}.mat" for number in range(2 * module.MOST_IN_GROUP + 1)]
     fill(tmp_path / "out", {}, names)
     assert names_in(tmp_path / "out") == names
 
 
-def test_unfinished_files_are_spread_over_an_ext4_disk(tmp_path):
-    kind = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True, check=True).stdout
-    if kind != "ext2/ext3\n":  # its name for ext4 too
-        pytest.skip(f"a file system of type {kind.strip()}")
-    with run_folder(tmp_path / "out", {}, False) as partial:
-        flags, descriptor = array("i", [0]), os.open(partial, os.O_RDONLY)
-        fcntl.ioctl(descriptor, module.FS_IOC_GETFLAGS, flags)
-        os.close(descriptor)
-    assert flags[0] & 0x20000  # what chattr calls T
+def test_what_is_shown_is_on_the_disk(tmp_path, monkeypatch):
+    """Without syncfs every file, and the folder that names it, is brought there before the first is renamed."""
+    calls = []
+    monkeypatch.setattr(operating_system, "_syncfs", None)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: calls.append(os.fstat(descriptor).st_ino))
+    replace = os.replace
+    with begun(tmp_path / "out", {}) as partial, FileGroup(partial, tmp_path / "out") as group:
+        group.write("1.mat", b"one")
+        group.write("2.mat", b"two")
+        own = Path(group.unfinished)
+        expected = {path.stat().st_ino for path in (own, *own.iterdir())}
+        calls.clear()
+        monkeypatch.setattr(os, "replace", lambda *paths: (calls.append("rename"), replace(*paths)))
+    assert set(calls[:3]) == expected and calls[3:] == ["rename", "rename"]
 
 
-def test_a_file_system_that_does_not_spread_files_will_do(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
-
-    monkeypatch.setattr(fcntl, "ioctl", refuse)
-    fill(tmp_path / "out", {}, ["1.mat"])
-    assert names_in(tmp_path / "out") == ["1.mat"]
+def test_a_group_that_cannot_be_brought_to_the_disk_is_not_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(operating_system, "_syncfs", lambda _: -1)
+    with pytest.raises(OSError):
+        fill(tmp_path / "out", {}, ["1.mat"])
+    assert names_in(tmp_path / "out") == []
 
 
 def test_the_same_settings_go_on_others_are_refused_by_name(tmp_path):
@@ -143,7 +144,7 @@ def test_a_folder_that_the_user_has_removed_or_emptied_gets_new_settings(tmp_pat
     fill(folder, {"--lead": "II"}, ["2.mat"])
     (folder / "2.mat").unlink()
     fill(folder, {"--lead": "III"}, ["3.mat"])
-    assert json.loads(beside(folder, ".run.json").read_text()) == {"--lead": "III"}
+    assert json.loads(beside(folder, ".run.json").read_text())["settings"] == {"--lead": "III"}
 
 
 def test_what_describes_the_files_goes_with_them_and_not_before(tmp_path):
@@ -154,7 +155,7 @@ def test_what_describes_the_files_goes_with_them_and_not_before(tmp_path):
         path.touch()
 
     def again(lead, overwrite):
-        with run_folder(folder, {"--lead": lead}, overwrite, described_by=[".report.csv", ".journal.csv"]):
+        with begun(folder, {"--lead": lead}, overwrite, described_by=[".report.csv", ".journal.csv"]):
             return report.exists()
 
     assert again("I", overwrite=False)
@@ -175,16 +176,16 @@ def test_an_interrupted_overwrite_is_gone_on_with_or_repeated(tmp_path, monkeypa
     (folder / "inner").mkdir()
     (folder / "inner/3.mat").touch()
     (folder / "inner/link").symlink_to(tmp_path / "linked")
-    removed, unlink = [], os.unlink
+    removed, unlink = [], Path.unlink
 
     def stop_at_second(path, **options):
-        if str(path).startswith(f"{folder}/") and str(path).endswith(".mat"):
+        if folder in path.parents and path.suffix == ".mat":
             if removed:
                 raise KeyboardInterrupt
             removed.append(path)
         unlink(path, **options)
 
-    monkeypatch.setattr(os, "unlink", stop_at_second)
+    monkeypatch.setattr(Path, "unlink", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
         fill(folder, {"--lead": "II"}, ["4.mat"], overwrite=True)
     monkeypatch.undo()
@@ -200,7 +201,7 @@ def test_an_error_leaves_what_was_finished(tmp_path):
     folder = tmp_path / "out"
     with (
         pytest.raises(ZeroDivisionError),
-        run_folder(folder, {}, False) as partial,
+        begun(folder, {}) as partial,
         FileGroup(partial, folder) as group,
     ):
         group.write("1.mat", b"one")
@@ -211,12 +212,56 @@ def test_an_error_leaves_what_was_finished(tmp_path):
     assert names_in(tmp_path) == ["out", "out.run.json"]
 
 
+def test_a_refused_run_has_changed_nothing(tmp_path):
+    """A run with two folders owns both before it begins with either."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    fill(one, {"digest": "a"}, ["1.mat"])
+    fill(other, {"digest": "a"}, ["1.mat"])
+    (tmp_path / "other.run.json").write_text('{"stage": "build", "settings": {"digest": "c"}}')
+    before = (tmp_path / "one.run.json").read_bytes()
+    with (
+        pytest.raises(UserError, match="digest c, this run has digest b"),
+        run_folder("build", one, {"digest": "b"}, True),
+        run_folder("build", other, {"digest": "b"}, False) as run,
+    ):
+        run.begin()
+    assert names_in(one) == ["1.mat"] and (tmp_path / "one.run.json").read_bytes() == before
+
+
+def test_the_folder_of_another_stage_is_not_even_overwritten(tmp_path):
+    fill(tmp_path / "out", {}, ["1.mat"])
+    with (
+        pytest.raises(UserError, match="filled by the build stage"),
+        run_folder("preprocess", tmp_path / "out", {}, True),
+    ):
+        pass
+    assert names_in(tmp_path / "out") == ["1.mat"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "inputs"),
+    [
+        ({"--test-out": "a", "--finetune-out": "a"}, {}),
+        ({"--test-out": "a", "--finetune-out": "a/b"}, {}),
+        ({"--test-out": "a/b", "--finetune-out": "a/../a"}, {}),
+        ({"--out": "a"}, {"--meta": "a/meta_split.csv"}),
+        ({"--out": "a"}, {"--raw-root": "link"}),
+    ],
+)
+def test_folders_within_each_other_are_refused(tmp_path, folders, inputs):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    with pytest.raises(UserError, match="lies within"):
+        refuse_overlap(*({option: tmp_path / path for option, path in paths.items()} for paths in (folders, inputs)))
+    refuse_overlap({"--out": tmp_path / "a/b", "--other": tmp_path / "a/bb"}, {"--raw-root": tmp_path / "a"})
+
+
 HOLDER = """
     import sys, time
     from pathlib import Path
     from ecg_finetune.run_folder import run_folder
-    with run_folder(Path(sys.argv[1]), {}, False) as partial:
-        (partial / "rest").touch()
+    with run_folder("build", Path(sys.argv[1]), {}, False) as run:
+        (run.begin() / "rest").touch()
         print("holding", flush=True)
         time.sleep(60)
 """
@@ -249,6 +294,13 @@ def test_a_lock_file_removed_between_opening_and_locking_is_not_taken(tmp_path, 
     monkeypatch.setattr(fcntl, "flock", lock)
     with module._try_lock(path) as file:
         assert os.fstat(file.fileno()).st_ino == path.stat().st_ino
+
+
+def test_without_locks_a_run_warns_and_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(operating_system, "fcntl", None)
+    fill(tmp_path / "out", {}, ["1.mat"])
+    assert "no file locks; start no second run here" in capsys.readouterr().err
+    assert names_in(tmp_path) == ["out", "out.run.json"]
 
 
 def test_a_folder_that_is_a_mount_point_will_do(tmp_path):

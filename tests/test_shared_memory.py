@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from ecg_evaluation.inference import RecordDataset, load_model, predict
+from ecg_evaluation.prediction import RecordDataset, load_model, predict
+from ecg_training.settings import FinetuneSettings
 from ecg_training.torch_engine import TINY
-from ecg_training.trainer import Settings, Trainer
+from ecg_training.trainer import Trainer
 from evaluation_world import make_world
 
 from ecg_finetune.ecg_fm import EcgClassifier
@@ -31,7 +32,7 @@ def read_with_workers(base: str) -> None:
 
     manifests = locate(base, "manifests")
     segments = SegmentDataset(read_manifest(manifests / "valid.tsv"), *read_label_rows(manifests), cache_bytes=0)
-    settings = Settings(epochs=1, lr=1e-3, batch_size=2, workers=2)
+    settings = FinetuneSettings(manifests=manifests, output=Path(base), pretrained=None, batch_size=2, workers=2)
     trainer = Trainer(EcgClassifier(TINY), [1] * len(LABELS), settings, torch.device("cpu"))
     leads, targets = next(trainer.loader(segments, [list(range(80))]))
     print("read", len(study), tuple(leads.shape), tuple(targets.shape))

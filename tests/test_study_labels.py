@@ -24,12 +24,12 @@ def test_labels_meet_their_study_by_idx_whatever_the_order_of_the_rows(tmp_path)
     assert np.array_equal(found, rows[[2, 0, 3, 1]])
 
 
-def test_a_study_that_stands_twice_counts_once_if_its_labels_are_the_same(tmp_path):
+def test_a_duplicate_study_counts_once_if_its_labels_are_the_same(tmp_path):
     rows = np.eye(2, len(LABELS), dtype=int)
     mapping = [(0, 7), (1, 5), (2, 7)]
     write_labels(tmp_path, [(0, rows[0]), (1, rows[1]), (2, rows[0])], mapping)
     study_id, found = read_study_labels(tmp_path)
     assert study_id.tolist() == [7, 5] and np.array_equal(found, rows)
     write_labels(tmp_path, [(0, rows[0]), (1, rows[1]), (2, rows[1])], mapping)
-    with pytest.raises(UserError, match="study_id 7 stands twice with different labels"):
+    with pytest.raises(UserError, match="study_id 7 is a duplicate with different labels"):
         read_study_labels(tmp_path)

@@ -48,7 +48,7 @@ OPTIONS = [
 def arguments(name: str, base: Path) -> list[str]:
     """Return the arguments that a script runs with in a base folder."""
     given = [text.replace(RAW, str(base / RAW)) for text in ARGUMENTS[name]]
-    given = [str(locate(base, "checkpoint_best")) if text == "PRETRAINED" else text for text in given]
+    given = [str(base / "start.pt") if text == "PRETRAINED" else text for text in given]
     return ["--base-dir", str(base), *given]
 
 
@@ -68,6 +68,7 @@ def base(tmp_path_factory):
         assert MODULES[name].main() == 0
     later.undo()
     write_checkpoint(locate(folder, "checkpoint_best"))
+    write_checkpoint(folder / "start.pt")
     return folder
 
 

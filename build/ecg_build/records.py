@@ -1,4 +1,4 @@
-"""Which records are built: those of meta_split.csv that preprocess brought through and that have labels."""
+"""Which records are built: those of meta_split.csv that are usable (preprocess) and have labels."""
 
 import collections
 import hashlib
@@ -32,13 +32,19 @@ class Records:
     """The records to build, in the one order of all outputs: train, valid, test, each as in meta_split.csv.
 
     `study_id` int64 (records,), `split` int8 (records,) the position in `SPLITS`, `labels` uint8 (records, 17),
-    `digest` of ids, splits and signal figures.
+    `statistics` uint32 (records,), a checksum of what the preprocess report says of each signal.
     """
 
     study_id: np.ndarray
     split: np.ndarray
     labels: np.ndarray
-    digest: str
+    statistics: np.ndarray
+
+    @property
+    def digest(self) -> str:
+        """A digest of studies, splits and signals: equal digests are the same records in the same order."""
+        arrays = (self.study_id, self.split, self.statistics)
+        return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
 
     def counts(self) -> dict[str, int]:
         """Return how many records each split has."""
@@ -47,11 +53,11 @@ class Records:
     def of_split(self, name: str) -> "Records":
         """Return the records of one split."""
         some = self.split == SPLITS.index(name)
-        return Records(self.study_id[some], self.split[some], self.labels[some], self.digest)
+        return Records(self.study_id[some], self.split[some], self.labels[some], self.statistics[some])
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Excluded:
     """The records of meta_split.csv that are not built: `reason` is preprocess's status, `no_labels` or
     `not_preprocessed`."""
 
@@ -60,7 +66,7 @@ class LeftOut:
     reason: list[str]
 
     def counts(self) -> dict[str, int]:
-        """Return how many records were left out for each reason, most frequent first."""
+        """Return how many records are excluded for each reason, most frequent first."""
         return dict(collections.Counter(self.reason).most_common())
 
     def rows(self):
@@ -69,33 +75,32 @@ class LeftOut:
             yield save_file_name(study), study, SPLITS[split], reason
 
 
-def read_records(meta: Path, preprocessed: Path, labels_folder: Path) -> tuple[Records, LeftOut]:
+def read_records(meta: Path, preprocessed: Path, labels_folder: Path) -> tuple[Records, Excluded]:
     """Join meta_split.csv, the report of preprocess and the labels.
 
     Raises
     ------
     UserError
-        An input is missing or contradicts itself, a 10 s file that the report calls ok is not there, or no record is
-        left.
+        An input is missing or contradicts itself, a 10-second record that the report calls ok is not there, or no
+        record is left.
     """
     study_id, split = read_splits(meta)
-    reason, figures = read_report(beside(preprocessed, REPORT), study_id)
+    reason, statistics = read_report(beside(preprocessed, REPORT), study_id)
     labelled, all_labels = read_study_labels(labels_folder)
-    place, found = find_rows(labelled, study_id)
+    row, found = find_rows(labelled, study_id)
     for index in np.flatnonzero(~found).tolist():
         reason[index] = NO_LABELS if reason[index] == "ok" else reason[index]
     good = np.array([status == "ok" for status in reason])
     if not good.any():
         raise UserError(
-            f"{meta}: none of its {len(good):,} records has both a 10 s file in {preprocessed} and labels in "
+            f"{meta}: none of its {len(good):,} records has both a 10-second record in {preprocessed} and labels in "
             f"{labels_folder} (first: {reason[0]}); check that the three belong to the same data"
         )
     _refuse_missing_files(preprocessed, study_id[good])
     order = np.flatnonzero(good)[np.argsort(split[good], kind="stable")]
-    digest = hashlib.sha256(study_id[order].tobytes() + split[order].tobytes() + figures[order].tobytes())
-    records = Records(study_id[order], split[order], all_labels[place[order]], digest.hexdigest()[:16])
-    left_out = LeftOut(study_id[~good], split[~good], [status for status in reason if status != "ok"])
-    return records, left_out
+    records = Records(study_id[order], split[order], all_labels[row[order]], statistics[order])
+    excluded = Excluded(study_id[~good], split[~good], [status for status in reason if status != "ok"])
+    return records, excluded
 
 
 def read_report(path: Path, study_id: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -105,34 +110,34 @@ def read_report(path: Path, study_id: np.ndarray) -> tuple[list[str], np.ndarray
     -------
     statuses : list of str
         Of each given record; `not_preprocessed` where the report has no row.
-    figures : ndarray (records,)
-        uint32, a checksum of each record's signal figures.
+    statistics : ndarray (records,)
+        uint32, a checksum of each record's signal statistics.
 
     Raises
     ------
     UserError
-        As `tables.iterate_rows`; also a study_id that is no number or stands twice.
+        As `tables.iterate_rows`; also a study_id that is not a number or a duplicate.
     """
-    studies, statuses, figures = array("q"), [], array("L")
+    studies, statuses, statistics = array("q"), [], array("L")
     known: dict[str, str] = {}  # one string per status instead of one per row
     for line, (study, status, *values) in iterate_rows(
         path, ["study_id", "status", "rate", "mean_mv", "std_mv", "mat_bytes"]
     ):
         studies.append(integer(path, line, "study_id", study))
         statuses.append(known.setdefault(status, status))
-        figures.append(zlib.crc32(",".join(values).encode()))
+        statistics.append(zlib.crc32(",".join(values).encode()))
     study_of_row = np.array(studies, dtype=np.int64)
     twice = first_repeated(study_of_row)
     if twice is not None:
-        raise UserError(f"{path}: study_id {twice} stands twice; run preprocess again")
+        raise UserError(f"{path}: duplicate study_id {twice}; run preprocess again")
     position, found = find_rows(study_of_row, study_id)
     picked = [
-        statuses[place] if there else NOT_PREPROCESSED
-        for place, there in zip(position.tolist(), found.tolist(), strict=True)
+        statuses[index] if there else NOT_PREPROCESSED
+        for index, there in zip(position.tolist(), found.tolist(), strict=True)
     ]
-    if not figures:
+    if not statistics:
         return picked, np.zeros(len(study_id), dtype=np.uint32)
-    return picked, np.array(figures, dtype=np.uint32)[position]
+    return picked, np.array(statistics, dtype=np.uint32)[position]
 
 
 def _refuse_missing_files(preprocessed: Path, study_id: np.ndarray) -> None:

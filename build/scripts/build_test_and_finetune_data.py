@@ -1,7 +1,7 @@
 """Build the test set, and the 5 s segments and manifests that fine-tuning reads.
 
-A record is built when preprocess brought it through and it has labels; all others are listed with their reason. Each
-10 s file is read once and cut into two segments, each written once with its final `idx`, the row of y.npy. Rows stand
+A record is built when it is usable (preprocess) and has labels; all others are listed with their reason. Each
+10-second record is cut into two segments, each written once with its final `idx`, the row of y.npy. Rows stand
 in the order train, valid, test, within each as in meta_split.csv. The label weights come from the train records alone.
 An interrupted run goes on where it stopped.
 
@@ -22,16 +22,17 @@ import functools
 import sys
 from pathlib import Path
 
-from ecg_build.cutting import Job, cut_records, pending_records
-from ecg_build.outputs import write_left_out, write_manifests, write_test_set
-from ecg_build.records import LeftOut, Records, read_records
+import numpy as np
+from ecg_build.cutting import CutJob, checksums, cut_records, pending_records
+from ecg_build.datasets import write_excluded, write_manifests, write_test_set
+from ecg_build.records import Excluded, Records, read_records
 
-from ecg_finetune.batch import chunk_size, run_batch
+from ecg_finetune.batch import chunk_size, chunked, run_batch
 from ecg_finetune.cli import add_batch, add_lead, add_path, execute, stage_parser
-from ecg_finetune.files import refuse_outputs
-from ecg_finetune.lineage import Inputs
-from ecg_finetune.paths import REPORT, beside, inside
-from ecg_finetune.run_folder import run_folder
+from ecg_finetune.files import refuse_outputs, write_json
+from ecg_finetune.lineage import Inputs, lineage, read_lineage
+from ecg_finetune.paths import REPORT, RUN, beside, inside
+from ecg_finetune.run_folder import refuse_overlap, run_folder
 from ecg_finetune.segments import SEGMENTS
 
 MOST_PER_CHUNK = 500  # records that an interruption may cost, per worker
@@ -41,7 +42,7 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the parser of this script."""
     parser = stage_parser(__doc__)
     add_path(parser, "--meta", "meta_split", "which records, and their splits: `save_file,split`")
-    add_path(parser, "--preprocessed", "lead", "folder of the 10 s files; their report stands beside it")
+    add_path(parser, "--preprocessed", "lead", "folder of the 10-second records; their report stands beside it")
     add_path(parser, "--labels", "computed_labels", "folder that holds labels.csv and study_id_mapping.csv")
     add_path(parser, "--test-out", "test", "folder for the test set")
     add_path(parser, "--finetune-out", "finetune_data", "folder for segmented_5s/ and manifests/")
@@ -62,33 +63,68 @@ def get_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Choose the records, build the test set, cut the segments, write the manifests."""
-    folders = ([] if args.skip_test else [args.test_out]) + ([] if args.skip_finetune else [args.finetune_out])
-    refuse_outputs(files=[args.left_out], folders=folders)
-    inputs.add(args.meta, beside(args.preprocessed, REPORT))
-    inputs.add(*(inside(args.labels, name) for name in ("labels", "study_id_mapping")))
-    records, left_out = read_records(args.meta, args.preprocessed, args.labels)
-    print_counts(records, left_out)
+    report = beside(args.preprocessed, REPORT)
+    folders = {"--preprocessed": args.preprocessed, "--test-out": args.test_out, "--finetune-out": args.finetune_out}
+    refuse_overlap(folders, {"--meta": args.meta, "--labels": args.labels, "--left-out": args.left_out})
+    written = ([] if args.skip_test else [args.test_out]) + ([] if args.skip_finetune else [args.finetune_out])
+    refuse_outputs(files=[args.left_out], folders=written)
+    inputs.add(args.meta, report, *(inside(args.labels, name) for name in ("labels", "study_id_mapping")))
+    earlier = [
+        read_lineage("labels", inside(args.labels, "labels_lineage"), []),
+        read_lineage("split", args.meta.with_suffix(".json"), [args.meta]),
+        read_lineage("preprocess", beside(args.preprocessed, RUN), []),
+    ]
+    records, excluded = read_records(args.meta, args.preprocessed, args.labels)
+    print_counts(records, excluded)
+    test = records.of_split("test")
+    test_settings = {"--lead": args.lead, **described(test)}
+    finetune_settings = {"--lead": args.lead, **described(records)}
     done = []
-    if not args.skip_test:
-        test = records.of_split("test")
-        with run_folder(args.test_out, {"--lead": args.lead}, args.overwrite):
-            write_test_set(args.test_out, args.preprocessed, test)
-        done.append(f"{len(test.study_id):,} test records in {args.test_out}")
-    if not args.skip_finetune:
-        segments = inside(args.finetune_out, "segments")
-        with run_folder(args.finetune_out, finetune_settings(args, records), args.overwrite) as partial:
+    with contextlib.ExitStack() as owned:  # both folders, before anything is written to either
+        test_run = finetune_run = None
+        if not args.skip_test:
+            test_run = owned.enter_context(run_folder("build", args.test_out, test_settings, args.overwrite))
+        if not args.skip_finetune:
+            finetune_run = owned.enter_context(
+                run_folder("build", args.finetune_out, finetune_settings, args.overwrite)
+            )
+        if test_run is not None:
+            test_run.begin()
+            write_test_set(args.test_out, args.preprocessed, test, checksums_of(args, test))
+            names = ("test_labels", "test_file_list", "test_checksums", "test_label_def")
+            written = [inside(args.test_out, name) for name in names]
+            told = lineage("build", test_settings, inputs, written, earlier)
+            write_json(inside(args.test_out, "test_lineage"), told)
+            done.append(f"{len(test.study_id):,} test records in {args.test_out}")
+        if finetune_run is not None:
+            partial = finetune_run.begin()
+            segments, manifests = inside(args.finetune_out, "segments"), inside(args.finetune_out, "manifests")
             segments.mkdir(parents=True, exist_ok=True)
             cut(args, records, partial, segments)
-            write_manifests(inside(args.finetune_out, "manifests"), segments, records)
-        done.append(f"{len(records.study_id) * SEGMENTS:,} segments in {args.finetune_out}")
-    write_left_out(args.left_out, left_out)
+            written = write_manifests(manifests, segments, records)
+            told = lineage("build", finetune_settings, inputs, written, earlier)
+            write_json(inside(manifests, "manifests_lineage"), told)
+            done.append(f"{len(records.study_id) * SEGMENTS:,} segments in {args.finetune_out}")
+        write_excluded(args.left_out, excluded)
     return "; ".join(done) or "nothing, both parts were skipped"
 
 
-def finetune_settings(args: argparse.Namespace, records: Records) -> dict:
-    """Return what decides the segments: a change of any means another idx or another signal for some file."""
+def described(records: Records) -> dict[str, int | str]:
+    """Return what decides the files of these records: a change of any means another idx or signal for some file."""
     counts = {f"number of {split} records": number for split, number in records.counts().items()}
-    return {"--lead": args.lead, **counts, "records and signals (digest)": records.digest}
+    return {**counts, "records and signals (digest)": records.digest}
+
+
+def checksums_of(args: argparse.Namespace, test: Records) -> np.ndarray:
+    """Return the checksums of the signals of the test records, uint32 (records,)."""
+    studies = test.study_id.tolist()
+    size = chunk_size(len(studies), args.workers, MOST_PER_CHUNK)
+    work = functools.partial(checksums, args.preprocessed.resolve())
+    results = run_batch(
+        work, chunked(studies, size), workers=args.workers, total=len(studies), unit="test records", dask=args.dask
+    )
+    with contextlib.closing(results):
+        return np.array([checksum for chunk in results for checksum in chunk], dtype=np.uint32)
 
 
 def cut(args: argparse.Namespace, records: Records, partial: Path, segments: Path) -> None:
@@ -97,24 +133,24 @@ def cut(args: argparse.Namespace, records: Records, partial: Path, segments: Pat
     print(f"{len(records.study_id):,} records to cut, {len(records.study_id) - len(pending):,} of them done before")
     size = chunk_size(len(pending), args.workers, MOST_PER_CHUNK)
     chunks = (
-        [(int(records.study_id[position]), int(position)) for position in pending[start : start + size]]
+        [(int(records.study_id[index]), int(index)) for index in pending[start : start + size]]
         for start in range(0, len(pending), size)
     )
-    work = functools.partial(cut_records, Job(args.preprocessed.resolve(), segments.resolve(), partial))
+    work = functools.partial(cut_records, CutJob(args.preprocessed.resolve(), segments.resolve(), partial))
     results = run_batch(work, chunks, workers=args.workers, total=len(pending), dask=args.dask)
     with contextlib.closing(results):
         for _ in results:
             pass
 
 
-def print_counts(records: Records, left_out: LeftOut) -> None:
-    """Print how many records are built per split, and how many are left out for which reason."""
+def print_counts(records: Records, excluded: Excluded) -> None:
+    """Print how many records are built per split, and how many are excluded for which reason."""
     for split, number in records.counts().items():
         print(f"{number:>9,}  {split} records")
         if not number:
             print(f"warning: no {split} record is left", file=sys.stderr)
-    for reason, number in left_out.counts().items():
-        print(f"{number:>9,}  left out: {reason}")
+    for reason, number in excluded.counts().items():
+        print(f"{number:>9,}  excluded: {reason}")
 
 
 def main() -> int:

@@ -9,8 +9,8 @@ import pandas as pd
 from ecg_finetune.files import UserError
 from ecg_finetune.label_set import LABELS
 from ecg_finetune.paths import inside
-from ecg_finetune.segments import read_label_rows
-from ecg_finetune.studies import SPLITS, read_splits, read_studies
+from ecg_finetune.segments import read_label_rows, read_manifest, segment_of_file
+from ecg_finetune.studies import SPLITS, find_rows, read_splits, read_studies
 from ecg_finetune.tables import read_table, refuse_duplicates, write_table
 
 
@@ -44,7 +44,7 @@ def read_test_set(folder: Path, max_samples: int | None) -> Labelled:
 
 
 def test_files(folder: Path, study_ids: np.ndarray) -> list[Path]:
-    """Return the 10 s file of each record of the test set; study_ids is int64 (records,).
+    """Return the 10-second record of each study of the test set; study_ids is int64 (records,).
 
     Raises
     ------
@@ -63,6 +63,42 @@ def test_files(folder: Path, study_ids: np.ndarray) -> list[Path]:
         raise UserError(f"{path}: study {study} of the label table is missing; run the build stage again")
     mats = inside(folder, "test_mats")
     return [mats / name for name in files]
+
+
+def test_checksums(folder: Path, study_ids: np.ndarray) -> np.ndarray | None:
+    """Return the checksum of each record's signal when the test set was built, int64 (records,); None: not noted.
+
+    Raises
+    ------
+    UserError
+        The file is damaged, or lacks a record.
+    """
+    path = inside(folder, "test_checksums")
+    if not path.exists():
+        return None
+    table = read_table(path, {"study_id": "int64", "crc32": "int64"})
+    refuse_duplicates(path, table, "study_id")
+    row, found = find_rows(table["study_id"].to_numpy(), study_ids)
+    if not found.all():
+        raise UserError(f"{path}: study {study_ids[~found][0]} is missing; run the build stage again")
+    return table["crc32"].to_numpy()[row]
+
+
+def valid_studies(manifests: Path, max_samples: int | None) -> np.ndarray:
+    """Return the records of the valid split in the order of valid.tsv, int64 (records,); only the first where asked.
+
+    Raises
+    ------
+    UserError
+        The manifests are missing or damaged, or a segment's file name does not tell its record.
+    """
+    path = inside(manifests, "manifest", split="valid")
+    segments = [segment_of_file(file.name) for file in read_manifest(path).files]
+    if None in segments:
+        raise UserError(
+            f"{path}: a segment is not called mimic_iv_ecg_<study_id>_<0 or 1>.mat; run the build stage again"
+        )
+    return np.array(list(dict.fromkeys(study for study, _ in segments))[:max_samples], dtype=np.int64)
 
 
 def read_valid_set(folder: Path, study_ids: np.ndarray, name: str) -> Labelled:
@@ -120,7 +156,7 @@ def read_predictions(path: Path, study_ids: np.ndarray | None = None) -> tuple[n
     Raises
     ------
     UserError
-        A column is missing, a value is no probability, a study stands twice, or the studies are not those wanted.
+        A column is missing, a value is no probability, a duplicate study, or the studies are not those wanted.
     """
     table = read_table(path, {"study_id": "int64", **dict.fromkeys(LABELS, "float64")})
     refuse_duplicates(path, table, "study_id")
@@ -160,7 +196,7 @@ def read_patients(record_list: Path) -> pd.Series:
     return studies.set_index("study_id")["subject_id"]
 
 
-def patient_overlap(meta: Path, patient_of: pd.Series, test_ids: np.ndarray) -> dict[str, int]:
+def patient_overlap(meta: Path, patient_of: pd.Series, evaluated: np.ndarray, split: str) -> dict[str, int]:
     """Count what must be 0 in an honest evaluation, by the split table.
 
     Parameters
@@ -169,19 +205,22 @@ def patient_overlap(meta: Path, patient_of: pd.Series, test_ids: np.ndarray) -> 
         meta_split.csv.
     patient_of : Series
         As `read_patients`.
-    test_ids : ndarray int64 (records,)
+    evaluated : ndarray int64 (records,)
         The evaluated studies.
+    split : str
+        The split they should be in: test or valid.
 
     Returns
     -------
     dict
-        `records`: evaluated records whose split is not test; `patients`: evaluated patients with a record in train or
-        valid.
+        `elsewhere`: evaluated records in another split; `unlisted`: evaluated records that the table does not have;
+        `patients`: evaluated patients with a record in another split.
     """
-    study_id, split = read_splits(meta)
-    elsewhere = study_id[split != SPLITS.index("test")]
-    patients = patient_of.reindex(test_ids).unique()
+    study_id, code = read_splits(meta)
+    others = study_id[code != SPLITS.index(split)]
+    patients = patient_of.reindex(evaluated).unique()
     return {
-        "records": int(np.isin(test_ids, elsewhere).sum()),
-        "patients": int(np.isin(patients, patient_of.reindex(elsewhere).to_numpy()).sum()),
+        "elsewhere": int(np.isin(evaluated, others).sum()),
+        "unlisted": int((~np.isin(evaluated, study_id)).sum()),
+        "patients": int(np.isin(patients, patient_of.reindex(others).to_numpy()).sum()),
     }

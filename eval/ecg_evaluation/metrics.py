@@ -24,6 +24,7 @@ METRICS = (
     "brier",
     "brier_calibrated",
 )
+RATIOS = METRICS[2:8]  # of counts of decisions
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ class Ranking:
     """
 
     unit: np.ndarray  # int32 (n,): the unit of each score, best score first
-    first: np.ndarray  # int (groups,): place of each group's first score
-    last: np.ndarray  # int (groups,): place of each group's last score
+    first: np.ndarray  # int (groups,): index of each group's first score
+    last: np.ndarray  # int (groups,): index of each group's last score
     positive_unit: np.ndarray  # int32 (positives,): the unit of each positive, best score first
-    positive_first: np.ndarray  # int (groups,): place of each group's first positive among the positives
+    positive_first: np.ndarray  # int (groups,): index of each group's first positive among the positives
 
     @classmethod
     def of(cls, truth: np.ndarray, scores: np.ndarray, unit: np.ndarray) -> "Ranking":
@@ -86,30 +87,29 @@ class Ranking:
         return np.sum(hits * (negatives - false_positives)) / (positives * negatives), auprc
 
 
-def rates(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> dict[str, np.ndarray]:
-    """Return metrics of binary decisions, float64 in the shape of the counts; NaN where a denominator is 0.
+def ratios(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return numerator and denominator of each of the `RATIOS`, in the shape of the counts.
 
     Parameters
     ----------
     tp, fp, fn, tn : ndarray (any one shape)
         True and false positives, false and true negatives.
-
-    Returns
-    -------
-    dict
-        accuracy, recall, precision, f1, specificity, npv.
     """
-
-    def ratio(numerator, denominator):
-        return np.divide(numerator, denominator, out=np.full(np.shape(tp), np.nan), where=denominator > 0)
-
     return {
-        "accuracy": ratio(tp + tn, tp + fp + fn + tn),
-        "recall": ratio(tp, tp + fn),
-        "precision": ratio(tp, tp + fp),
-        "f1": ratio(2 * tp, 2 * tp + fp + fn),
-        "specificity": ratio(tn, tn + fp),
-        "npv": ratio(tn, tn + fn),
+        "accuracy": (tp + tn, tp + fp + fn + tn),
+        "recall": (tp, tp + fn),
+        "precision": (tp, tp + fp),
+        "f1": (2 * tp, 2 * tp + fp + fn),
+        "specificity": (tn, tn + fp),
+        "npv": (tn, tn + fn),
+    }
+
+
+def rates(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the `ratios` divided, float64; NaN where a denominator is 0."""
+    return {
+        name: np.divide(numerator, denominator, out=np.full(np.shape(tp), np.nan), where=denominator > 0)
+        for name, (numerator, denominator) in ratios(tp, fp, fn, tn).items()
     }
 
 
@@ -118,16 +118,23 @@ class Scored:
 
     Parameters
     ----------
-    truth : ndarray (records, 17)
+    truth : ndarray (records, labels)
         0/1.
-    probabilities : ndarray (records, 17)
+    probabilities : ndarray (records, labels)
         Predicted probabilities.
-    thresholds : ndarray (17,)
+    thresholds : ndarray (labels,)
         A label is predicted where its probability is at least this.
     unit : ndarray (records,), int
         The unit (patient) of each record, 0 to `units` - 1.
-    calibrated : ndarray (records, 17), optional
+    calibrated : ndarray (records, labels), optional
         Calibrated probabilities for the second Brier score (default: undefined).
+
+    Attributes
+    ----------
+    units : int
+    sums : ndarray (units, 6, labels + 1), float64
+        True positives, false positives, false negatives, true negatives, and the two sums of squared errors of each
+        unit; per label, and last of all decisions pooled.
     """
 
     def __init__(self, truth, probabilities, thresholds, unit, calibrated=None):
@@ -139,7 +146,7 @@ class Scored:
         if calibrated is None:
             calibrated = np.full(truth.shape, np.nan)
         decided = probabilities >= thresholds
-        # What each record adds to the six sums that all other metrics are ratios of, added up per unit.
+        # What each record adds to the six sums that all metrics but the areas are ratios of.
         parts = (
             truth & decided,
             ~truth & decided,
@@ -148,8 +155,19 @@ class Scored:
             (probabilities - truth) ** 2,
             (calibrated - truth) ** 2,
         )
-        self.sums = np.zeros((self.units, len(parts), labels))
-        np.add.at(self.sums, unit, np.stack(parts, axis=1).astype(float))
+        sums = np.zeros((self.units, len(parts), labels))
+        np.add.at(sums, unit, np.stack(parts, axis=1).astype(float))
+        self.sums = np.concatenate((sums, sums.sum(axis=2, keepdims=True)), axis=2)
+
+    @property
+    def positives(self) -> np.ndarray:
+        """The positive records of each unit: (units, labels + 1)."""
+        return self.sums[:, 0] + self.sums[:, 2]
+
+    @property
+    def negatives(self) -> np.ndarray:
+        """The negative records of each unit: (units, labels + 1)."""
+        return self.sums[:, 1] + self.sums[:, 3]
 
     def measure(self, weights: np.ndarray | None = None) -> np.ndarray:
         """Return every metric of every resample.
@@ -161,32 +179,20 @@ class Scored:
 
         Returns
         -------
-        ndarray (resamples, 19, 10), float64
-            In the order of `ROWS` and `METRICS`; NaN where a metric is undefined. A macro average is the mean over the
-            labels for which the metric is defined; a micro average pools all decisions.
+        ndarray (resamples, labels + 1, 10), float64
+            Per label and last of all decisions pooled (the micro average), in the order of `METRICS`; NaN where a
+            metric is undefined.
         """
         if weights is None:
             weights = np.ones((1, self.units), np.int32)
-        labels = len(self.rankings) - 1
-        result = np.empty((len(weights), labels + 2, len(METRICS)))
-        rows = [*range(labels), labels + 1]
+        result = np.empty((len(weights), len(self.rankings), len(METRICS)))
         for resample, values in zip(result, weights):
-            resample[rows, :2] = [ranking.areas(values) for ranking in self.rankings]
-        sums = np.tensordot(weights.astype(float), self.sums, axes=1)  # (resamples, 6, labels)
-        sums = np.concatenate((sums, sums.sum(axis=2, keepdims=True)), axis=2)
-        result[:, rows, 2:8] = np.stack(list(rates(*np.moveaxis(sums[:, :4], 1, 0)).values()), axis=-1)
+            resample[:, :2] = [ranking.areas(values) for ranking in self.rankings]
+        sums = np.tensordot(weights.astype(float), self.sums, axes=1)  # (resamples, 6, labels + 1)
+        result[:, :, 2:8] = np.stack(list(rates(*np.moveaxis(sums[:, :4], 1, 0)).values()), axis=-1)
         decisions = sums[:, :4].sum(axis=1)
-        result[:, rows, 8:] = np.moveaxis(sums[:, 4:] / decisions[:, None], 1, 2)
-        result[:, labels] = mean_of_defined(result[:, :labels])
+        result[:, :, 8:] = np.moveaxis(sums[:, 4:] / decisions[:, None], 1, 2)
         return result
-
-
-def mean_of_defined(values: np.ndarray) -> np.ndarray:
-    """Return the mean over axis 1 of the values (a, b, ...) that are not NaN: (a, ...); NaN where there is none."""
-    defined = np.isfinite(values)
-    count = defined.sum(axis=1)
-    total = np.where(defined, values, 0).sum(axis=1)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 def threshold_curve(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,38 +1,22 @@
-"""Where the numbers come from: which checkpoint made the predictions, which versions of the software."""
+"""Where predictions come from: the lineage beside a predictions file, and the chain from it back to the raw tables."""
 
-import importlib.metadata
-import json
-import platform
-import subprocess
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from ecg_finetune.files import UserError, read_json, replacing, sha256
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = ("ecg-finetune", "numpy", "pandas", "scipy", "torch")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide the numbers, and the commit of this repository."""
-    found = {"python": platform.python_version()}
-    found |= {package: importlib.metadata.version(package) for package in PACKAGES}
-    try:
-        command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=12"]
-        found["commit"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        pass  # no git, or installed from elsewhere: the version must do
-    return found
+from ecg_finetune.files import UserError, read_json, sha256, write_json
+from ecg_finetune.lineage import NOT_RECORDED
+from ecg_finetune.paths import inside
 
 
 def origin_file(predictions: Path) -> Path:
-    """Return where it is written which checkpoint made a predictions file."""
+    """Return where it is written how a predictions file was made."""
     return Path(predictions).with_suffix(".json")
 
 
 def write_origin(predictions: Path, origin: dict) -> None:
     """Write beside a predictions file how it was made, with the file's own checksum."""
-    with replacing(origin_file(predictions)) as temporary:
-        temporary.write_text(json.dumps({**origin, "predictions_sha256": sha256(predictions)}, indent=1) + "\n")
+    write_json(origin_file(predictions), {**origin, "predictions_sha256": sha256(predictions)})
 
 
 def read_origin(predictions: Path) -> dict:
@@ -47,5 +31,70 @@ def read_origin(predictions: Path) -> dict:
     origin = read_json(path, dict) if path.exists() else {}
     checksums = [origin.get(name, "") for name in ("predictions_sha256", "checkpoint_sha256")]
     if not all(isinstance(checksum, str) for checksum in checksums):
-        raise UserError(f"{path}: a checksum in it is no text; delete the file")
+        raise UserError(f"{path}: a checksum in it is not text; delete the file")
     return origin if origin and checksums[0] == sha256(predictions) else {}
+
+
+def finetuning_of(checkpoint: Path) -> dict[str, Any]:
+    """Return the lineage of the fine-tuning run whose folder a checkpoint lies in; only a note where there is none."""
+    path = inside(checkpoint.parent, "finetune_settings")
+    if not path.is_file():
+        return {"stage": "finetune", "note": NOT_RECORDED}
+    return {"stage": "finetune", **read_json(path, dict)}
+
+
+def chain(lineage: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str], list[str]]]:
+    """Yield (stage, version, settings, files read) of a lineage and of those before it, the latest first, each once.
+
+    A setting is told as "name value", a file as "path: SHA-256".
+    """
+    told = set()
+    waiting = [lineage]
+    while waiting:
+        one = waiting.pop(0)
+        if not isinstance(one, Mapping):
+            continue
+        earlier = one.get("earlier")
+        waiting += earlier if isinstance(earlier, list) else []
+        row = (
+            str(one.get("stage", "")),
+            _version(one),
+            _pairs(one.get("settings"), " "),
+            [*_pairs(one.get("inputs"), ": "), *_pairs(one.get("sha256") and {one.get("path"): one["sha256"]}, ": ")],
+        )
+        if repr(row) not in told:
+            told.add(repr(row))
+            yield row
+
+
+def stage_settings(lineage: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
+    """Return the settings of the latest run of a stage in a lineage; empty where it is not recorded."""
+    if lineage.get("stage") == stage and isinstance(lineage.get("settings"), Mapping):
+        return lineage["settings"]
+    earlier = lineage.get("earlier")
+    found = (
+        stage_settings(one, stage) for one in (earlier if isinstance(earlier, list) else ()) if isinstance(one, dict)
+    )
+    return next((settings for settings in found if settings), {})
+
+
+def _version(one: Mapping[str, Any]) -> str:
+    if "version" not in one:
+        return str(one.get("note", NOT_RECORDED))
+    commit = one.get("commit")
+    return f"{one['version']}, commit {commit}" if commit else str(one["version"])
+
+
+def _pairs(table: Any, between: str) -> list[str]:
+    """Return the entries of a mapping as short texts; entries of entries are spelled out."""
+    if not isinstance(table, Mapping):
+        return []
+    pairs = []
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            pairs += [f"{name} {pair}" for pair in _pairs(value, between)]
+        elif isinstance(value, list):
+            pairs.append(f"{name}{between}{len(value)} values")
+        else:
+            pairs.append(f"{name}{between}{value}")
+    return pairs

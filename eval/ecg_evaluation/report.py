@@ -1,8 +1,9 @@
 """The report: one self-contained HTML file with everything a supplement needs."""
 
-import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,46 +12,59 @@ from markupsafe import Markup, escape
 from ecg_evaluation import figures
 from ecg_evaluation.calibration import reliability_curve
 from ecg_evaluation.misses import worst_misses
-from ecg_evaluation.provenance import versions
-from ecg_evaluation.results import SHOWN, Evaluation, grouped_notes, with_interval
+from ecg_evaluation.provenance import chain, stage_settings
+from ecg_evaluation.results import Comparison, Evaluation, compared, display_name, grouped_notes, with_interval
 from ecg_evaluation.thresholds import has_both
 from ecg_finetune.files import replacing
 from ecg_finetune.html_page import html_page, html_table
 from ecg_finetune.label_set import COMBINED_BY_MAX, LABELS
+from ecg_finetune.lineage import software
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """What the report shows."""
 
     results: Evaluation
-    comparison: pd.DataFrame | None
+    comparison: Comparison | None
+    alarms: list[str]  # shown in red: leaks, or that it was not possible to look for them
     caveats: list[str]  # what a reader of the whole must know
     sources: list[tuple[str, str, str]]  # what, file, SHA-256
-    origin: dict  # how the predictions were made, as far as it is known
+    origin: dict  # lineage of the predictions, as far as it is known
+    lead: str
+    threshold_rule: str | float
+    other: str | None  # the name of the predictions file compared with
+    test_dir: Path | None  # where the signals of the evaluated records are; None: not shown
+    signal_report: Path  # preprocess's report, with their scale
+    settings: Mapping[str, Any]  # of this evaluation
 
 
-def write_report(path: Path, report: Report, args: argparse.Namespace) -> None:
+def write_report(path: Path, report: Report) -> None:
     """Write the HTML file."""
     results = report.results
     parts = [
         headline(report),
-        methods(results, args),
+        methods(report),
         per_label(results),
         curves(results),
-        comparison_section(report.comparison, args),
+        comparison_section(report),
         co_occurrence(results),
-        misses_section(results, args),
-        provenance_section(report, args),
+        misses_section(report),
+        provenance_section(report),
     ]
-    title = f"ECG-FM on Lead {args.lead}: {results.test.name}"
+    title = f"ECG-FM on Lead {report.lead}: {results.test.name}"
     with replacing(path) as temporary:
         temporary.write_text(html_page(title, "\n".join(filter(None, parts)), figures.STYLE), encoding="utf-8")
 
 
 def rows_of(table: pd.DataFrame) -> list[dict]:
     """Return the rows of metrics.csv as dicts, `label` as it is shown."""
-    return [{**row, "label": SHOWN.get(row["label"], row["label"])} for row in table.to_dict("records")]
+    return [{**row, "label": display_name(row)} for row in table.to_dict("records")]
+
+
+def any_marked(rows: list[dict]) -> bool:
+    """Tell whether a row rests on few patients."""
+    return any(row["label"].endswith("*") for row in rows)
 
 
 def cell(row: dict, metric: str) -> Markup | None:
@@ -62,8 +76,7 @@ def cell(row: dict, metric: str) -> Markup | None:
 def headline(report: Report) -> str:
     """Return the numbers a reader looks for first."""
     results = report.results
-    rows = {row["label"]: row for row in rows_of(results.table)}
-    macro, micro = rows["Macro average"], rows["Micro average"]
+    macro, micro = rows_of(results.table)[-2:]
     wanted = [
         ("AUROC, micro", micro, "auroc"),
         ("AUROC, macro", macro, "auroc"),
@@ -77,40 +90,70 @@ def headline(report: Report) -> str:
     for name, row, metric in wanted:
         value, interval = with_interval(row, metric)
         if value:
+            name += " *" if any_marked([row]) else ""
             cards.append(f'<div class="card"><span>{name}</span><b>{value}</b><span>{interval}</span></div>')
     units = f"{results.unit.max() + 1:,} patients" if results.resampled == "patients" else "patients not known"
     cards.append(
         f'<div class="card"><span>Test set</span><b>{len(results.unit):,}</b><span>records, {units}</span></div>'
     )
+    alarms = "".join(f"<li>{escape(alarm)}</li>" for alarm in report.alarms)
     notes = "".join(f"<li>{escape(caveat)}</li>" for caveat in report.caveats)
-    return f'<div class="cards">{"".join(cards)}</div>' + (f'<ul class="warning">{notes}</ul>' if notes else "")
+    return (
+        (f'<ul class="alarm">{alarms}</ul>' if alarms else "")
+        + f'<div class="cards">{"".join(cards)}</div>'
+        + (f'<ul class="warning">{notes}</ul>' if notes else "")
+    )
 
 
-def methods(results: Evaluation, args: argparse.Namespace) -> str:
-    """Return in a few sentences how the numbers were made."""
+def methods(report: Report) -> str:
+    """Return in a few sentences how the numbers were made, and what they do not cover."""
+    results, units = report.results, report.results.resampled
     sentences = [
-        f"Each record is 10 s of Lead {escape(args.lead)} at 500 Hz, standardised, in all 12 input channels. The "
+        f"Each record is 10 s of Lead {escape(report.lead)} at 500 Hz, standardised, in all 12 input channels. The "
         "network sees its two 5 s segments; a record's probability is the higher of the two for "
         f"{', '.join(COMBINED_BY_MAX).lower()}, and their mean for the other labels.",
         "AUPRC is average precision. Micro averages pool the 17 decisions of every record; macro averages are means "
-        "over the labels for which a metric is defined.",
+        f"over the labels with at least {results.min_patients} positive and {results.min_patients} negative {units}.",
     ]
-    count = len(results.replicates)
+    count = len(results.estimates.drawn)
     if count:
+        whole = ", each with all of a patient's records" if units == "patients" else ""
         sentences.append(
-            f"Intervals are 95 % percentile intervals of {count:,} bootstrap resamples of {results.resampled}"
-            + (", each with all of a patient's records." if results.resampled == "patients" else ".")
+            f"Intervals (95 %) use the standard error over {count:,} bootstrap resamples of {units}{whole}, and "
+            f"Student's t with the effective number of {units} (Kish) less one degrees of freedom. AUROC, AUPRC, Brier "
+            "scores and macro averages have t intervals on the logit scale; accuracy, recall, precision, F1, "
+            "specificity and NPV have Clopper-Pearson intervals for the effective number of records (Korn and "
+            "Graubard). Where resamples do not vary, as with a recall or an AUROC of 1, Clopper-Pearson intervals are "
+            f"for the number of {units}. Rows with an asterisk have fewer than {results.min_patients} positive or "
+            f"negative {units}; their intervals are unreliable."
         )
-    rule = {"f1": "has the highest F1", "youden": "has the highest recall + specificity"}.get(args.threshold_rule)
+    rule = {"f1": "has the highest F1", "youden": "has the highest recall + specificity"}.get(report.threshold_rule)
     if results.decisions.calibration is None:
         sentences.append("Without a valid split, thresholds were not chosen and probabilities are not calibrated.")
     else:
-        threshold = f"is the one that {rule} on the valid split" if rule else f"is {args.threshold_rule:g}"
+        threshold = f"is the one that {rule} on the valid split" if rule else f"is {report.threshold_rule:g}"
         sentences.append(
             f"A label's threshold {threshold}. For the calibrated probabilities a sigmoid was fitted to the logits of "
-            "each label on the valid split (Platt's method). Nothing was chosen or fitted on the test set."
+            "each label on the valid split (Platt's method)"
+            + (". Nothing was chosen or fitted on the test set." if report.test_dir is not None else ".")
         )
-    return f"<p>{' '.join(sentences)}</p>"
+    return f"<p>{' '.join(sentences)}</p><p>{' '.join(limits(report))}</p>"
+
+
+def limits(report: Report) -> list[str]:
+    """Return what is held fixed, what the labels are, and who is not among the records."""
+    policy = stage_settings(report.origin, "labels").get("--policy")
+    labelled = f"labelling policy {escape(policy)}" if isinstance(policy, str) else "labelling policy not recorded"
+    return [
+        "<b>What is held fixed.</b> The intervals are for new patients of the same source. They do not cover another "
+        "training run: there is one checkpoint, of one seed. Thresholds and calibration are taken as they are. The "
+        "valid split chose the epoch, the thresholds and the calibration, so metrics on it (the F1 behind a threshold, "
+        "say) are optimistic.",
+        "<b>Reference standard.</b> Labels come from the statements that the recording machine made of all 12 leads "
+        f"({labelled}), not from physicians; findings that Lead I does not show are among them.",
+        "<b>Excluded</b> are records that preprocess could not use and records without labels; each is listed with its "
+        "reason in the report of preprocess and in the build stage's list of excluded records.",
+    ]
 
 
 def per_label(results: Evaluation) -> str:
@@ -138,16 +181,21 @@ def per_label(results: Evaluation) -> str:
         },
         ("auroc", "auprc", "brier", "brier_calibrated"),
     )
+    few = "* Too few patients for reliable intervals, see the notes below. " if any_marked(rows) else ""
     noted = "".join(f"<li>{escape(note)}</li>" for note in grouped_notes(results.table))
     remarks = f'<h3>Notes</h3><ul class="note">{noted}</ul>' if noted else ""
     decisions = table(
-        {"Threshold": lambda _, row: None if pd.isna(row["threshold"]) else f"{row['threshold']:.3f}"},
+        {
+            "Threshold": lambda _, row: None if pd.isna(row["threshold"]) else f"{row['threshold']:.3f}",
+            "Positive in valid": lambda _, row: None if pd.isna(row["valid_n_pos"]) else f"{row['valid_n_pos']:,}",
+        },
         ("recall", "precision", "f1", "specificity", "npv", "accuracy"),
     )
     return (
         f'<h2>Results per label</h2><div class="scroll forest">{forest}</div>'
-        '<p class="note">Click the head of a column to sort. Patients: those with at least one positive record; '
-        "intervals that rest on few of them are rough. An empty cell is undefined, for the reason given below.</p>"
+        '<p class="note">Click the head of a column to sort. Patients: those with at least one positive record. '
+        f"{few}An empty cell is undefined, for the reason given below. Positive in valid: the records with the label "
+        "that its threshold and calibration rest on.</p>"
         f"<h3>Ranking and calibration</h3>{ranking}<h3>Decisions at the thresholds</h3>{decisions}"
         f"{remarks}"
     )
@@ -188,8 +236,8 @@ def curves(results: Evaluation) -> str:
         text = f"AUROC {row['auroc']:.3f}, AUPRC {row['auprc']:.3f}, {row['n_pos']:,} positive"
         caption = f"<figcaption><b>{escape(row['label'])}</b>{text}</figcaption>"
         cards.append(f'<figure>{caption}<div class="three">{panels}</div></figure>')
-    left_out = [label for label, both in zip(LABELS, defined) if not both]
-    missing = f" Not drawn, because never or always present: {', '.join(left_out)}." if left_out else ""
+    excluded = [label for label, both in zip(LABELS, defined) if not both]
+    missing = f" Not drawn, because never or always present: {', '.join(excluded)}." if excluded else ""
     return (
         '<h2>Curves</h2><p class="note">Left: ROC; middle: precision against recall, the dashed line is the share of '
         "positive records; the dot is the threshold. Right: reliability, the observed frequency against the predicted "
@@ -199,31 +247,33 @@ def curves(results: Evaluation) -> str:
     )
 
 
-def comparison_section(table: pd.DataFrame | None, args: argparse.Namespace) -> str:
+def comparison_section(report: Report) -> str:
     """Return the comparison with the other run; empty without one."""
-    if table is None:
+    if report.comparison is None:
         return ""
+    rows = rows_of(report.comparison.table)
     lines = []
-    for row in rows_of(table):
-        line = [row["label"]]
+    for row in rows:
+        line = [row["label"], f"{row['n_pos']:,}"]
         for metric in ("auroc", "auprc"):
             difference, low, high = (row[f"{metric}_difference{end}"] for end in ("", "_low", "_high"))
             if np.isnan(difference):
                 line += [None, None, None]
                 continue
-            shown = Markup("{:+.3f}").format(difference)
+            text = Markup("{:+.3f}").format(difference)
             if not np.isnan(low):
                 if low > 0 or high < 0:
-                    shown = Markup("<b>{}</b>").format(shown)
-                shown = Markup("{} <small>{:+.3f} to {:+.3f}</small>").format(shown, low, high)
-            line += [f"{row[metric]:.3f}", f"{row[f'{metric}_other']:.3f}", shown]
+                    text = Markup("<b>{}</b>").format(text)
+                text = Markup("{} <small>{:+.3f} to {:+.3f}</small>").format(text, low, high)
+            line += [f"{row[metric]:.3f}", f"{row[f'{metric}_other']:.3f}", text]
         lines.append(line)
-    heads = ["Label", *(f"{name}{what}" for name in ("AUROC", "AUPRC") for what in ("", ", other", " difference"))]
+    areas = (f"{name}{what}" for name in ("AUROC", "AUPRC") for what in ("", ", other", " difference"))
+    few = " * Too few patients for reliable intervals." if any_marked(rows) else ""
     return (
-        f"<h2>Comparison</h2><p>With {escape(args.compare.name)} on the same records, this run minus the other. Both "
-        "met the same resamples, so the intervals are of paired differences; bold where the 95 % interval leaves out "
-        "0. With this many rows, some do so by chance.</p>"
-        f"{html_table(heads, lines[:-2], footer=lines[-2:])}"
+        f"<h2>Comparison</h2><p>This run minus {escape(report.other)}, on the "
+        f"{compared(report.comparison, report.results.resampled)}. Both met the same resamples: these are t intervals "
+        "of paired differences, bold where they exclude 0. With this many rows, some do so by chance."
+        f"{few}</p>{html_table(['Label', 'Positive', *areas], lines[:-2], footer=lines[-2:])}"
     )
 
 
@@ -246,9 +296,11 @@ def co_occurrence(results: Evaluation) -> str:
     )
 
 
-def misses_section(results: Evaluation, args: argparse.Namespace) -> str:
-    """Return the records that are furthest from their labels, as strips on ECG paper."""
-    strips, note = worst_misses(results, args.test_dir, args.signal_report)
+def misses_section(report: Report) -> str:
+    """Return the records that are furthest from their labels, as strips on ECG paper; empty without signals."""
+    if report.test_dir is None:
+        return ""
+    strips, note = worst_misses(report.results, report.test_dir, report.signal_report)
     if not strips:
         return f'<h2>Worst misses</h2><p class="note">{escape(note)}</p>'
     drawn = "".join(f"<figure>{strip}<figcaption>{caption}</figcaption></figure>" for strip, caption in strips)
@@ -260,17 +312,28 @@ def misses_section(results: Evaluation, args: argparse.Namespace) -> str:
     )
 
 
-def provenance_section(report: Report, args: argparse.Namespace) -> str:
-    """Return checksums, settings and versions."""
+def provenance_section(report: Report) -> str:
+    """Return the files read with their checksums, the chain back to the raw tables, settings and versions."""
     lines = [[what, path, Markup("<code>{}</code>").format(digest)] for what, path, digest in report.sources]
     files = html_table(["What", "File", "SHA-256"], lines)
-    origin = [
-        [key, ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value]
-        for key, value in report.origin.items()
-    ] or [["", "not recorded beside the predictions file"]]
-    settings = [[f"--{name.replace('_', '-')}", value] for name, value in sorted(vars(args).items())]
-    return (
-        f"<h2>Provenance</h2><h3>Files read</h3>{files}<h3>The predictions</h3>{html_table(['', 'Value'], origin)}"
-        f"<h3>Settings of this evaluation</h3>{html_table(['Option', 'Value'], settings)}"
-        f"<h3>Versions</h3>{html_table(['Software', 'Version'], versions().items())}"
+    stages = [
+        [stage, version, _lines(settings), Markup("<code>{}</code>").format(_lines(read))]
+        for stage, version, settings, read in chain(report.origin)
+    ]
+    lineage = (
+        html_table(["Stage", "Version", "Settings", "Files read, SHA-256"], stages)
+        if report.origin
+        else '<p class="note">Not recorded beside the predictions file.</p>'
     )
+    plain = {key: value for key, value in report.origin.items() if not isinstance(value, (dict, list))}
+    settings = [[f"--{name.replace('_', '-')}", value] for name, value in sorted(report.settings.items())]
+    return (
+        f"<h2>Provenance</h2><h3>Files read</h3>{files}<h3>From the report to the raw tables</h3>{lineage}"
+        f"<h3>The predictions</h3>{html_table(['', 'Value'], plain.items())}"
+        f"<h3>Settings of this evaluation</h3>{html_table(['Option', 'Value'], settings)}"
+        f"<h3>Versions</h3>{html_table(['Software', 'Version'], software().items())}"
+    )
+
+
+def _lines(texts: list[str]) -> Markup:
+    return Markup("<br>").join(texts)

@@ -34,10 +34,11 @@ def best_threshold(truth: np.ndarray, scores: np.ndarray, rule: str) -> float:
         Highest F1, or highest recall + specificity. Of equally good thresholds the highest.
     """
     thresholds, tp, fp = threshold_curve(truth, scores)
-    positives = tp[-1]
+    positives, negatives = tp[-1], fp[-1]
     if rule == "f1":
         return float(thresholds[np.argmax(2 * tp / (tp + fp + positives))])
-    return float(thresholds[np.argmax(tp / positives - fp / fp[-1])])
+    # In integers: equal sums of two fractions would differ in their last digits.
+    return float(thresholds[np.argmax(tp * negatives - fp * positives)])
 
 
 def choose_thresholds(truth: np.ndarray, probabilities: np.ndarray, rule: str | float) -> np.ndarray:

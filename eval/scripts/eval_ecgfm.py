@@ -25,9 +25,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from ecg_evaluation.stage import add_options, run
+from ecg_evaluation.stage import EvaluationSettings, add_options, evaluate_set
 
 from ecg_finetune.cli import execute, stage_parser
+from ecg_finetune.lineage import Inputs
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -42,6 +43,11 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add_options(parser)
     return parser
+
+
+def run(args: argparse.Namespace, inputs: Inputs) -> str:
+    """Predict, compute every metric from the predictions file, write the tables and the report."""
+    return evaluate_set(EvaluationSettings(**vars(args)), inputs)
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ A quick look at the first 500 records, without intervals:
 
     python eval/scripts/eval_finetuned.py --max-samples 500 --bootstrap 0
 
-Against another model, on the same records:
+Against another model, on the records that both have predicted:
 
     python eval/scripts/eval_finetuned.py --compare eval/data/predictions_test_lead1_duplicated_20260131_120000.csv
 
@@ -17,9 +17,10 @@ stage.
 import argparse
 import sys
 
-from ecg_evaluation.stage import add_options, run
+from ecg_evaluation.stage import EvaluationSettings, add_options, evaluate_set
 
 from ecg_finetune.cli import add_path, execute, stage_parser
+from ecg_finetune.lineage import Inputs
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -28,6 +29,11 @@ def get_parser() -> argparse.ArgumentParser:
     add_path(parser, "--model-path", "checkpoint_best", "the checkpoint; not read when --predictions is given")
     add_options(parser)
     return parser
+
+
+def run(args: argparse.Namespace, inputs: Inputs) -> str:
+    """Predict, compute every metric from the predictions file, write the tables and the report."""
+    return evaluate_set(EvaluationSettings(**vars(args)), inputs)
 
 
 def main() -> int:

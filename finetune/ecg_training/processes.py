@@ -38,7 +38,8 @@ def join_processes(device: torch.device) -> tuple[Processes, torch.device]:
     Raises
     ------
     UserError
-        The environment is not that of `torchrun`, a process has no GPU, or the processes do not find each other.
+        The environment is not that of `torchrun`, a process has no GPU, several processes cannot share the
+        device, or they do not find each other.
     """
     if "WORLD_SIZE" not in os.environ and "RANK" not in os.environ:
         return Processes(), device
@@ -47,6 +48,8 @@ def join_processes(device: torch.device) -> tuple[Processes, torch.device]:
     if world == 1:
         return Processes(), device
     place = f"{os.environ.get('MASTER_ADDR', '')}:{_number('MASTER_PORT', 1, 65_535)}"
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"several processes cannot share {device.type}; use one process, or --device cpu or cuda")
     if device.type == "cuda":
         device = torch.device("cuda", _number("LOCAL_RANK", 0, torch.cuda.device_count() - 1))
         torch.cuda.set_device(device)

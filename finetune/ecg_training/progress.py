@@ -8,10 +8,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from ecg_finetune.files import replacing
+from ecg_finetune.progress_bar import MINUTE, on_terminal
 from ecg_finetune.tables import write_table
-from ecg_training.run_folder import CURVES, LOG
-
-MINUTE = 60
+from ecg_training.checkpoint_folder import CURVES, LOG
 
 
 class Progress:
@@ -23,27 +22,30 @@ class Progress:
     ----------
     folder : Path
         Where the log goes.
-    epochs, segments : int
-        Epochs of the run and training segments of one epoch.
+    segments : int
+        Training segments of one epoch.
+    total : int
+        Training segments of the whole run; its last epoch may have fewer than the others.
     first : bool
         Whether this process shows and writes anything.
     """
 
-    def __init__(self, folder: Path, epochs: int, segments: int, first: bool = True):
-        self.folder, self.epochs, self.segments, self.first = folder, epochs, segments, first
+    def __init__(self, folder: Path, segments: int, total: int, first: bool = True):
+        self.folder, self.segments, self.total, self.first = folder, segments, total, first
+        self.epochs = -(-total // segments)
         self.auroc = "-"  # none before the first validation
         self.seconds: list[float] = []
 
     def start(self, history: list[dict[str, Any]], done: int) -> None:
         """Begin, or go on after the epochs of `history` and `done` segments."""
         self.done = self.began_at = done
-        self.began = self.told = time.monotonic()
+        self.began = self.printed = time.monotonic()
         self.bar = tqdm(
-            total=self.epochs * self.segments,
+            total=self.total,
             initial=done,
             unit=" segments",
             unit_scale=True,
-            disable=None if self.first else True,
+            disable=not (self.first and on_terminal()),
         )
         if history:
             self.auroc = f"{history[-1]['auroc']:.3f}"
@@ -51,27 +53,27 @@ class Progress:
             self._write(history)  # the run may have been killed before it could
 
     def update(self, segments: int, loss: float) -> None:
-        """Tell of one update."""
+        """Show one update."""
         self.done += segments
         self.bar.update(segments)
         self.bar.set_postfix(loss=f"{loss:.3f}", AUROC=self.auroc, refresh=False)
         now = time.monotonic()
-        if self.bar.disable and now - self.told >= MINUTE:
-            self.told = now
+        if self.bar.disable and now - self.printed >= MINUTE:
+            self.printed = now
             rate = (self.done - self.began_at) / (now - self.began)
-            left = (self.epochs * self.segments - self.done) / rate
+            left = (self.total - self.done) / rate
             self._say(
-                f"epoch {self.done // self.segments + 1}/{self.epochs}: loss {loss:.3f}, AUROC {self.auroc}, "
+                f"epoch {-(-self.done // self.segments)}/{self.epochs}: loss {loss:.3f}, AUROC {self.auroc}, "
                 f"{rate:.1f} segments/s, {clock(left)} left"
             )
 
     def epoch(self, history: list[dict[str, Any]]) -> None:
-        """Tell of a finished epoch, and write the log and the curves."""
+        """Show a finished epoch, and write the log and the curves."""
         row = history[-1]
         self.auroc = f"{row['auroc']:.3f}"
         self.seconds.append(row["seconds"])
-        self.done = row["epoch"] * self.segments
-        left = (self.epochs - row["epoch"]) * sum(self.seconds) / len(self.seconds)
+        self.done = min(row["epoch"] * self.segments, self.total)
+        left = (self.total - self.done) / self.segments * sum(self.seconds) / len(self.seconds)
         self._say(
             f"epoch {row['epoch']}/{self.epochs}: loss train {row['train_loss']:.3f} valid {row['valid_loss']:.3f}, "
             f"AUROC micro {row['auroc']:.3f} macro {row['auroc_macro']:.3f}, "

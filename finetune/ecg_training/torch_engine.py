@@ -2,26 +2,31 @@
 
 import contextlib
 import dataclasses
+import platform
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 
 from ecg_finetune.batch import loader_workers
 from ecg_finetune.checkpoint import save_checkpoint
-from ecg_finetune.ecg_fm import Architecture, EcgClassifier, load_pretrained
-from ecg_finetune.files import UserError, sha256
-from ecg_finetune.label_set import LABELS, read_pos_weight
+from ecg_finetune.ecg_fm import Architecture, EcgClassifier, load_architecture, load_pretrained
+from ecg_finetune.files import UserError
+from ecg_finetune.label_set import read_pos_weight
+from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import locked
 from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
+from ecg_training.checkpoint_folder import BEST, LAST, LOCK, claim_folder, label_names_of, record_run
 from ecg_training.fairseq_checkpoint import fairseq_checkpoint
 from ecg_training.processes import Processes
 from ecg_training.progress import Progress
-from ecg_training.run_folder import BEST, LAST, claim_folder, interrupted, write_settings
-from ecg_training.trainer import Position, Settings, Trainer, train
+from ecg_training.seen_records import note_seen_records, run_lineage, seen_records
+from ecg_training.settings import FinetuneSettings
+from ecg_training.trainer import Position, Trainer, length_of, train
 
 # What fine-tuning changes in the pretrained network: no dropout but after the activation, frozen convolutions.
-FINETUNING = {
+CHANGES = {
     "dropout": 0.0,
     "attention_dropout": 0.0,
     "activation_dropout": 0.1,
@@ -40,120 +45,159 @@ TINY = Architecture(
     conv_feature_layers=((32, 16, 8), (64, 4, 2), (64, 4, 2)),
     conv_pos=16,
     conv_pos_groups=4,
-    num_labels=len(LABELS),
     activation_dropout=0.1,
     feature_grad_mult=1.0,
 )
-
-
-def build_model(pretrained: Path | None, *, tiny: bool, seed: int, trust: bool) -> EcgClassifier:
-    """Return the network at its starting point: a pretrained encoder with a new head, or all at random.
-
-    A random start trains the convolutions too: frozen at random weights they would pass on noise.
-    """
-    torch.manual_seed(seed)
-    if pretrained is not None:
-        return load_pretrained(pretrained, len(LABELS), trust=trust, **FINETUNING)
-    if tiny:
-        # Its operations are too small to share: on a busy machine two threads took 10 times as long as one.
-        torch.set_num_threads(1)
-        return EcgClassifier(TINY)
-    return EcgClassifier(Architecture(**FINETUNING | {"feature_grad_mult": 1.0}))
+# From so many updates on, compiling the network saves more time than it takes.
+WORTH_COMPILING = 2000
 
 
 def finetune(
-    settings: Settings,
-    *,
-    pretrained: Path | None,
-    tiny: bool,
-    trust: bool,
-    manifests: Path,
-    lead: str,
-    folder: Path,
+    settings: FinetuneSettings,
     device: torch.device,
     processes: Processes,
-    compiled: bool,
+    *,
+    compiled: bool | None,
     resume: bool,
     overwrite: bool,
 ) -> str:
-    """Fine-tune and leave `checkpoint_best.pt`, log, curves and settings in `folder`; return a summary."""
-    train_set, valid_set = _read_sets(manifests)
-    pos_weight = read_pos_weight(manifests / "pos_weight.txt")
-    recorded = _recorded_settings(settings, pretrained, tiny, manifests, lead)
+    """Fine-tune and leave `checkpoint_best.pt`, log, curves and settings in the output folder.
+
+    Parameters
+    ----------
+    settings : FinetuneSettings
+        What to do.
+    device : torch.device
+        Where to train.
+    processes : Processes
+        The processes that share each batch.
+    compiled : bool or None
+        Whether to compile the network; None: on a GPU for long runs.
+    resume, overwrite : bool
+        See `checkpoint_folder.claim_folder`.
+
+    Returns
+    -------
+    str
+        A summary.
+
+    Raises
+    ------
+    UserError
+        An input cannot be used, the output folder holds another run, or the loss is not finite.
+    """
+    train_set, valid_set = _read_sets(settings.manifests)
+    pos_weight = read_pos_weight(inside(settings.manifests, "manifest_pos_weight"))
     for dataset in (train_set, valid_set):
         dataset.load(settings.workers)
-    model = build_model(pretrained, tiny=tiny, seed=settings.seed, trust=trust)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    model = build_model(settings)
+    updates, segments = length_of(settings, len(train_set))
+    if compiled is None:
+        compiled = device.type == "cuda" and updates >= WORTH_COMPILING
     if processes.first:
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         print(
             f"{len(train_set):,} train and {len(valid_set):,} valid segments; "
             f"{sum(p.numel() for p in model.parameters()):,} parameters, {trained:,} of them trained; on {device}, "
-            f"{str(settings.precision).removeprefix('torch.')}",
+            f"{settings.precision}{', compiled' if compiled else ''}",
             flush=True,
         )
-    paths = {
-        "manifests": str(manifests.absolute()),
-        "labels": str((manifests / "y.npy").absolute()),
-        "output": str(folder.absolute()),
-        "pretrained": None if pretrained is None else str(pretrained.absolute()),
-    }
     if compiled:
         model.compile()
     trainer = Trainer(model, pos_weight, settings, device, processes)
     torch.manual_seed(settings.seed + processes.rank)  # dropout differs between processes
+    recorded = {"engine": "torch", **settings.recorded(), "precision": settings.precision}
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    records = None
+    if processes.first:
+        records = seen_records(train_set.manifest, valid_set.manifest, settings.record_list, settings.workers)
+    told = run_lineage(recorded, settings.manifests)
+    folder, records_sha256 = settings.output, ""
 
     def save_best(position: Position) -> None:
-        content = fairseq_checkpoint(trainer.model, settings, position, paths, pos_weight.tolist())
+        content = fairseq_checkpoint(trainer.model, settings, position, pos_weight.tolist(), records_sha256)
         save_checkpoint(folder / BEST, content)
 
     # All input is read: a bad file leaves the folder as it was.
-    with locked(folder, folder / "run.lock") if processes.first else contextlib.nullcontext(), loader_workers():
-        resumed = processes.first and claim_folder(
-            folder, recorded, resume=resume or interrupted(folder, recorded), overwrite=overwrite
-        )
+    with locked(folder, folder / LOCK) if processes.first else contextlib.nullcontext(), loader_workers():
+        resumed = processes.first and claim_folder(folder, recorded, resume=resume, overwrite=overwrite, resumable=True)
         resumed = processes.gather(resumed)[0]
         if processes.first:
-            write_settings(folder, recorded, finished=False)
-        progress = Progress(folder, settings.epochs, len(train_set), processes.first)
+            records_sha256 = note_seen_records(folder, records)
+            record_run(folder, told, versions, training_records_sha256=records_sha256, finished=False)
+        progress = Progress(folder, len(train_set), segments, processes.first)
         position = train(
             trainer, train_set, valid_set, last=folder / LAST, resume=resumed, save_best=save_best, progress=progress
         )
         progress.close()
         best = position.history[position.best_epoch - 1]
         if processes.first:
-            write_settings(folder, recorded, finished=True, best=best)
+            record_run(folder, told, versions, training_records_sha256=records_sha256, finished=True, best=best)
     return (
         f"{position.epoch} epochs, {position.updates:,} updates; best epoch {position.best_epoch}: valid loss "
         f"{best['valid_loss']:.3f}, AUROC micro {best['auroc']:.4f} macro {best['auroc_macro']:.4f}; {folder / BEST}"
     )
 
 
+def build_model(settings: FinetuneSettings) -> EcgClassifier:
+    """Return the network at its starting point: a pretrained encoder with a new head, or all at random.
+
+    A random start trains the convolutions too: frozen at random weights they would pass on noise.
+
+    Raises
+    ------
+    UserError
+        The checkpoint cannot be used, or has no head to keep or one of other labels.
+    """
+    torch.manual_seed(settings.seed)
+    changes = CHANGES | {"num_labels": len(settings.labels)}
+    if settings.pretrained is not None:
+        _check_head(settings)
+        return load_pretrained(settings.pretrained, keep_head=settings.keep_head, trust=settings.trust, **changes)
+    if settings.tiny:
+        # Its operations are too small to share: on a busy machine two threads took 10 times as long as one.
+        torch.set_num_threads(1)
+        return EcgClassifier(dataclasses.replace(TINY, num_labels=len(settings.labels)))
+    return EcgClassifier(Architecture(**changes | {"feature_grad_mult": 1.0}))
+
+
+def _check_head(settings: FinetuneSettings) -> None:
+    """Say what happens to the head of a fine-tuned checkpoint; refuse to keep one of other labels, or none."""
+    path = settings.pretrained
+    architecture, fine_tuned = load_architecture(path, trust=settings.trust)
+    if not fine_tuned:
+        if settings.keep_head:
+            raise UserError(f"{path}: not fine-tuned, so it has no head to keep; run without --keep-head")
+        return
+    count, names = architecture.num_labels, label_names_of(path)
+    if names is not None and len(names) != count:  # settings.json has come from elsewhere
+        names = None
+    named = "whose names it does not hold" if names is None else ", ".join(names)
+    print(f"{path}: a fine-tuned network of {count} labels ({named})")
+    if not settings.keep_head:
+        print("its head is replaced by a new one; --keep-head keeps it", flush=True)
+    elif difference := _first_difference(count, names, settings.labels):
+        raise UserError(
+            f"{path}: its head is for other labels ({difference}); run without --keep-head to draw a new one"
+        )
+    else:
+        assumed = "" if names else ", on the assumption that its labels are those of the manifests in the same order"
+        print(f"its head is kept{assumed}", flush=True)
+
+
+def _first_difference(count: int, names: Sequence[str] | None, labels: Sequence[str]) -> str | None:
+    """Describe how a head of `count` labels, called `names` where that is known, differs from `labels`; None: not."""
+    if count != len(labels):
+        return f"{count}, the manifests have {len(labels)}"
+    pairs = zip(names or labels, labels)
+    return next((f"{old!r} where the manifests have {new!r}" for old, new in pairs if old != new), None)
+
+
 def _read_sets(manifests: Path) -> tuple[SegmentDataset, SegmentDataset]:
     """Return the train and the valid set, their files not yet read."""
-    labels, studies = read_label_rows(manifests)
-    train_set, valid_set = (
-        SegmentDataset(read_manifest(manifests / f"{split}.tsv"), labels, studies) for split in ("train", "valid")
-    )
+    listed = [read_manifest(inside(manifests, "manifest", split=split)) for split in ("train", "valid")]
+    rows = read_label_rows(manifests)
+    train_set, valid_set = (SegmentDataset(manifest, *rows) for manifest in listed)
     if train_set.manifest.samples != valid_set.manifest.samples:
         raise UserError(f"{manifests}: train and valid segments differ in length; run the build stage again")
     return train_set, valid_set
-
-
-def _recorded_settings(
-    settings: Settings, pretrained: Path | None, tiny: bool, manifests: Path, lead: str
-) -> dict[str, Any]:
-    """Return what settings.json records and a resumed run must share, with the checksum of every input."""
-    inputs = [manifests / name for name in ("train.tsv", "valid.tsv", "y.npy", "pos_weight.txt")]
-    recorded = dataclasses.asdict(settings)
-    for name in ("workers", "save_every"):  # they change nothing that is computed
-        del recorded[name]
-    return {
-        "engine": "torch",
-        "lead": lead,
-        "tiny": tiny,
-        **recorded,
-        "precision": str(settings.precision).removeprefix("torch."),
-        "labels": list(LABELS),
-        "pretrained": None if pretrained is None else {"path": str(pretrained), "sha256": sha256(pretrained)},
-        "manifests": {path.name: sha256(path) for path in inputs},
-    }

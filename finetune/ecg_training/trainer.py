@@ -19,37 +19,23 @@ import torch.nn.functional as F
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from ecg_finetune.batch import stack_arrays, start_loader
+from ecg_finetune.batch import loaded_batches
 from ecg_finetune.checkpoint import load_checkpoint, save_checkpoint
+from ecg_finetune.device import random_state, set_random_state
 from ecg_finetune.ecg_fm import EcgClassifier
 from ecg_finetune.files import UserError
+from ecg_finetune.progress_bar import progress_bar
 from ecg_finetune.segments import expand_lead
 from ecg_training.processes import Processes
 from ecg_training.progress import Progress
+from ecg_training.settings import ADAM_BETAS, ADAM_EPS, FinetuneSettings
 
-ADAM_BETAS = (0.9, 0.98)
-ADAM_EPS = 1e-8
-LOSS_DECIMALS = 3  # the best checkpoint is chosen on the loss rounded so; of equal ones the later epoch is kept
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How to train. `batch_size` is the segments of one update, over all processes and accumulated parts together."""
-
-    epochs: int
-    lr: float
-    batch_size: int
-    accumulate: int = 1
-    seed: int = 1
-    patience: int = 0
-    precision: torch.dtype = torch.float32
-    workers: int = 0
-    save_every: int = 500
-
-
-# The figures of an epoch, in the order of training_log.csv.
+# Losses are compared when rounded so, as in fairseq-signals: of equal ones the later epoch gives the best checkpoint,
+# but an equal loss is no progress for `patience`.
+LOSS_DECIMALS = 3
+# The columns of training_log.csv.
 HISTORY = (
     *("epoch", "updates", "train_loss", "valid_loss", "auroc", "auprc", "auroc_macro", "best"),
     *("segments_per_second", "seconds"),
@@ -60,8 +46,8 @@ HISTORY = (
 class Position:
     """How far a run has come; with the weights, the optimiser and the random state, all that `--resume` needs."""
 
-    epoch: int = 0  # epochs finished
-    batch: int = 0  # updates done in the epoch under way
+    epoch: int = 0  # finished epochs; the last one may have been cut short by max_update
+    batch: int = 0  # updates in the epoch under way
     updates: int = 0
     loss_sum: float = 0.0  # of the epoch under way
     loss_count: int = 0
@@ -73,16 +59,16 @@ class Position:
         """Raise `ValueError` if this is no position that a run can have."""
         counts = (self.epoch, self.batch, self.updates, self.loss_count, self.best_epoch)
         if not all(type(count) is int and count >= 0 for count in counts):
-            raise ValueError("its position holds counts that are none")
+            raise ValueError("a counter in its position is not an integer of at least 0")
         if not all(type(number) is float and not math.isnan(number) for number in (self.loss_sum, self.best_loss)):
-            raise ValueError("its position holds losses that are no numbers")
+            raise ValueError("a loss in its position is not a number")
         for row in self.history:
             if tuple(row) != HISTORY or not all(type(value) in (int, float) for value in row.values()):
-                raise ValueError("its history holds an epoch without its figures")
+                raise ValueError("an epoch in its history is incomplete")
         epochs = [row["epoch"] for row in self.history]
         best = max((row["epoch"] for row in self.history if row["best"] == 1), default=0)
         if epochs != list(range(1, len(epochs) + 1)) or len(epochs) != self.epoch or best != self.best_epoch:
-            raise ValueError("its history is not that of its epochs")
+            raise ValueError("its history does not match its number of epochs")
 
 
 class Trainer:
@@ -93,9 +79,9 @@ class Trainer:
     model : EcgClassifier
         The network; moved to `device` and trained in place.
     pos_weight : ndarray (labels,)
-        Weight of the positives of each label.
-    settings : Settings
-        See there.
+        Weight of the positives of each label in the loss.
+    settings : FinetuneSettings
+        How to train.
     device : torch.device
         Where to train.
     processes : Processes
@@ -106,7 +92,7 @@ class Trainer:
         self,
         model: EcgClassifier,
         pos_weight: np.ndarray,
-        settings: Settings,
+        settings: FinetuneSettings,
         device: torch.device,
         processes: Processes | None = None,
     ):
@@ -116,7 +102,8 @@ class Trainer:
         self.network = DistributedDataParallel(self.model) if self.processes.world > 1 else self.model
         self.pos_weight = torch.as_tensor(pos_weight, dtype=torch.float32, device=device)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, lr=settings.lr, betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)
+        fused = device.type in ("cpu", "cuda")  # elsewhere it depends on PyTorch's version: it chooses
+        self.optimizer = torch.optim.Adam(trained, lr=settings.lr, betas=ADAM_BETAS, eps=ADAM_EPS, fused=fused or None)
         self.updates = 0
 
     def loss(self, leads: Tensor, targets: Tensor) -> Tensor:
@@ -171,18 +158,21 @@ class Trainer:
         """
         self.network.eval()
         rank, world = self.processes.rank, self.processes.world
-        size = max(1, self.settings.batch_size // (world * self.settings.accumulate))
+        size = max(1, self.settings.part_size // world)
         mine = range(rank, len(dataset), world)
         batches = [list(mine[start : start + size]) for start in range(0, len(mine), size)]
         loss_sum, logits, targets = 0.0, [], []
-        for leads, target in self.loader(dataset, batches):
-            target = target.to(self.device)
-            with self._autocast():
-                output = self.model(expand_lead(leads.to(self.device), self.model.architecture.in_d))
-            loss = F.binary_cross_entropy_with_logits(output, target, pos_weight=self.pos_weight, reduction="sum")
-            loss_sum += loss.item()
-            logits.append(output.cpu().numpy())
-            targets.append(target.cpu().numpy())
+        shown = progress_bar(len(mine), "segments validated") if rank == 0 else contextlib.nullcontext(lambda _: None)
+        with shown as advance:
+            for leads, target in self.loader(dataset, batches):
+                target = target.to(self.device)
+                with self._autocast():
+                    output = self.model(expand_lead(leads.to(self.device), self.model.architecture.in_d))
+                loss = F.binary_cross_entropy_with_logits(output, target, pos_weight=self.pos_weight, reduction="sum")
+                loss_sum += loss.item()
+                logits.append(output.cpu().numpy())
+                targets.append(target.cpu().numpy())
+                advance(len(target))
         sums, logits, targets = zip(*self.processes.gather((loss_sum, logits, targets)))
         logits = np.concatenate([x for part in logits for x in part])
         targets = np.concatenate([x for part in targets for x in part])
@@ -191,37 +181,38 @@ class Trainer:
     def loader(self, dataset: Dataset, batches: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the given batches; nothing is drawn from PyTorch's global random state."""
         cached = getattr(dataset, "leads", None) is not None
-        loader = DataLoader(
+        return loaded_batches(
             dataset,
             batch_sampler=batches,
             num_workers=0 if cached else self.settings.workers,
-            collate_fn=stack_arrays,
+            pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),
         )
-        try:
-            for leads, targets in start_loader(loader):
-                yield torch.from_numpy(leads), torch.from_numpy(targets)
-        except UserError as error:  # out of a worker process it comes with a traceback before its message
-            raise UserError(str(error).rpartition("UserError: ")[2]) from None
 
     def _autocast(self):
-        bf16 = self.settings.precision == torch.bfloat16
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16)
+        if self.settings.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.settings.precision))
 
     def state(self, position: Position) -> dict[str, Any]:
         """Return everything that continues the run; every process must call it."""
         sums = self.processes.gather((position.loss_sum, position.loss_count))
         loss_sum, loss_count = (sum(values) for values in zip(*sums))
-        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "position": dataclasses.asdict(position) | {"loss_sum": loss_sum, "loss_count": loss_count},
-            "random": self.processes.gather((torch.get_rng_state(), cuda)),
+            "random": self.processes.gather((torch.get_rng_state(), random_state(self.device))),
         }
 
     def restore(self, state: dict[str, Any]) -> Position:
-        """Take up a run where `state` was made."""
+        """Go to the point at which `state` was made, and return it; every process must call it.
+
+        Raises
+        ------
+        Exception
+            Of any kind, if `state` is not that of this run.
+        """
         self.model.load_state_dict(state["model"])
         position = Position(**state["position"])
         position.check()
@@ -235,10 +226,9 @@ class Trainer:
         if not self.processes.first:
             position.loss_sum, position.loss_count = 0.0, 0
         if len(state["random"]) == self.processes.world:
-            cpu, cuda = state["random"][self.processes.rank]
+            cpu, own = state["random"][self.processes.rank]
             torch.set_rng_state(cpu)
-            if cuda is not None and self.device.type == "cuda":
-                torch.cuda.set_rng_state(cuda, self.device)
+            set_random_state(self.device, own)
         return position
 
     def _set_eps(self) -> None:
@@ -247,17 +237,17 @@ class Trainer:
             group["eps"] = ADAM_EPS / math.sqrt(1 - ADAM_BETAS[1] ** self.updates)
 
     def _check_optimizer(self, updates: int) -> None:
-        """Raise `ValueError` if the optimiser is not that of this network after so many updates."""
+        """Raise `ValueError` if the optimiser's state is not that of this network after so many updates."""
         if not updates:
             if self.optimizer.state:
-                raise ValueError("its optimiser has a past, but no update was done")
+                raise ValueError("its optimiser has a state, although no update was done")
             return
         for parameter in self.optimizer.param_groups[0]["params"]:
             step, *moments = (self.optimizer.state[parameter][name] for name in ("step", "exp_avg", "exp_avg_sq"))
             like = [(step, torch.zeros(())), *((moment, parameter) for moment in moments)]
             fits = all(one.shape == other.shape and one.dtype == other.dtype for one, other in like)
             if not fits or step.item() != updates or not all(moment.isfinite().all() for moment in moments):
-                raise ValueError("its optimiser is another network's, or at another update")
+                raise ValueError("the state of its optimiser belongs to another network or another update")
 
 
 def scores(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
@@ -279,6 +269,15 @@ def epoch_batches(segments: int, batch_size: int, seed: int, epoch: int) -> list
     return [order[start : start + batch_size] for start in range(0, segments, batch_size)]
 
 
+def length_of(settings: FinetuneSettings, segments: int) -> tuple[int, int]:
+    """Return how many updates and segments a run has, with so many segments an epoch, if patience does not end it."""
+    batches = math.ceil(segments / settings.batch_size)
+    updates = settings.epochs * batches
+    if settings.max_update:
+        updates = min(updates, settings.max_update)
+    return updates, updates // batches * segments + updates % batches * settings.batch_size
+
+
 def share_of(batch: np.ndarray, processes: Processes, accumulate: int) -> tuple[list[list[int]], list[int]]:
     """Return the parts of a batch (segments,) that fall to this process, and how many segments of each count.
 
@@ -298,7 +297,7 @@ def train(
     save_best: Callable[[Position], None],
     progress: Progress,
 ) -> Position:
-    """Train to the last epoch, or until `patience` epochs have passed without a lower valid loss.
+    """Train until the settings say to stop (see `is_over`), with a validation after each epoch and the last update.
 
     Parameters
     ----------
@@ -313,10 +312,10 @@ def train(
     save_best : function
         Called in the first process when an epoch has the lowest valid loss so far.
     progress : Progress
-        Where news goes.
+        Shows and logs what was reached.
     """
     settings, processes = trainer.settings, trainer.processes
-    position = _take_up(trainer, last) if resume else Position()
+    position = resume_from(trainer, last) if resume else Position()
 
     def save():
         state = trainer.state(position)
@@ -325,7 +324,7 @@ def train(
 
     done = position.epoch * len(train_set) + min(position.batch * settings.batch_size, len(train_set))
     progress.start(position.history, done)
-    while position.epoch < settings.epochs and not out_of_patience(position, settings.patience):
+    while not is_over(position, settings):
         started, seen = time.monotonic(), position.loss_count
         train_epoch(trainer, train_set, position, save, progress)
         sums = processes.gather((position.loss_sum, position.loss_count))
@@ -357,29 +356,49 @@ def train(
     return position
 
 
-def _take_up(trainer: Trainer, last: Path) -> Position:
-    state = load_checkpoint(last)
+def resume_from(trainer: Trainer, path: Path) -> Position:
+    """Bring a trainer to the state in a file; return the position of the run.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, or is not the state of this run.
+    """
+    state = load_checkpoint(path)
     try:
         return trainer.restore(state)
     except Exception as error:  # what another program has written fails in any way
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(
-            f"{last}: not the state of this run ({type(error).__name__}: {reason}); put the run's own file back, or "
+            f"{path}: not the state of this run ({type(error).__name__}: {reason}); put the run's own file back, or "
             "start over with --overwrite"
         ) from None
 
 
-def out_of_patience(position: Position, patience: int) -> bool:
-    """Tell whether `patience` epochs (0: no limit) have passed since the best one."""
-    return 0 < patience <= position.epoch - position.best_epoch
+def is_over(position: Position, settings: FinetuneSettings) -> bool:
+    """Tell whether the last epoch or update is done and validated, or patience has run out."""
+    last_update = 0 < settings.max_update <= position.updates and position.batch == 0
+    return position.epoch >= settings.epochs or last_update or out_of_patience(position.history, settings.patience)
+
+
+def out_of_patience(history: list[dict[str, Any]], patience: int) -> bool:
+    """Tell whether `patience` epochs (0: no limit) have passed without a valid loss below all before.
+
+    >>> [out_of_patience([{"valid_loss": loss} for loss in (0.9, 0.8, 0.8004)[:epochs]], 1) for epochs in (0, 1, 2, 3)]
+    [False, False, False, True]
+    """
+    losses = [round(epoch["valid_loss"], LOSS_DECIMALS) for epoch in history]
+    return bool(losses) and 0 < patience < len(losses) - losses.index(min(losses))
 
 
 def train_epoch(
     trainer: Trainer, train_set: Dataset, position: Position, save: Callable[[], None], progress: Progress
 ) -> None:
-    """Do the updates of the epoch under way, from `position.batch` on."""
+    """Do the updates of the epoch under way, from `position.batch` on, at most until `max_update`."""
     settings, processes = trainer.settings, trainer.processes
     batches = epoch_batches(len(train_set), settings.batch_size, settings.seed, position.epoch)[position.batch :]
+    if settings.max_update:
+        batches = batches[: settings.max_update - position.updates]
     shares = [share_of(batch, processes, settings.accumulate) for batch in batches]
     parts = trainer.loader(train_set, [part for share, _ in shares for part in share])
     for batch, (_, sizes) in zip(batches, shares):

@@ -28,33 +28,31 @@ import shlex
 import sys
 from pathlib import Path
 
-from ecg_training import fairseq_command, torch_engine
-from ecg_training.processes import join_processes, leave_processes
-from ecg_training.trainer import Settings
+from ecg_training.checkpoint_folder import results_in
+from ecg_training.settings import FinetuneSettings, manifest_files
 
 from ecg_finetune.cli import (
-    MOST_WORKERS,
+    MOST_PROCESSES,
     add_lead,
     add_path,
     execute,
+    integer_from,
     non_negative_int,
-    number,
     positive_int,
+    real_number,
     stage_parser,
-    usable_cores,
-    whole_number,
 )
 from ecg_finetune.device import PRECISIONS, choose_device, choose_precision
-from ecg_finetune.ecg_fm import Architecture, load_architecture
-from ecg_finetune.files import UserError, refuse_outputs
-from ecg_finetune.label_set import read_pos_weight
+from ecg_finetune.files import UserError
 from ecg_finetune.lineage import Inputs
-from ecg_finetune.segments import read_manifest
+from ecg_finetune.operating_system import usable_cores
+
+# The engines are imported where they run: PyTorch takes seconds to import, and `--help` needs none of it.
 
 # Defaults: as ECG-FM was fine-tuned; and for a random start, which needs a far larger learning rate.
-FINETUNING = {"epochs": 100, "lr": 1e-6, "batch_size": 256}
-MANIFEST_FILES = ("train.tsv", "valid.tsv", "y.npy", "original_idx_order.npy", "pos_weight.txt")
-RANDOM_START = {"epochs": 10, "lr": 1e-3, "batch_size": 32}
+DEFAULTS = {"epochs": 100, "lr": 1e-6, "batch_size": 256}
+RANDOM_START_DEFAULTS = {"epochs": 10, "lr": 1e-3, "batch_size": 32}
+MOST_WORKERS = 8  # reading segments is fast: more would wait for the network on any machine
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -76,8 +74,15 @@ def add_files(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="unpickle whatever --pretrained holds, which can run code in it (default: refuse unusual files)",
     )
+    parser.add_argument(
+        "--keep-head",
+        action="store_true",
+        help="keep the head of a fine-tuned --pretrained, whose labels must be those of the manifests (default: draw a "
+        "new head)",
+    )
     add_lead(parser)
     add_path(parser, "--manifests", "manifests", "the folder with train.tsv, valid.tsv, y.npy and pos_weight.txt")
+    add_path(parser, "--record-list", "record_list", "the patients, for the list of records trained on; may be missing")
     add_path(parser, "--output-dir", "finetune", "where checkpoints and logs go; one folder per run")
 
 
@@ -87,13 +92,13 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=("auto", "fairseq", "torch"),
         default="auto",
-        help="fairseq: run fairseq-hydra-train; torch: the engine of this project; auto: fairseq where "
-        "fairseq-hydra-train and a CUDA device are there, else torch (default: auto)",
+        help="fairseq: run fairseq-hydra-train; torch: the engine of this project; auto: fairseq where it has all it "
+        "needs, else torch (default: auto)",
     )
     parser.add_argument(
         "--fairseq-root",
         type=Path,
-        default=os.environ.get("FAIRSEQ_SIGNALS") or None,
+        default=os.environ.get("FAIRSEQ_SIGNALS"),
         metavar="DIR",
         help="the clone of fairseq-signals, for --engine fairseq (default: $FAIRSEQ_SIGNALS, else none)",
     )
@@ -113,20 +118,31 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 def add_training(parser: argparse.ArgumentParser) -> None:
     """Add what decides the weights that come out."""
     parser.add_argument("--epochs", type=positive_int, help="passes over the data (default: 100; random start: 10)")
-    parser.add_argument("--lr", type=_rate, help="constant learning rate of Adam (default: 1e-06; random start: 1e-03)")
     parser.add_argument(
-        "--batch-size",
-        type=positive_int,
-        help="segments per update, over all GPUs and accumulated parts together (default: 256; random start: 32)",
+        "--max-update",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="stop after N updates, be it within an epoch; 0 = no limit (default: 0)",
     )
     parser.add_argument(
         "--patience",
         type=non_negative_int,
         default=0,
         metavar="N",
-        help="stop after N epochs without a lower valid loss; 0 = never (default: 0)",
+        help="stop after N epochs without a lower valid loss (compared to 3 decimals); 0 = never (default: 0)",
     )
-    parser.add_argument("--seed", type=non_negative_int, help="of the new head, the batches and dropout (default: 1)")
+    parser.add_argument(
+        "--lr", type=positive_number, help="constant learning rate of Adam (default: 1e-06; random start: 1e-03)"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=positive_int,
+        help="segments per update, over all GPUs and accumulated parts together (default: 256; random start: 32)",
+    )
+    parser.add_argument(
+        "--seed", type=non_negative_int, default=1, help="of the new head, the batches and dropout (default: 1)"
+    )
     parser.add_argument(
         "--tiny",
         action="store_true",
@@ -144,7 +160,9 @@ def add_hardware(parser: argparse.ArgumentParser) -> None:
         help="work through each batch in N parts, which takes 1/N of the memory and gives the same update (default: 1)",
     )
     parser.add_argument(
-        "--device", default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:N (default: auto)"
+        "--device",
+        default="auto",
+        help="auto (CUDA if there is one, else Apple's mps, else cpu), cpu, cuda, cuda:N or mps (default: auto)",
     )
     parser.add_argument(
         "--precision",
@@ -160,9 +178,10 @@ def add_hardware(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=whole_number(1, MOST_WORKERS),
+        type=integer_from(1, MOST_PROCESSES),
+        default=min(usable_cores(), MOST_WORKERS),
         metavar="N",
-        help="processes that read segments (default: the cores this process may use; fairseq: 6)",
+        help=f"processes that read segments (default: the cores this process may use, at most {MOST_WORKERS})",
     )
 
 
@@ -186,111 +205,124 @@ def add_run_folder(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace, inputs: Inputs) -> str:
-    """Choose the engine and fine-tune."""
-    refuse_outputs(folders=[args.output_dir])
-    random_start = str(args.pretrained) == "none"
-    inputs.add(args.pretrained, *(args.manifests / name for name in MANIFEST_FILES))
-    for name, default in (RANDOM_START if random_start else FINETUNING).items():
+def positive_number(text: str) -> float:
+    """Parse a finite number above 0 for argparse."""
+    value = real_number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text[:40]} is not a number above 0")
+    return value
+
+
+def resolve(args: argparse.Namespace) -> None:
+    """Fill in the defaults that depend on --pretrained, and expand `~`, which a shell leaves in `--option=~/file`."""
+    for name in ("pretrained", "manifests", "record_list", "output_dir", "fairseq_root"):
+        path = getattr(args, name)
+        try:
+            setattr(args, name, path and path.expanduser())
+        except RuntimeError:
+            raise UserError(f"{path}: there is no such user; give the path in full") from None
+    for name, default in (RANDOM_START_DEFAULTS if is_random_start(args) else DEFAULTS).items():
         if getattr(args, name) is None:
             setattr(args, name, default)
-    engine = args.engine
-    if args.print_command and engine == "auto":
-        engine = "fairseq"
-    elif engine == "auto":
-        engine = "fairseq" if not random_start and fairseq_command.can_run() else "torch"
-    check_options(args, engine, random_start)
+
+
+def is_random_start(args: argparse.Namespace) -> bool:
+    """Tell whether there is no checkpoint to start from."""
+    return str(args.pretrained) == "none"
+
+
+def run(args: argparse.Namespace, inputs: Inputs) -> str:
+    """Choose the engine and fine-tune."""
+    check_options(args)
+    inputs.add(args.pretrained, args.record_list, *manifest_files(args.manifests))
+    engine = choose_engine(args)
     print(f"engine {engine}: {args.epochs} epochs, learning rate {args.lr:g}, batch size {args.batch_size}", flush=True)
-    return run_fairseq(args) if engine == "fairseq" else run_torch(args, random_start)
+    return run_fairseq(args) if engine == "fairseq" else run_torch(args)
 
 
-def check_options(args: argparse.Namespace, engine: str, random_start: bool) -> None:
+def check_options(args: argparse.Namespace) -> None:
     """Refuse options that do not go together."""
-    fairseq = engine == "fairseq"
+    random_start = is_random_start(args)
     if args.tiny and not random_start:
         raise UserError("--tiny has no pretrained checkpoint; give --pretrained none with it")
+    if args.keep_head and random_start:
+        raise UserError("--keep-head needs a fine-tuned checkpoint; --pretrained none has no head to keep")
     if args.resume and args.overwrite:
         raise UserError("--resume goes on with a run and --overwrite deletes it; give one of them")
-    if fairseq and (random_start or args.tiny):
-        raise UserError("--pretrained none is for --engine torch; give fairseq-signals a pretrained checkpoint")
-    if fairseq and args.resume:
-        raise UserError("--resume is for --engine torch; the fairseq-signals command keeps no last checkpoint")
-    if not fairseq and (args.print_command or args.overrides):
-        raise UserError("--print-command and settings after -- are for --engine fairseq, but the engine is torch")
     if args.accumulate > args.batch_size:
         raise UserError(f"--accumulate {args.accumulate} is more than --batch-size {args.batch_size}; lower it")
+    if args.pretrained.resolve() in [path.resolve() for path in results_in(args.output_dir)]:
+        raise UserError(f"{args.pretrained}: this run would replace it; choose another --output-dir")
+
+
+def choose_engine(args: argparse.Namespace) -> str:
+    """Return the engine to use; of `auto`, say why if it is torch."""
+    if args.engine == "torch":
+        if args.print_command or args.overrides:
+            raise UserError("--print-command and settings after -- are for --engine fairseq, but the engine is torch")
+        return "torch"
+    obstacles = [(f"{option} is for --engine torch", "omit it") for option in options_for_torch(args)]
     part = args.batch_size / args.accumulate
-    if fairseq and (part % 1 or (part > 8 and part % 8)):
-        raise UserError(
-            f"--batch-size {args.batch_size} with --accumulate {args.accumulate}: fairseq-signals would silently reduce"
-            " parts that are no multiple of 8; choose one"
-        )
+    if part % 1 or (part > 8 and part % 8):
+        sizes = f"--batch-size {args.batch_size} with --accumulate {args.accumulate}"
+        remedy = "change one of them: fairseq-signals would silently reduce the parts"
+        obstacles.append((f"{sizes} makes parts that are not a multiple of 8", remedy))
+    if not obstacles and not args.print_command:
+        from ecg_training.fairseq_engine import missing_pieces
+
+        obstacles = missing_pieces(args.pretrained, args.fairseq_root, trust=args.trust_checkpoint)
+    if not obstacles:
+        return "fairseq"
+    if args.engine == "fairseq" or args.print_command or args.overrides:
+        told = "; ".join(f"{what} ({remedy})" for what, remedy in obstacles)
+        raise UserError(f"fairseq-signals cannot run this: {told}; or use --engine torch")
+    print(f"engine torch, as fairseq-signals cannot run this: {'; '.join(what for what, _ in obstacles)}")
+    return "torch"
+
+
+def options_for_torch(args: argparse.Namespace) -> list[str]:
+    """Return what was asked for that fairseq-signals cannot do, or not in this way."""
+    asked = {
+        "--pretrained none": is_random_start(args),
+        "--keep-head": args.keep_head,
+        "--resume": args.resume,
+        f"--device {args.device}": args.device != "auto",
+        "--precision bf16": args.precision == "bf16",
+        "--compile on": args.compile == "on",
+        "torchrun": os.environ.get("WORLD_SIZE", "1") != "1",
+    }
+    return [option for option, given in asked.items() if given]
 
 
 def run_fairseq(args: argparse.Namespace) -> str:
     """Show the fairseq-hydra-train command, and run it unless only that was asked."""
-    missing = [] if args.print_command else fairseq_command.missing_pieces(args.fairseq_root, args.pretrained)
-    if missing:
-        raise UserError(f"--engine fairseq cannot run here: {'; '.join(missing)}; or use --engine torch")
-    if args.fairseq_root is None:
-        args.fairseq_root = Path("/path/to/fairseq-signals")
-        print(f"note: --fairseq-root is missing; {args.fairseq_root} stands for it below", file=sys.stderr)
-    for split in ("train", "valid"):
-        read_manifest(args.manifests / f"{split}.tsv")
-    architecture = Architecture()
-    if args.pretrained.is_file():
-        architecture = load_architecture(args.pretrained, trust=args.trust_checkpoint, num_labels=1)
-    command = fairseq_command.fairseq_command(
-        manifests=args.manifests.absolute(),
-        pos_weight=read_pos_weight(args.manifests / "pos_weight.txt").tolist(),
-        pretrained=args.pretrained.absolute(),
-        architecture=architecture,
-        fairseq_root=args.fairseq_root.absolute(),
-        output=args.output_dir.absolute(),
-        epochs=args.epochs,
-        lr=args.lr,
-        batch_size=args.batch_size,
-        accumulate=args.accumulate,
-        workers=args.workers or 6,
-        seed=args.seed,
-        patience=args.patience,
-        overrides=args.overrides,
-    )
+    from ecg_training import fairseq_engine
+
+    settings, root = settings_of(args), args.fairseq_root
+    if root is None:
+        root = Path("/path/to/fairseq-signals")
+        print(f"note: --fairseq-root is missing; {root} stands for it below", file=sys.stderr)
+    command = fairseq_engine.command_for(settings, root, args.overrides)
     print(shlex.join(command), flush=True)
     if args.print_command:
         return "the command is shown above, nothing was run"
-    return fairseq_command.run_command(command, args.output_dir, args.lead, overwrite=args.overwrite)
+    return fairseq_engine.finetune(settings, root, args.overrides, command, overwrite=args.overwrite)
 
 
-def run_torch(args: argparse.Namespace, random_start: bool) -> str:
+def run_torch(args: argparse.Namespace) -> str:
     """Train with the engine of this project."""
-    processes, device = join_processes(choose_device(args.device))
-    if not random_start and not args.pretrained.is_file():
+    if not is_random_start(args) and not args.pretrained.is_file():
         raise UserError(f"{args.pretrained}: no such file; download ECG-FM's checkpoint, or use --pretrained none")
-    segments = len(read_manifest(args.manifests / "train.tsv").files)
-    updates = args.epochs * math.ceil(segments / args.batch_size)
+    from ecg_training import torch_engine
+    from ecg_training.processes import join_processes, leave_processes
+
+    processes, device = join_processes(choose_device(args.device))
     try:
         return torch_engine.finetune(
-            Settings(
-                epochs=args.epochs,
-                lr=args.lr,
-                batch_size=args.batch_size,
-                accumulate=args.accumulate,
-                seed=1 if args.seed is None else args.seed,
-                patience=args.patience,
-                precision=choose_precision(args.precision, device),
-                workers=args.workers or usable_cores(),
-                save_every=args.save_every,
-            ),
-            pretrained=None if random_start else args.pretrained,
-            tiny=args.tiny,
-            trust=args.trust_checkpoint,
-            manifests=args.manifests,
-            lead=args.lead,
-            folder=args.output_dir,
-            device=device,
-            processes=processes,
-            compiled=args.compile == "on" or (args.compile == "auto" and device.type == "cuda" and updates >= 2000),
+            settings_of(args, precision=str(choose_precision(args.precision, device)).removeprefix("torch.")),
+            device,
+            processes,
+            compiled={"auto": None, "on": True, "off": False}[args.compile],
             resume=args.resume,
             overwrite=args.overwrite,
         )
@@ -298,19 +330,36 @@ def run_torch(args: argparse.Namespace, random_start: bool) -> str:
         leave_processes()
 
 
-def _rate(text: str) -> float:
-    value = number(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
+def settings_of(args: argparse.Namespace, precision: str = "float32") -> FinetuneSettings:
+    """Return the settings that the options stand for."""
+    return FinetuneSettings(
+        manifests=args.manifests,
+        output=args.output_dir,
+        pretrained=None if is_random_start(args) else args.pretrained,
+        record_list=args.record_list,
+        lead=args.lead,
+        tiny=args.tiny,
+        keep_head=args.keep_head,
+        trust=args.trust_checkpoint,
+        epochs=args.epochs,
+        max_update=args.max_update,
+        patience=args.patience,
+        lr=args.lr,
+        batch_size=args.batch_size,
+        accumulate=args.accumulate,
+        seed=args.seed,
+        workers=args.workers,
+        save_every=args.save_every,
+        precision=precision,
+    )
 
 
 def main() -> int:
     """Run the command line; of the processes that torchrun starts, only the first prints."""
     if os.environ.get("RANK", "0") == "0":
-        return execute(get_parser(), run)
+        return execute(get_parser(), run, resolve=resolve)
     with Path(os.devnull).open("w") as nothing, contextlib.redirect_stdout(nothing):
-        return execute(get_parser(), run)
+        return execute(get_parser(), run, resolve=resolve)
 
 
 if __name__ == "__main__":

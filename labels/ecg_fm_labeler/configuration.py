@@ -101,7 +101,7 @@ class Knowledge:
         Raises
         ------
         UserError
-            A file is missing or no JSON, or an entry is wrong; the message names the file and the entry.
+            A file is missing or not JSON, or an entry is wrong; the message names the file and the entry.
         """
         reader = Reader(folder)
         knowledge = reader.read()
@@ -122,7 +122,7 @@ class Reader:
         self.split: dict[str, tuple[str, ...]] = {}  # a descriptor that stands for several -> those
 
     def read(self) -> Knowledge:
-        """Return the knowledge base; what is wrong with it stands in `problems`."""
+        """Return the knowledge base; what is wrong with it is in `problems`."""
         knowledge = Knowledge()
         if not self.folder.is_dir():
             self.problems.append(f"{self.folder}: no such folder; give the folder of the labeler's configuration")
@@ -138,7 +138,7 @@ class Reader:
         for entry in self._entries("entity_tem"):
             name = self._text(entry, "name")
             if name in knowledge.entities:
-                self._problem(f"the entity {name!r} is defined twice")
+                self._problem(f"duplicate entity {name!r}")
             parents = tuple(self._names(entry, "sup"))
             knowledge.entities[name] = Entity(parents, self._flag(entry, "require_descriptors"))
         for name, entity in knowledge.entities.items():
@@ -149,13 +149,13 @@ class Reader:
         for entry in self._entries("desc_tem"):
             name = self._text(entry, "name")
             if name in knowledge.created:
-                self._problem(f"the descriptor {name!r} is defined twice")
+                self._problem(f"duplicate descriptor {name!r}")
             knowledge.created[name] = tuple(self._names(entry, "create_entities"))
             self._known(knowledge.created[name], knowledge.entities, "entity")
         for entry in self._entries("split_desc_tem"):
             name = self._text(entry, "name")
             if name in self.split:
-                self._problem(f"the descriptor {name!r} is defined twice")
+                self._problem(f"duplicate descriptor {name!r}")
             self.split[name] = tuple(self._names(entry, "descriptors", needed=True))
             self._known(self.split[name], knowledge.created, "descriptor")
         path = self.folder / "uncertainty_map.json"
@@ -275,10 +275,10 @@ class Reader:
                 self._problem(f"{entry!r} is not an object")
 
     def _refuse_misspelt(self, entry: dict, keys: tuple[str, ...]) -> None:
-        """Refuse a key that looks like a known one; others may document what they like."""
+        """Refuse a key that looks like a known one; other keys are free for documentation."""
         for key in entry.keys() - set(keys):
             if meant := difflib.get_close_matches(key, keys, n=1):
-                self._problem(f"the key {key!r} is unknown; {meant[0]!r} is meant")
+                self._problem(f"unknown key {key!r}; did you mean {meant[0]!r}?")
 
     def _json(self, path: Path, kind: type):
         if not path.is_file():
@@ -294,7 +294,7 @@ class Reader:
         text = self._text(entry, "pattern")
         self.where += f" ({text!r})"
         if text in seen:
-            self._problem(f"the pattern is listed twice; first as {seen[text]}")
+            self._problem(f"duplicate pattern; the first is {seen[text]}")
         elif not text.strip():
             self._problem("a pattern must not be empty")
         seen.setdefault(text, self.where)
@@ -303,7 +303,7 @@ class Reader:
     def _text(self, entry: dict, key: str) -> str:
         value = entry.get(key)
         if not isinstance(value, str) or not value:
-            self._problem(f"{key} is {value!r}; it must be a text")
+            self._problem(f"{key} is {value!r}; it must be a non-empty string")
             return ""
         return value
 
@@ -331,7 +331,7 @@ class Reader:
             self._refuse_misspelt(part, PART_KEYS)
         name = part.get("tem") if isinstance(part, dict) else part
         if not isinstance(name, str):
-            self._problem(f"{part!r} names nothing; it must be a name or an object with a name as tem")
+            self._problem(f"{part!r} is not a name, nor an object with a name as tem")
             return ""
         return name
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ecg_finetune.cli import orderly_output
 from ecg_finetune.files import UserError
 from ecg_finetune.label_set import LABELS
 from ecg_fm_labeler.configuration import PROJECT_CONFIG, Pattern
@@ -24,16 +25,15 @@ def explain(labeler: Labeler, report: Sequence[str]) -> str:
 
 
 def _lines(labeler: Labeler, report: Sequence[str]) -> Iterator[str]:
-    blocks = labeler.read(report)
-    hits = [hit for block in blocks for hit in block.hits]
+    matches = labeler.read(report)
+    hits = [hit for match in matches for hit in match.hits]
     yield "normalised text"
-    yield from (f"  {text}" for text in labeler.normalized(report))
+    yield from (f"  {match.text}" for match in matches)
     yield "patterns found, in order"
     yield from (f"  {hit.text:<44} {_meaning(hit)}" for hit in hits)
-    unmatched = [words for block in blocks for words in block.unmatched]
-    if unmatched:
+    if unmatched := labeler.unmatched(report):
         yield f"words no pattern took: {', '.join(unmatched)}"
-    found = labeler.named(blocks)
+    found = labeler.named(matches)
     yield "entities"
     for entity in found:
         descriptors = f" [{', '.join(sorted(entity.descriptors))}]" if entity.descriptors else ""
@@ -84,6 +84,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@orderly_output
 def main(argv: Sequence[str] | None = None) -> int:
     """Run as a command; return the exit code."""
     args = get_parser().parse_args(argv)

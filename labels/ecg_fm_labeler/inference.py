@@ -1,6 +1,5 @@
 """From hits to entities, their probabilities and everything that follows from them."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -52,29 +51,42 @@ def attach(hits: Sequence[Pattern], always: bool = False) -> list[TextEntity]:
 
 
 def without_negated(hits: Sequence[Pattern]) -> list[TextEntity]:
-    """Attach as a reader would, for the policy "asserted", and drop the negated findings.
-
-    A negation also covers a list that ends in "or": "no ischemia, injury or infarct".
-    """
-    letters = "".join(map(_letter, hits))
-    negated = {number for match in _NEGATED.finditer(letters) for number in range(*match.span())}
-    kept = [
-        replace(hit, entities=()) if number in negated and hit.kind == "entity" else hit
-        for number, hit in enumerate(hits)
-    ]
+    """Attach as a reader would, for the policy "asserted", and drop the negated findings."""
+    negated = _negated(hits)
+    kept = [replace(hit, entities=()) if number in negated else hit for number, hit in enumerate(hits)]
     return [found for found in attach(kept, always=True) if ABSENCE not in found.descriptors]
 
 
-# n: a negation of what follows, f: a finding, o: "or", d: another descriptor of what follows, x: anything else.
-_NEGATED = re.compile(r"n[nd]*f(?:(?:[nd]*f)*o[nd]*f)*")
+def _negated(hits: Sequence[Pattern]) -> set[int]:
+    """Return the positions of the findings that negations before them cover.
 
-
-def _letter(hit: Pattern) -> str:
-    if hit.kind == "before":
-        return "n" if ABSENCE in hit.right else "d"
-    if hit.kind == "connective" and hit.text in ("or", "and/or"):
-        return "o"
-    return "f" if hit.kind == "entity" else "x"
+    A negation covers the next finding, and a list that goes on from there to an "or" and one more finding: "no
+    ischemia, injury or infarct". Other descriptors may stand before each; anything else ends the list.
+    """
+    negated: set[int] = set()
+    listed: list[int] | None = None  # the findings of a list, since the last "or" in it; None outside one
+    negation = alternative = False  # what stands before the next finding
+    previous = None
+    for number, hit in enumerate(hits):
+        if hit.kind == "entity":
+            if negation and listed is None:
+                listed = []
+            if listed is not None:
+                listed.append(number)
+                if alternative:
+                    negated.update(listed)
+                    listed = []
+                elif negation:
+                    negated.add(number)
+            negation = alternative = False
+        elif hit.kind == "before":
+            negation |= ABSENCE in hit.right
+        elif hit.kind == "connective" and hit.text in ("or", "and/or") and previous == "entity":
+            alternative = True
+        else:
+            listed, negation, alternative = None, False, False
+        previous = hit.kind
+    return negated
 
 
 class Inference:

@@ -4,16 +4,18 @@ import re
 from typing import NamedTuple
 
 from ecg_fm_labeler.configuration import Knowledge, Pattern
-from ecg_fm_labeler.normalization import TOKEN, Edges, Phrases, bordered, token, token_number
+from ecg_fm_labeler.phrases import TOKEN, PhraseIndex, bordered, token, token_number
 
 _TOKEN_OR_WORDS = re.compile(f"[{chr(TOKEN)}-\U0010ffff]|[^{chr(TOKEN)}-\U0010ffff]+")
-_WORD = re.compile(r"[\w<>?'+/().-]*\w[\w<>?'+/().-]*")
+_WORDLIKE = re.compile(r"[\w<>?'+/().-]+")
+_LETTER_OR_DIGIT = re.compile(r"\w")
 
 
 class Match(NamedTuple):
-    """The hits of a text in order (numbers of `Matcher.patterns`), and the runs of words no pattern took."""
+    """A normalised text, its hits in order, and the runs of words no pattern took."""
 
-    hits: tuple[int, ...]
+    text: str
+    hits: tuple[Pattern, ...]
     unmatched: tuple[str, ...]
 
 
@@ -26,26 +28,23 @@ class Matcher:
     """
 
     def __init__(self, knowledge: Knowledge, negations: bool = False):
-        self.patterns: list[Pattern] = [*knowledge.patterns, *(knowledge.negations if negations else ())]
-        order = sorted(range(len(self.patterns)), key=lambda n: (_batch(self.patterns[n]), -len(self.patterns[n].text)))
-        self._order = [(self.patterns[n].text, bordered(self.patterns[n].text), token(n)) for n in order]
-        self._phrases = Phrases(-1, (pattern.text for pattern in self.patterns))
+        patterns = [*knowledge.patterns, *(knowledge.negations if negations else ())]
+        self.patterns = sorted(patterns, key=lambda pattern: (_batch(pattern), -len(pattern.text)))
+        self._searches = [bordered(pattern.text) for pattern in self.patterns]
+        self._index = PhraseIndex(pattern.text for pattern in self.patterns)
 
-    def match(self, text: str, edges: Edges | None = None) -> Match:
-        """Return the hits of a normalised text; add to `edges` how patterns could reach over its ends."""
-        if edges:
-            self._phrases.mark(text, edges)
-        for phrase, pattern, character in self._order:
-            if phrase in text:
-                text = pattern.sub(character, text)
+    def match(self, text: str) -> Match:
+        """Search a normalised text."""
+        rest = text
+        for number in self._index.found_in(text):
+            rest = self._searches[number].sub(token(number), rest)
         hits, unmatched = [], []
-        for piece in _TOKEN_OR_WORDS.findall(text):
-            number = token_number(piece[0])
-            if number is not None:
-                hits.append(number)
-            elif words := _WORD.findall(piece):
-                unmatched.append(" ".join(word.rstrip(".") for word in words))
-        return Match(tuple(hits), tuple(unmatched))
+        for piece in _TOKEN_OR_WORDS.findall(rest):
+            if piece[0] >= chr(TOKEN):
+                hits.append(self.patterns[token_number(piece)])
+            elif words := [word.rstrip(".") for word in _WORDLIKE.findall(piece) if _LETTER_OR_DIGIT.search(word)]:
+                unmatched.append(" ".join(words))
+        return Match(text, tuple(hits), tuple(unmatched))
 
 
 def _batch(pattern: Pattern) -> int:

@@ -1,117 +1,23 @@
 """Text normalisation: from the wording of a report to the one wording the patterns are written in.
 
-The order of the steps is `Normalizer.steps`. What the steps replace stands in two data files of the configuration
-folder, `text_normalization.json` (tables) and `text_templates.json` (families of phrases); the labeler falls back on
-the project's own where a folder has none.
-
-Exactness over statement boundaries. A report is one run of text, so a rule may match across the boundary of two
-statements ("Atrial fibrillation" + "Flutter ..."). Normalising a statement on its own is right only if no rule does.
-`Edges` collects, for every state a statement's text passes through, how a rule could reach over its ends: a rule with
-the phrase "a b c" leaves the mark (rule, 2) at the end of a text ending in "a b" and at the start of one starting
-with "c". If the end marks of one statement and the start marks of the next have nothing in common, no rule can match
-across their boundary; word borders are ignored here, which can only add marks, never lose one.
+The order of the steps is `Normalizer.steps`; each takes a text and returns it changed. What the steps replace stands in
+two data files of the configuration folder, `text_normalization.json` (tables) and `text_templates.json` (families of
+phrases); the labeler falls back on the project's own where a folder has none.
 """
 
 import itertools
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 
 from ecg_finetune.files import UserError, read_json
 from ecg_fm_labeler.configuration import PROJECT_CONFIG
+from ecg_fm_labeler.phrases import TOKENS, PhraseIndex, bordered, clean, token, token_number
 
 TABLES_FILE = "text_normalization.json"
 TEMPLATES_FILE = "text_templates.json"
 
-# Stands for a matched span; neither a letter nor a digit, so word borders hold beside it.
-TOKEN = 0xF0000
-_TOKENS = re.compile("[\U000f0000-\U0010ffff]")
-# Marks that meet every mark of the other side: the seam itself would be changed.
-_OPEN_END, _OPEN_START = (-1, 0), (-1, 1)
-
-
-def token(number: int) -> str:
-    """Return the character that stands for the span or hit of this number."""
-    return chr(TOKEN + number)
-
-
-def token_number(character: str) -> int | None:
-    """Return the number of a token, None for any other character."""
-    number = ord(character) - TOKEN
-    return number if number >= 0 else None
-
-
-@cache
-def bordered(phrase: str, flags: int = 0) -> re.Pattern:
-    """Compile a literal phrase that may not continue a word where it starts or ends with a letter or digit."""
-    start = r"(?<!\w)" if phrase[:1].isalnum() else ""
-    end = r"(?!\w)" if phrase[-1:].isalnum() else ""
-    return re.compile(start + re.escape(phrase) + end, flags)
-
-
-class Phrases:
-    """Where the phrases of one step may reach over the ends of a text (see the module's docstring).
-
-    A phrase is cut at each of its spaces: a text that ends in the left piece, or that starts with the right one, gets
-    the mark of the cut. So does a text that is the whole of the piece's near side, as "b" is for "a b | c": it may
-    stand in the middle of the phrase.
-    """
-
-    def __init__(self, step: int, phrases: Iterable[str]):
-        self.ends: dict[str, list[tuple]] = {}
-        self.starts: dict[str, list[tuple]] = {}
-        self.middles: tuple[dict, dict] = ({}, {})
-        for number, phrase in enumerate(phrases):
-            for position, character in enumerate(phrase):
-                if character == " ":
-                    left, right, mark = phrase[:position], phrase[position + 1 :], (step, number, position)
-                    self.ends.setdefault(left, []).append(mark)
-                    self.starts.setdefault(right, []).append(mark)
-                    for space in [n for n, letter in enumerate(left) if letter == " "]:
-                        self.middles[0].setdefault(left[space + 1 :], []).append(mark)
-                    for space in [n for n, letter in enumerate(right) if letter == " "]:
-                        self.middles[1].setdefault(right[:space], []).append(mark)
-        self.all_ends, self.all_starts = tuple(self.ends), tuple(self.starts)
-
-    def mark(self, text: str, edges: "Edges") -> None:
-        """Add the marks of `text`."""
-        edges.end.update(self.middles[0].get(text, ()))
-        edges.start.update(self.middles[1].get(text, ()))
-        if text.endswith(self.all_ends):
-            for piece, marks in self.ends.items():
-                if text.endswith(piece):
-                    edges.end.update(marks)
-        if text.startswith(self.all_starts):
-            for piece, marks in self.starts.items():
-                if text.startswith(piece):
-                    edges.start.update(marks)
-
-
-@dataclass
-class Edges:
-    """How rules could reach over the two ends of a text, and which lead-list carriers it holds.
-
-    `placed` says that the outcome depends on whether the text stands first or last in its report.
-    """
-
-    start: set = field(default_factory=lambda: {_OPEN_END})
-    end: set = field(default_factory=lambda: {_OPEN_START})
-    carriers: set = field(default_factory=set)
-    placed: bool = False
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a piece of text stands in its report, and whether it is followed to learn its `edges`."""
-
-    first: bool = True
-    last: bool = True
-    edges: Edges | None = None
-
-
-Step = Callable[[str, Place], str]
+Step = Callable[[str], str]
 
 
 class Normalizer:
@@ -126,36 +32,55 @@ class Normalizer:
     def __init__(self, folder: Path):
         tables = read_tables(folder, TABLES_FILE)
         templates = read_tables(folder, TEMPLATES_FILE)
-        self._count = itertools.count()
         self.cut_off = [phrase.lower() for phrase in sorted(tables["cut_off"], key=len, reverse=True)]
-        self.ending = re.compile(rf" (?:{'|'.join(map(re.escape, tables['ending']['words']))})$")
-        self.ending_word = tables["ending"]["append"]
+        # "PAC's" becomes "PACs".
+        possessive = rf"(?<!\w)({'|'.join(map(re.escape, tables['possessives']))})'s(?!\w)"
+        # All white space but a single blank becomes one: \s+ would replace every blank of the text.
+        collapse = ("", r"\s(?:(?<! )|\s)\s*", " ")
         self.steps: list[Step] = [
-            self._abbreviations(tables["abbreviations"], tables["possessives"]),
-            self._table(tables["phrases"], border=False, ignore_case=True),
-            lambda text, _: text.lower(),
-            self._append_to_ending,
-            _dashes_and_slashes,
-            self._table({"&": " and "}, border=False),
-            _collapse,
-            self._table(tables["before_stems"]),
-            self._table(_longest_first(tables["stems"]), border=False),
-            self._table(tables["words"]),
-            _question_marks,
-            self._table(tables["after_words"]),
-            self._lead_lists(tables["lead_lists"], tables["leads"]),
-            self._table(tables["joined"]),
-            lambda text, _: text.replace("*", " "),
-            _prefixes_and_bundles,
-            *(self._family(family) for family in templates["passes"]),
+            _rewrite(
+                *((key, bordered(key), _literal(value)) for key, value in tables["abbreviations"].items()),
+                ("'s", possessive, r"\1s"),
+            ),
+            _replace_ignoring_case(tables["phrases"]),
+            str.lower,
+            _append_to_ending(**tables["ending"]),
+            _rewrite(
+                ("`", "`", " "),
+                ("/", r"/\s+", "/"),
+                # Not from the midst of a run of white space: from each of its characters anew it takes quadratic time.
+                ("/", r"(?<!\s)\s+/", "/"),
+                ("wave", r"(?<!\w)([a-z]) ?-? ?(waves?)(?!\w)", r"\1 \2"),
+                ("wave", r"([a-z])(?=wave)", r"\1 "),
+                ("&", "&", " and "),
+                collapse,
+            ),
+            _replace_words(tables["before_stems"]),
+            _replace(_longest_first(tables["stems"])),
+            _replace_words(tables["words"]),
+            _rewrite(
+                ("?", r" ?-? ?\? ?(?=age(?!\w))", " ? "),
+                ("?", r"\A\?", "<before?> "),
+                ("?", r"--?\?", " <after?> "),
+                (",", ",", ", "),
+                collapse,
+            ),
+            _replace_words(tables["after_words"]),
+            _spell_out_lead_lists(tables["lead_lists"], tables["leads"]),
+            _replace_words(tables["joined"]),
+            _rewrite(
+                ("*", r"\*", " "),
+                ("v-", r"(?<!\w)v-(?=\w\w)", "ventricular "),
+                ("a-", r"(?<!\w)a-(?=\w\w)", "atrial "),
+                ("bundle", r"(?<!\w)bundle(?!\w)(?! branch)", "bundle branch"),
+                ("-", "-(?=sensing|pacing)", " "),
+            ),
+            *(_replace_family(family) for family in templates["passes"]),
         ]
-        self._cut_edges = Phrases(next(self._count), self.cut_off)
 
-    def cut(self, text: str, edges: Edges | None = None) -> tuple[str, bool]:
+    def cut(self, text: str) -> tuple[str, bool]:
         """Drop everything from the first cut-off phrase on; return the text and whether there was one."""
         lower = _same_length_lower(text)
-        if edges:
-            self._cut_edges.mark(lower, edges)
         found = False
         for phrase in self.cut_off:
             position = lower.find(phrase)
@@ -163,175 +88,127 @@ class Normalizer:
                 text, lower, found = text[:position], lower[:position], True
         return (text.rstrip() if found else text), found
 
-    def normalize(self, text: str, place: Place | None = None) -> str:
-        """Normalise a text whose cut-off is done (`cut`); blanks at its ends are kept."""
-        place = place or Place()
-        for step in self.steps:
-            text = step(text, place)
-        return text
-
     def __call__(self, text: str) -> str:
-        """Normalise a whole report."""
-        return self.normalize(self.cut(clean(text))[0].strip()).strip()
+        """Normalise a text from which `cut` has dropped what no label depends on."""
+        text = clean(text).strip()
+        for step in self.steps:
+            text = step(text)
+        return text.strip()
 
-    # The kinds of steps.
 
-    def _table(self, table: dict[str, str], border: bool = True, ignore_case: bool = False) -> Step:
-        """Return a step that applies literal substitutions one by one, each over the whole text."""
-        phrases = Phrases(next(self._count), (key.lower() if ignore_case else key for key in table))
-        flags = re.IGNORECASE if ignore_case else 0
-        rules = [
-            (key.lower() if ignore_case else key, bordered(key, flags) if border else re.compile(re.escape(key), flags),
-             value.replace("\\", r"\\"))
-            for key, value in table.items()
-        ]  # fmt: skip
+# The kinds of steps.
 
-        def step(text: str, place: Place) -> str:
-            searched = text.lower() if ignore_case else text
-            if place.edges:
-                phrases.mark(searched, place.edges)
-            for key, pattern, value in rules:
-                if key in searched:
-                    changed = pattern.sub(value, text)
-                    if changed != text:
-                        text = changed
-                        searched = text.lower() if ignore_case else text
-                        if place.edges:
-                            phrases.mark(searched, place.edges)
-            return text
 
-        return step
+def _rewrite(*rules: tuple[str, str | re.Pattern, str]) -> Step:
+    """Return a step of substitutions: what the text must hold for a match, the expression and the template."""
+    compiled = [(needed, re.compile(pattern), template) for needed, pattern, template in rules]
 
-    def _abbreviations(self, table: dict[str, str], possessives: list[str]) -> Step:
-        """Return the case-sensitive step: capital abbreviations, and "PAC's" for "PACs"."""
-        replace = self._table(table)
-        possessive = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, possessives))})'s(?!\w)")
-        return lambda text, place: possessive.sub(r"\1s", replace(text, place))
-
-    def _append_to_ending(self, text: str, place: Place) -> str:
-        if not self.ending.search(" " + text):
-            return text
-        if place.edges:
-            place.edges.placed = True
-        if place.last and self.ending.search(text if place.first else " " + text):
-            return f"{text} {self.ending_word}"
+    def step(text: str) -> str:
+        for needed, pattern, template in compiled:
+            if needed in text:
+                text = pattern.sub(template, text)
         return text
 
-    def _family(self, family: dict) -> Step:
-        """Return a step that replaces a family of phrases at once: longest first, no span twice."""
-        phrases = _longest_first(expand(family))
-        edges = Phrases(next(self._count), phrases)
+    return step
 
-        def step(text: str, place: Place) -> str:
-            if place.edges:
-                edges.mark(text, place.edges)
-            found = []
-            for phrase in [phrase for phrase in phrases if phrase in text]:
-                text, times = bordered(phrase).subn(token(len(found)), text)
-                if times:
-                    found.append(phrases[phrase])
-            return _TOKENS.sub(lambda match: found[token_number(match.group())], text) if found else text
 
-        return step
+def _replace(table: dict[str, str]) -> Step:
+    """Return a step that replaces texts one by one, also within words."""
 
-    def _lead_lists(self, carriers: list[dict], leads: list[str]) -> Step:
-        """Return the step that spells lead lists out, one phrase per lead."""
-        lead = "|".join(map(re.escape, sorted(leads, key=len, reverse=True)))
-        rules = []
-        for carrier in carriers:
-            # Where words follow the list, they and the blank before them belong to the match.
-            tail = rf"\s+{re.escape(carrier['after'])}(?!\w)" if carrier["after"] else ""
-            rules.append(
-                (
-                    carrier["before"],
-                    re.compile(
-                        rf"(?<!\w){re.escape(carrier['before'])}\s*((?:{lead})(?:[\s,]+(?:{lead}))*)(?!\w){tail}"
-                    ),
-                    carrier["each"],
-                )
-            )
-        single = re.compile(lead)
-        literals = Phrases(next(self._count), (before for before, _, _ in rules))
-        # A list may go on, or its last words may stand, in the next statement.
-        words = {word for carrier in carriers for word in carrier["after"].split()}
-        continued = re.compile(rf"\s*(?:,|(?:{lead}|{'|'.join(map(re.escape, words))})(?!\w))")
+    def step(text: str) -> str:
+        for key, value in table.items():
+            text = text.replace(key, value)
+        return text
 
-        def step(text: str, place: Place) -> str:
-            if place.edges:
-                literals.mark(text, place.edges)
-                if continued.match(text):
-                    place.edges.start.add((literals, "list"))
-            for number, (before, pattern, each) in enumerate(rules):
-                if before not in text:
-                    continue
-                if place.edges:
-                    place.edges.end.add((literals, "list"))
-                    place.edges.carriers.add(number)
+    return step
+
+
+def _replace_ignoring_case(table: dict[str, str]) -> Step:
+    """Return a step that replaces texts one by one, also within words, in upper or lower case."""
+    rules = [(key.lower(), re.compile(re.escape(key), re.IGNORECASE), _literal(value)) for key, value in table.items()]
+
+    def step(text: str) -> str:
+        lower = text.lower()
+        for key, pattern, value in rules:
+            if key in lower:
+                text = pattern.sub(value, text)
+                lower = text.lower()
+        return text
+
+    return step
+
+
+def _replace_words(table: dict[str, str]) -> Step:
+    """Return a step that replaces bordered phrases one by one; later rules see what earlier ones made."""
+    rules = [(bordered(key), _literal(value)) for key, value in table.items()]
+    index = PhraseIndex(table)
+
+    def step(text: str) -> str:
+        waiting = index.found_in(text)
+        while waiting:
+            number, *waiting = waiting
+            pattern, value = rules[number]
+            changed = pattern.sub(value, text)
+            if changed != text:
+                text = changed
+                waiting = [later for later in index.found_in(text) if later > number]
+        return text
+
+    return step
+
+
+def _replace_family(family: dict) -> Step:
+    """Return a step that replaces a family of phrases at once: longest first, no span twice."""
+    phrases = _longest_first(expand(family))
+    rules = [(bordered(phrase), result) for phrase, result in phrases.items()]
+    index = PhraseIndex(phrases)
+
+    def step(text: str) -> str:
+        numbers = index.found_in(text)
+        for number in numbers:
+            text = rules[number][0].sub(token(number), text)
+        return TOKENS.sub(lambda match: rules[token_number(match[0])][1], text) if numbers else text
+
+    return step
+
+
+def _append_to_ending(words: list[str], append: str) -> Step:
+    """Return the step that appends a word to a text that ends in one of `words`, but not to that word alone."""
+    endings = tuple(f" {word}" for word in words)
+    return lambda text: f"{text} {append}" if text.endswith(endings) else text
+
+
+def _spell_out_lead_lists(carriers: list[dict], leads: list[str]) -> Step:
+    """Return the step that spells lead lists out, one phrase per lead.
+
+    As in ECG-FM's labeler every list of a kind becomes the leads of all lists of that kind in the text. Of a lead that
+    is repeated therein only the first and last mention and one between count: more would change no label, and many
+    lists of many leads would make a text of quadratic length.
+    """
+    lead = "|".join(map(re.escape, sorted(leads, key=len, reverse=True)))
+    rules = []
+    for carrier in carriers:
+        # Where words follow the list, they and the blank before them belong to the match.
+        tail = rf"\s+{re.escape(carrier['after'])}(?!\w)" if carrier["after"] else ""
+        before = re.escape(carrier["before"])
+        pattern = re.compile(rf"(?<!\w){before}\s*((?:{lead})(?:[\s,]+(?:{lead}))*)(?!\w){tail}")
+        rules.append((carrier["before"], pattern, carrier["each"]))
+    single = re.compile(lead)
+
+    def step(text: str) -> str:
+        for before, pattern, each in rules:
+            if before in text:
                 named = [name for run in pattern.findall(text) for name in single.findall(run)]
-                text = pattern.sub("; ".join(each.format(lead=name) for name in named), text)
-            return text
+                named = [*named[:1], *dict.fromkeys(named[1:-1]), *named[1:][-1:]]
+                text = pattern.sub(_literal("; ".join(each.format(lead=name) for name in named)), text)
+        return text
 
-        return step
-
-
-# Steps of plain regular expressions. Each first notes where its expression could reach over an end of the text.
+    return step
 
 
-def _dashes_and_slashes(text: str, place: Place) -> str:
-    """Backtick to space, no white space around "/", "t - wave" to "t wave", "twave" to "t wave"."""
-    text = text.replace("`", " ")
-    if place.edges:
-        _mark(place.edges, text, r"/\s*$", None, "slash")
-        _mark(place.edges, text, None, r"\s*/", "slash")
-        _mark(place.edges, text, r"((?<!\w)[a-z]|^)[ -]*$", r"[ -]*(wave|$)", "wave")
-    text = re.sub(r"\s*/\s*", "/", text)
-    text = re.sub(r"(?<!\w)([a-z]) ?-? ?(waves?)(?!\w)", r"\1 \2", text)
-    return re.sub(r"([a-z])(?=wave)", r"\1 ", text)
-
-
-def _collapse(text: str, place: Place) -> str:
-    """White space to single spaces."""
-    if place.edges:
-        _mark(place.edges, text, r"(^|\s)$", None, "space")
-        _mark(place.edges, text, None, r"\s|$", "space")
-    return re.sub(r"\s+", " ", text)
-
-
-def _question_marks(text: str, place: Place) -> str:
-    """Question marks become words; a space after every comma."""
-    if place.edges:
-        _mark(place.edges, text, r"[-?] ?$", r" ?-? ?(\?|age)", "question")
-    text = re.sub(r" ?-? ?\? ?(?=age(?!\w))", " ? ", text)
-    if text.startswith("?"):
-        if place.edges:
-            place.edges.placed = True
-        if place.first:
-            text = "<before?> " + text[1:]
-    text = re.sub(r"--?\?", " <after?> ", text)
-    return _collapse(text.replace(",", ", "), place)
-
-
-def _prefixes_and_bundles(text: str, place: Place) -> str:
-    """ "v-paced" to "ventricular paced", "bundle" to "bundle branch", "-sensing" and "-pacing" apart."""
-    if place.edges:
-        _mark(place.edges, text, r"bundle$", r"branch", "bundle")
-    text = re.sub(r"(?<!\w)v-(?=\w\w)", "ventricular ", text)
-    text = re.sub(r"(?<!\w)a-(?=\w\w)", "atrial ", text)
-    text = re.sub(r"(?<!\w)bundle(?!\w)(?! branch)", "bundle branch", text)
-    return text.replace("-sensing", " sensing").replace("-pacing", " pacing")
-
-
-def _mark(edges: Edges, text: str, end: str | None, start: str | None, name: str) -> None:
-    """Mark a text that ends like `end` or starts like `start`; None stands for anything."""
-    if end and re.search(end, text):
-        edges.end.add(name if start else _OPEN_END)
-    if start and re.match(start, text):
-        edges.start.add(name if end else _OPEN_START)
-
-
-def clean(text: str) -> str:
-    """Replace the characters that the labeler uses as tokens (none of them is text)."""
-    return _TOKENS.sub("\N{REPLACEMENT CHARACTER}", text)
+def _literal(value: str) -> str:
+    """Return the template with which `re.sub` puts just this text."""
+    return value.replace("\\", r"\\")
 
 
 def _same_length_lower(text: str) -> str:
@@ -369,7 +246,7 @@ def read_tables(folder: Path, file: str) -> dict:
     Raises
     ------
     UserError
-        The file is not readable, lists a phrase twice, or an entry has not the form of the project's own.
+        The file is not readable, lists a phrase twice, or an entry does not have the form of the project's own.
     """
     path = Path(folder) / file
     path = path if path.is_file() else PROJECT_CONFIG / file
@@ -379,7 +256,7 @@ def read_tables(folder: Path, file: str) -> dict:
         raise UserError(f"{path}: {'lacks' if name in form else 'has an unknown entry'} {name!r}; it has {list(form)}")
     for name, fits in form.items():
         if not fits(tables[name]):
-            raise UserError(f"{path}: {name!r} has not the form it has in {PROJECT_CONFIG / file}; compare them")
+            raise UserError(f"{path}: {name!r} does not have the form of the one in {PROJECT_CONFIG / file}")
     return tables
 
 

@@ -64,7 +64,7 @@ def read_reports(path: Path, max_rows: int | None = None) -> Reports:
     Raises
     ------
     UserError
-        As `tables.iterate_rows`; also no row, a study_id that is no number, a study with two different reports.
+        As `tables.iterate_rows`; also no row, a study_id that is not an integer, a study with two different reports.
     """
     columns = ["study_id", *report_columns(path)]
     studies, which, lines = array("q"), array("q"), array("q")
@@ -97,6 +97,6 @@ def _refuse_contradictions(path: Path, reports: Reports, lines: array) -> None:
     if differs.any():
         first, second = order[np.argmax(differs) : np.argmax(differs) + 2]
         raise UserError(
-            f"{path}: study_id {reports.study_id[first]} stands in line {lines[first]} and again in line "
-            f"{lines[second]} with another report; remove one of the rows"
+            f"{path}: duplicate study_id {reports.study_id[first]}: line {lines[second]} has another report than line "
+            f"{lines[first]}; remove one of the rows"
         )

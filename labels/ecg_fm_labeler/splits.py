@@ -31,12 +31,12 @@ def split_of(meta: Path, study_id: np.ndarray, wanted: str) -> np.ndarray:
     UserError
         As `studies.read_splits`; also no row of the wanted split.
     """
-    if wanted == "all" and not Path(meta).exists():
-        print(f"{meta} is not there yet: the split column of study_id_mapping.csv stays empty")
+    if wanted == "all" and not Path(meta).is_file():
+        print(f"{meta} does not exist: the split column of study_id_mapping.csv stays empty")
         return np.full(len(study_id), NO_SPLIT, dtype=np.int8)
     listed, codes = read_splits(meta)
-    place, found = find_rows(listed, study_id)
-    split = np.where(found, codes[place], NO_SPLIT).astype(np.int8)
+    row, found = find_rows(listed, study_id)
+    split = np.where(found, codes[row], NO_SPLIT).astype(np.int8)
     print(f"{int((~found).sum()):,} of {len(study_id):,} rows have no split in {meta}")
     if wanted != "all" and not (split == SPLITS.index(wanted)).any():
         raise UserError(f"{meta}: none of the {len(study_id):,} reports is in split {wanted}; choose another --split")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ecg_finetune.cli import orderly_output
 from ecg_finetune.files import UserError
 from ecg_finetune.label_set import LABELS
 from ecg_fm_labeler.configuration import Knowledge, Reader
@@ -42,6 +43,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@orderly_output
 def main(argv: Sequence[str] | None = None) -> int:
     """Run as a command; return the exit code."""
     folder = get_parser().parse_args(argv).folder
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for problem in problems:
         print(problem)
     if problems:
-        print(f"error: {folder}: {len(problems)} problems; mend the entries named above", file=sys.stderr)
+        print(f"error: {folder}: {len(problems)} problems; correct the entries listed above", file=sys.stderr)
         return 1
     print(
         f"{folder}: no problems; {len(knowledge.entities)} entities, {len(knowledge.created)} descriptors, "

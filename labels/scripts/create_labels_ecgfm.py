@@ -14,6 +14,7 @@ Writes  labels/computed_labels/
         study_id_mapping.csv                             a row per report (18 to 24 MB)
         label_def_recomputed.csv, label_def_official_17.csv, pos_weight.txt     17 labels
         unmatched.csv                                    a row per run of words that no pattern took
+        labels.json                                      lineage: settings, what was read and written, by SHA-256
 """
 
 import argparse
@@ -22,17 +23,18 @@ from pathlib import Path
 
 import numpy as np
 from ecg_fm_labeler import Labeler
-from ecg_fm_labeler.batch import label_reports
 from ecg_fm_labeler.configuration import PROJECT_CONFIG
+from ecg_fm_labeler.label_files import prevalence_table, write_outputs
 from ecg_fm_labeler.labeler import POLICIES
-from ecg_fm_labeler.outputs import prevalence_table, write_outputs
+from ecg_fm_labeler.labelling import label_reports
 from ecg_fm_labeler.reports import read_reports
 from ecg_fm_labeler.splits import split_of
 
 from ecg_finetune.cli import add_batch, add_path, execute, positive_int, stage_parser
-from ecg_finetune.files import refuse_outputs
+from ecg_finetune.label_set import LABELS
 from ecg_finetune.lineage import Inputs
-from ecg_finetune.paths import locate
+from ecg_finetune.paths import LOCK, beside, locate
+from ecg_finetune.run_folder import locked
 from ecg_finetune.studies import SPLITS
 
 
@@ -64,29 +66,30 @@ def get_parser() -> argparse.ArgumentParser:
         choices=POLICIES,
         default="ecg-fm",
         help="ecg-fm = ECG-FM's labels, its defects included; asserted = each statement on its own, its descriptors "
-        "always attached, negated findings left out (default: ecg-fm)",
+        "always attached, negated findings excluded (default: ecg-fm)",
     )
     add_batch(parser)
     return parser
 
 
 def run(args: argparse.Namespace, inputs: Inputs) -> str:
-    """Read the reports, label the distinct ones, write labels, counts and what was not understood."""
-    refuse_outputs(folders=[args.out_dir])
+    """Read the reports, label the distinct ones, write labels, counts and the words no pattern takes."""
     config = args.labeler_config or configuration_folder(args.base_dir)
     print(f"labeler configuration: {config}")
-    inputs.add(args.machine_measurements, args.meta, *sorted(config.glob("*")))
-    Labeler.from_config(config, args.policy)  # a wrong configuration is told before the long read
-    reports = read_reports(args.machine_measurements, args.max_rows)
-    split = split_of(args.meta, reports.study_id, args.split)
-    if args.split != "all":
-        wanted = split == SPLITS.index(args.split)
-        reports, split = reports.only(wanted), split[wanted]
-    rows, distinct = len(reports.study_id), len(np.unique(reports.which))
-    repeated = rows - len(np.unique(reports.study_id))
-    print(f"{rows:,} reports, {distinct:,} distinct; {repeated:,} rows repeat an earlier one")
-    soft, unmatched = label_reports(reports, config, args.policy, args.workers, args.dask)
-    write_outputs(args.out_dir, config, reports.study_id, split, soft, unmatched)
+    inputs.add(args.machine_measurements, args.meta, *sorted(config.glob("*.*")))
+    Labeler.from_config(config, args.policy)  # a wrong configuration is reported before the long read
+    with locked(args.out_dir, beside(args.out_dir, LOCK)):
+        reports = read_reports(args.machine_measurements, args.max_rows)
+        split = split_of(args.meta, reports.study_id, args.split)
+        if args.split != "all":
+            wanted = split == SPLITS.index(args.split)
+            reports, split = reports.only(wanted), split[wanted]
+        rows, distinct = len(reports.study_id), len(np.unique(reports.which))
+        repeated = rows - len(np.unique(reports.study_id))
+        print(f"{rows:,} reports, {distinct:,} distinct; {repeated:,} rows repeat an earlier one")
+        soft, unmatched = label_reports(reports, config, args.policy, args.workers, args.dask)
+        settings = {"--policy": args.policy, "--split": args.split, "--max-rows": args.max_rows, "labels": list(LABELS)}
+        write_outputs(args.out_dir, config, reports.study_id, split, soft, unmatched, settings, inputs)
     print(prevalence_table(soft))
     none = int((soft.max(axis=1) == 0).sum())
     return f"{rows:,} reports labelled, {none:,} of them with none of the 17 labels, in {args.out_dir}"

@@ -1,1 +1,1 @@
-"""The preprocess stage: one lead of every WFDB record as a standardised 10 s file."""
+"""The preprocess stage: one lead of every WFDB record as a standardised 10-second record."""

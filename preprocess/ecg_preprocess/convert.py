@@ -1,7 +1,5 @@
-"""One chunk of records: read the lead, standardise it, write the 10 s files, say in a report row what happened."""
+"""One chunk of records: read the lead, standardise it, write the 10-second files, report what became of each."""
 
-import csv
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,39 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ecg_finetune.matfile import encode_mat, pack_columns
+from ecg_finetune.matfile_halves import encode_packed, pack_columns
 from ecg_finetune.run_folder import FileGroup
 from ecg_finetune.studies import save_file_name
 from ecg_finetune.waveform import CHANNELS, RECORD_SAMPLES, SAMPLE_RATE
-from ecg_preprocess.record import RecordError, read_lead
-from ecg_preprocess.standardise import SECONDS_READ, Figures, measure, standardise
-
-REPORT_COLUMNS = (
-    *("save_file", "study_id", "status", "detail"),
-    *("rate", "samples"),  # of the record
-    *("mean_mv", "std_mv", "nan_count", "longest_flat_s"),  # of its first 10 s as recorded
-    "mat_bytes",  # the size of the 10 s file
-)
-
-# Every status of the report, in the order of the checks.
-STATUSES = {
-    "ok": "came through",
-    "not_in_record_list": "record_list.csv has no such study_id",
-    "missing_header": "the .hea file is not there",
-    "no_lead": "the header names no such lead",
-    "missing_data": "the signal file is not there",
-    "truncated": "the signal file is shorter than its header says",
-    "bad_checksum": "the samples do not add up to the header's checksum",
-    "unreadable": "anything else that stops the reader",
-    "too_short": "less than 10 s",
-    "nan": "missing samples: a gap longer than 0.2 s, or more than a tenth of the 10 s",
-    "flat": "one value for 5 s or longer",
-    "amplitude": "beyond 20 mV",
-}
+from ecg_preprocess.preprocess_report import ReportRow, rounded
+from ecg_preprocess.record import RecordError, read_record_lead
+from ecg_preprocess.standardise import SECONDS_READ, SignalStatistics, measure, standardise
 
 
 @dataclass(frozen=True)
-class Job:
+class ConvertJob:
     """What every chunk needs to know; `partial` is the folder for unfinished files (see `run_folder`)."""
 
     raw_root: Path
@@ -51,62 +27,42 @@ class Job:
     verify_checksums: bool
 
 
-def convert_records(job: Job, records: Sequence[tuple[int, str]]) -> list[str]:
-    """Write the 10 s files of the records (study_id, path below the raw root; empty: not listed).
+def convert_records(job: ConvertJob, records: Sequence[tuple[int, str]]) -> list[ReportRow]:
+    """Write the 10-second files of the records (study_id, path below the raw root; empty: not listed).
 
     Returns
     -------
-    list of str
-        Each record's row of the report, without line end. A file is on the disk before its row is returned.
+    list of ReportRow
+        One per record. A file is on the disk before its row is returned.
     """
     with FileGroup(job.partial, job.out) as group:
         return [_convert(job, group, study_id, path) for study_id, path in records]
 
 
-def _convert(job: Job, group: FileGroup, study_id: int, path: str) -> str:
-    name, figures = save_file_name(study_id), None
+def _convert(job: ConvertJob, group: FileGroup, study_id: int, path: str) -> ReportRow:
+    reported = None
     try:
         if not path:
             raise RecordError("not_in_record_list", "")
         stem = os.path.join(job.raw_root, path)  # noqa: PTH118
-        signal = read_lead(stem, job.lead, SECONDS_READ, job.verify_checksums)
-        figures = measure(signal)
-        content = encode_10_s(standardise(signal, figures), study_id, figures)
+        signal = read_record_lead(stem, job.lead, SECONDS_READ, job.verify_checksums)
+        statistics, centred = measure(signal)
+        reported = rounded(statistics)
+        content = encode_record(standardise(signal, statistics, centred), study_id, statistics)
     except RecordError as error:
-        return report_row(name, study_id, error.status, error.detail, figures)
-    group.write(name, content)
-    return report_row(name, study_id, "ok", "", figures, len(content))
+        return ReportRow(study_id, error.status, error.detail, reported)
+    group.write(save_file_name(study_id), content)
+    return ReportRow(study_id, "ok", "", reported, len(content))
 
 
-def encode_10_s(lead: np.ndarray, study_id: int, figures: Figures) -> bytes:
-    """Return the content of the 10 s file of a standardised lead, float32 (5000,)."""
+def encode_record(lead: np.ndarray, study_id: int, statistics: SignalStatistics) -> bytes:
+    """Return the content of the 10-second file of a standardised lead, float32 (5000,)."""
     feats = np.repeat(lead, CHANNELS).reshape(RECORD_SAMPLES, CHANNELS).T
-    return encode_mat(
-        {
-            "feats": pack_columns(feats, 2),  # the build stage cuts in the middle without compressing again
-            "org_sample_rate": figures.rate,
-            "curr_sample_rate": SAMPLE_RATE,
-            "org_sample_size": figures.samples,
-            "curr_sample_size": RECORD_SAMPLES,
-            "idx": study_id,
-        }
-    )
-
-
-def report_row(name: str, study_id: int, status: str, detail: str, figures: Figures | None, size: int = 0) -> str:
-    """Return one CSV row of the report."""
-    start = f"{name},{study_id},{status},{_quoted(detail)}"
-    if figures is None:
-        return f"{start},,,,,,,"
-    return (
-        f"{start},{figures.rate},{figures.samples},{figures.mean_mv:.5g},{figures.std_mv:.5g},{figures.nan_count},"
-        f"{figures.longest_flat_s:.4g},{size or ''}"
-    )
-
-
-def _quoted(text: str) -> str:
-    if not text:
-        return ""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow([" ".join(text.split())])
-    return buffer.getvalue()
+    numbers = {
+        "org_sample_rate": statistics.rate,
+        "curr_sample_rate": SAMPLE_RATE,
+        "org_sample_size": statistics.samples,
+        "curr_sample_size": RECORD_SAMPLES,
+        "idx": study_id,
+    }
+    return encode_packed("feats", pack_columns(feats, 2), numbers)  # which the build stage cuts in two

@@ -9,13 +9,21 @@ import datetime
 import math
 import os
 import re
+import stat
 from dataclasses import dataclass
 
 import numpy as np
 
+from ecg_finetune.operating_system import open_regular, read_bytes_of, read_regular
+
+# Beyond these, a rate is an error of its header: a lower one shows no QRS complex, a higher one belongs to no ECG.
+LOWEST_RATE, HIGHEST_RATE = 50, 100_000  # Hz
+MOST_HEADER_BYTES = 1 << 20
+MOST_GAPS = 1000  # samples wanted per sample that the segments of a record hold
+LONGEST_DETAIL = 200  # characters
 MISSING = -32768  # format 16's code for a missing sample
 
-# As in wfdb's reader, blanks separate fields; unlike there, nothing may be glued to them or left out but the time, the
+# As in wfdb's reader, blanks separate fields; unlike there, nothing may be glued to them or omitted but the time, the
 # date, the baseline and the unit. Digits are limited so that no number leaves the range of int64.
 TIME = rb"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?"
 DATE = rb"(?P<day>\d\d)/(?P<month>\d\d)/(?P<year>\d{4})"
@@ -49,12 +57,16 @@ BYTES_PER_SAMPLE = {
 
 
 class RecordError(Exception):
-    """A record that cannot be used: `status` is the reason's short name, `detail` says more."""
+    """A record that cannot be used: `status` is the reason's short name, `detail` says more.
+
+    Parts of the detail come from headers: control characters are taken out of it, and it is cut to some 200 characters.
+    """
 
     def __init__(self, status: str, detail: str):
-        super().__init__(status, detail)
         self.status = status
-        self.detail = detail
+        shown = "".join(letter if letter.isprintable() else " " for letter in detail[:LONGEST_DETAIL])
+        self.detail = " ".join(shown.split()) + (" ..." if len(detail) > LONGEST_DETAIL else "")
+        super().__init__(status, self.detail)
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,7 @@ class PlainHeader:
     unit: str
 
 
-def read_lead(stem: str, lead: str, seconds: float = math.inf, verify_checksums: bool = False) -> LeadSignal:
+def read_record_lead(stem: str, lead: str, seconds: float = math.inf, verify_checksums: bool = False) -> LeadSignal:
     """Read the first seconds of one lead.
 
     Parameters
@@ -107,19 +119,25 @@ def read_lead(stem: str, lead: str, seconds: float = math.inf, verify_checksums:
     Raises
     ------
     RecordError
-        missing_header, missing_data, truncated, bad_checksum, no_lead or unreadable.
+        missing_header, no_lead, bad_rate, missing_data, truncated, bad_checksum or unreadable.
     """
     try:
-        with open(f"{stem}.hea", "rb") as file:  # noqa: PTH123 - 800,000 times; Path.open is slower
-            content = file.read()
+        content = read_regular(f"{stem}.hea", MOST_HEADER_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise RecordError("missing_header", f"no {os.path.basename(stem)}.hea") from None  # noqa: PTH119
     except OSError as error:
         raise RecordError("unreadable", f"header: {error.strerror}") from None
+    except ValueError as error:  # a path that this system cannot express
+        raise RecordError("unreadable", f"header: {error}") from None
     header = None if verify_checksums else parse_plain(content, lead)
     if header is None:
         return _read_with_wfdb(stem, lead, seconds, verify_checksums)
     return _read_plain(os.path.dirname(stem), header, seconds)  # noqa: PTH120
+
+
+def _refuse_rate(rate: float) -> None:
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise RecordError("bad_rate", f"{rate} Hz, not {LOWEST_RATE} to {HIGHEST_RATE:,} Hz")
 
 
 def parse_plain(content: bytes, lead: str) -> PlainHeader | None:
@@ -184,18 +202,21 @@ def _frames_wanted(seconds: float, rate: float, samples: int) -> int:
 
 
 def _read_plain(folder: str, header: PlainHeader, seconds: float) -> LeadSignal:
-    wanted = _frames_wanted(seconds, header.rate, header.samples)
+    _refuse_rate(header.rate)
     frame = 2 * header.channels
+    expected, wanted = header.samples * frame, _frames_wanted(seconds, header.rate, header.samples) * frame
     try:
-        with open(os.path.join(folder, header.file), "rb", buffering=0) as file:  # noqa: PTH118, PTH123
-            size = os.fstat(file.fileno()).st_size
-            if size < header.samples * frame:
-                raise RecordError("truncated", f"{header.file} has {size} of {header.samples * frame} bytes")
-            content = file.read(wanted * frame)
+        descriptor, size = open_regular(os.path.join(folder, header.file))  # noqa: PTH118
+        try:
+            content = read_bytes_of(descriptor, wanted) if size >= expected else b""
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         raise RecordError("missing_data", f"no {header.file}") from None
     except OSError as error:
         raise RecordError("unreadable", f"{header.file}: {error.strerror}") from None
+    if len(content) < wanted:
+        raise RecordError("truncated", f"{header.file} has {size} of {expected} bytes")
     digital = np.frombuffer(content, "<i2")[header.channel :: header.channels]
     values = np.subtract(digital, header.baseline, dtype=np.float64)
     values /= header.gain
@@ -206,14 +227,15 @@ def _read_plain(folder: str, header: PlainHeader, seconds: float) -> LeadSignal:
 def _read_with_wfdb(stem: str, lead: str, seconds: float, verify_checksums: bool) -> LeadSignal:
     import wfdb  # 0.6 s to import, and most data sets never need it
 
-    header = None
     try:
-        header = wfdb.rdheader(stem, rd_segments=True)
+        header = wfdb.rdheader(stem)
+        if isinstance(header, wfdb.MultiRecord):
+            header = _read_segment_headers(wfdb, stem, header)
         if not header.sig_name:
             raise RecordError("no_lead", "the header describes no signal")
-        if not header.fs:
-            raise RecordError("unreadable", "the header has a sampling rate of 0")
         channels = [find_lead([name or "" for name in header.sig_name], lead)]
+        _refuse_rate(header.fs)
+        _refuse_short_files(stem, header, channels[0])
         if verify_checksums:
             _verify_checksums(wfdb, stem, header, channels[0])
         if header.sig_len is None:  # then only wfdb's reading of everything finds the length
@@ -221,6 +243,7 @@ def _read_with_wfdb(stem: str, lead: str, seconds: float, verify_checksums: bool
             wanted = _frames_wanted(seconds, header.fs, record.sig_len)
         else:
             wanted = _frames_wanted(seconds, header.fs, header.sig_len)
+            _refuse_gaps(header, wanted)
             record = wfdb.rdrecord(stem, sampto=wanted, channels=channels)
             if wanted < header.sig_len:  # the rest is not needed, but a file that ends early is not to be trusted
                 wfdb.rdrecord(stem, sampfrom=header.sig_len - 1, sampto=header.sig_len, channels=channels)
@@ -233,10 +256,70 @@ def _read_with_wfdb(stem: str, lead: str, seconds: float, verify_checksums: bool
         name = os.path.basename(error.filename or "")  # noqa: PTH119
         raise RecordError("missing_data", f"no {name or 'signal file'}") from None
     except Exception as error:  # wfdb raises almost anything on a damaged record
-        missing = _missing_bytes(stem, header)
-        if missing:
-            raise RecordError("truncated", missing) from None
         raise RecordError("unreadable", f"{type(error).__name__}: {error}") from None
+
+
+def _read_segment_headers(wfdb, stem: str, header):
+    """Return the header of a record of several segments with those of its segments.
+
+    wfdb makes room for as many segments and samples as the header names: they must be there.
+    """
+    if header.n_seg != len(header.seg_name):
+        raise RecordError("unreadable", f"the header names {len(header.seg_name)} of {header.n_seg} segments")
+    if not header.sig_len or header.sig_len > sum(header.seg_len):
+        raise RecordError("unreadable", f"segments of {sum(header.seg_len)} samples in a record of {header.sig_len}")
+    for name in {name for name in header.seg_name if name != "~"}:
+        status = os.stat(os.path.join(os.path.dirname(stem), f"{name}.hea"))  # noqa: PTH116, PTH118, PTH120
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_HEADER_BYTES:
+            raise RecordError("unreadable", f"{name}.hea: not a header")
+    return wfdb.rdheader(stem, rd_segments=True)
+
+
+def _refuse_short_files(stem: str, header, channel: int) -> None:
+    """Refuse a record whose files hold less than its headers say, before wfdb makes room for that.
+
+    Of a record of one segment the file of the channel counts; of several segments, all files that are there.
+    """
+    folder = os.path.dirname(stem)  # noqa: PTH120
+    if getattr(header, "segments", None) is None:
+        _refuse_short_file(folder, header, header.file_name[channel])
+        return
+    for segment, samples in zip(header.segments, header.seg_len, strict=True):
+        if segment is None or not samples:  # a gap, or the layout of the others
+            continue
+        if samples != segment.sig_len:
+            raise RecordError("unreadable", f"segment {segment.record_name} has {segment.sig_len} of {samples} samples")
+        for name in dict.fromkeys(segment.file_name):
+            if os.path.lexists(os.path.join(folder, name)):  # noqa: PTH118
+                _refuse_short_file(folder, segment, name)
+
+
+def _refuse_gaps(header, wanted: int) -> None:
+    """Refuse a record of several segments of which next to nothing is there, and wfdb makes room for all of it."""
+    if getattr(header, "segments", None) is None:
+        return
+    there = sum(samples for samples, name in zip(header.seg_len, header.seg_name, strict=True) if name != "~")
+    if wanted > MOST_GAPS * there:
+        raise RecordError("truncated", f"its segments hold {there} of {header.sig_len} samples, the rest are gaps")
+
+
+def _refuse_short_file(folder: str, header, name: str) -> None:
+    """Refuse a signal file that is missing, no regular file, or shorter than the header of its segment says."""
+    status = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118
+    if not stat.S_ISREG(status.st_mode):
+        raise RecordError("unreadable", f"{name}: not a regular file")
+    if not header.sig_len:
+        return
+    channels = [k for k, other in enumerate(header.file_name) if other == name]
+    if max(header.skew[k] or 0 for k in channels) > header.sig_len:
+        raise RecordError("unreadable", f"{name}: a signal that lags behind by more than the record")
+    width = BYTES_PER_SAMPLE.get(header.fmt[channels[0]])
+    if width is None:  # compressed, or unknown
+        return
+    frame = sum(header.samps_per_frame[k] or 1 for k in channels)
+    expected = (header.byte_offset[channels[0]] or 0) + math.floor(header.sig_len * frame * width)
+    if status.st_size < expected:
+        raise RecordError("truncated", f"{name} has {status.st_size} of {expected} bytes")
 
 
 def _verify_checksums(wfdb, stem: str, header, channel: int) -> None:
@@ -249,21 +332,3 @@ def _verify_checksums(wfdb, stem: str, header, channel: int) -> None:
         stated = header.checksum[k]
         if stated is not None and stated % 65536 != found:
             raise RecordError("bad_checksum", f"lead {header.sig_name[k]}: {found}, the header says {stated % 65536}")
-
-
-def _missing_bytes(stem: str, header) -> str:
-    """Say which signal file of a single-segment record is shorter than its header promises; empty if none is."""
-    if header is None or not getattr(header, "file_name", None) or not header.sig_len:
-        return ""
-    for name in dict.fromkeys(header.file_name):
-        places = [place for place, other in enumerate(header.file_name) if other == name]
-        width = BYTES_PER_SAMPLE.get(header.fmt[places[0]])
-        path = os.path.join(os.path.dirname(stem), name)  # noqa: PTH118, PTH120
-        if width is None or not os.path.isfile(path):  # noqa: PTH113
-            continue
-        frame = sum(header.samps_per_frame[place] or 1 for place in places)
-        expected = (header.byte_offset[places[0]] or 0) + math.floor(header.sig_len * frame * width)
-        size = os.path.getsize(path)  # noqa: PTH202
-        if size < expected:
-            return f"{name} has {size} of {expected} bytes"
-    return ""

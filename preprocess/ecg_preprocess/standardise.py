@@ -1,7 +1,7 @@
 """From the lead as recorded to what the network reads: gaps filled, 500 Hz, exactly 10 s, zero mean, unit deviation."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,19 +11,19 @@ from ecg_preprocess.record import LeadSignal, RecordError
 # Resampling 10 s reaches at most 10.002 s into a record.
 SECONDS_READ = 10.01
 
-# Limits, stated in the README. A gap of 0.2 s is shorter than any beat interval that matters, and a straight line
-# across it adds no wave; a longer one would be an invention.
+# Limits, stated in docs/preprocess-and-build.md. A gap of 0.2 s is shorter than any beat interval that matters, and a
+# straight line across it adds no wave; a longer one would be an invention.
 LONGEST_GAP_S = 0.2
 GREATEST_NAN_SHARE = 0.1
 LONGEST_FLAT_S = 5.0  # half of the record, the length of one training segment
 GREATEST_AMPLITUDE_MV = 20.0
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What the report says of a signal: its first 10 s as recorded, in millivolts.
+class SignalStatistics(NamedTuple):
+    """What the report says of a signal: its rate (Hz), the samples of the record, and of its first 10 s as recorded the
+    mean and standard deviation (mV), the missing samples, and how long (s) it stays at one value.
 
-    `centred` is what the function of that name says of its samples that are not missing, in the record's own unit.
+    Mean and deviation are NaN where every sample is missing.
     """
 
     rate: int | float
@@ -32,30 +32,36 @@ class Figures:
     std_mv: float
     nan_count: int
     longest_flat_s: float
-    centred: tuple[np.ndarray, float, float]
 
 
-def measure(signal: LeadSignal) -> Figures:
-    """Return the figures of the first 10 s; mean and deviation are NaN where every sample is missing."""
+class Centred(NamedTuple):
+    """Values less their mean (float64), the mean, and the standard deviation (of the population)."""
+
+    values: np.ndarray
+    mean: float
+    std: float
+
+
+def measure(signal: LeadSignal) -> tuple[SignalStatistics, Centred]:
+    """Return the statistics of the first 10 s, and its samples that are not missing, centred, in the record's unit."""
     values = signal.values[: math.ceil(RECORD_SECONDS * signal.rate)]
-    nan_count, parts = 0, centred(values)
-    if math.isnan(parts[1]):
+    nan_count, centred = 0, centre(values)
+    if math.isnan(centred.mean):
         missing = np.isnan(values)
-        nan_count, parts = int(np.count_nonzero(missing)), centred(values[~missing])
-    _, mean, std = parts
-    scale = signal.millivolts_per_unit
-    flat = longest_run(values) / signal.rate
-    return Figures(signal.rate, signal.samples, mean * scale, std * scale, nan_count, flat, parts)
+        nan_count, centred = int(np.count_nonzero(missing)), centre(values[~missing])
+    scale, flat = signal.millivolts_per_unit, longest_run(values) / signal.rate
+    mean_mv, std_mv = centred.mean * scale, centred.std * scale
+    return SignalStatistics(signal.rate, signal.samples, mean_mv, std_mv, nan_count, flat), centred
 
 
-def centred(values: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Return the values less their mean, the mean, and the standard deviation (of the population)."""
+def centre(values: np.ndarray) -> Centred:
+    """Return the values less their mean, with mean and standard deviation; NaN if there are none, or any is NaN."""
     if not len(values):
-        return values, math.nan, math.nan
+        return Centred(values, math.nan, math.nan)
     # The sums are numpy's own, not those of its BLAS, whose last bit depends on the processor.
     mean = float(np.add.reduce(values)) / len(values)
     rest = values - mean
-    return rest, mean, math.sqrt(float(np.add.reduce(rest * rest)) / len(values))
+    return Centred(rest, mean, math.sqrt(float(np.add.reduce(rest * rest)) / len(values)))
 
 
 def longest_run(values: np.ndarray) -> int:
@@ -70,14 +76,14 @@ def longest_run(values: np.ndarray) -> int:
     return max(int(last[0]) + 1, len(values) - 1 - int(last[-1]), int((last[1:] - last[:-1]).max(initial=0)))
 
 
-def standardise(signal: LeadSignal, figures: Figures) -> np.ndarray:
+def standardise(signal: LeadSignal, statistics: SignalStatistics, centred: Centred) -> np.ndarray:
     """Return the network's input: float32 (5000,), 10 s at 500 Hz with zero mean and unit standard deviation.
 
     Parameters
     ----------
     signal : LeadSignal
         At least its first `SECONDS_READ`.
-    figures : Figures
+    statistics, centred
         What `measure` says of it.
 
     Raises
@@ -88,18 +94,18 @@ def standardise(signal: LeadSignal, figures: Figures) -> np.ndarray:
     size = resampled_size(signal)
     if size < RECORD_SAMPLES:
         raise RecordError("too_short", f"{signal.samples / signal.rate:.3g} s, 10 s are needed")
-    values = fill_gaps(signal.values, signal.rate) if figures.nan_count else signal.values
-    if figures.longest_flat_s >= LONGEST_FLAT_S:
-        raise RecordError("flat", f"one value for {figures.longest_flat_s:.3g} s")
+    values = fill_gaps(signal.values, signal.rate) if statistics.nan_count else signal.values
+    if statistics.longest_flat_s >= LONGEST_FLAT_S:
+        raise RecordError("flat", f"one value for {statistics.longest_flat_s:.3g} s")
     values = to_500_hz(values, signal, size)
     peak = max(float(values.max()), -float(values.min())) * signal.millivolts_per_unit
     if peak > GREATEST_AMPLITUDE_MV:
         raise RecordError("amplitude", f"{peak:.4g} mV, beyond {GREATEST_AMPLITUDE_MV:g} mV")
-    as_measured = signal.rate == SAMPLE_RATE and not figures.nan_count
-    rest, _, std = figures.centred if as_measured else centred(values)
-    if not std > 0:
+    if signal.rate != SAMPLE_RATE or statistics.nan_count:  # else these are the values that were measured
+        centred = centre(values)
+    if not centred.std > 0:
         raise RecordError("flat", "one value throughout")
-    return (rest / std).astype(np.float32)
+    return (centred.values / centred.std).astype(np.float32)
 
 
 def resampled_size(signal: LeadSignal) -> int:
@@ -133,5 +139,5 @@ def fill_gaps(values: np.ndarray, rate: float) -> np.ndarray:
     longest = float((edges[1::2] - edges[::2]).max(initial=0)) / rate
     if longest > LONGEST_GAP_S or share > GREATEST_NAN_SHARE:
         raise RecordError("nan", f"{share:.2%} of the samples are missing, the longest gap has {longest:.3g} s")
-    places = np.arange(len(values))
-    return np.interp(places, places[~missing], values[~missing])
+    index = np.arange(len(values))
+    return np.interp(index, index[~missing], values[~missing])

@@ -1,4 +1,4 @@
-"""Splits that exist already: a foreign file (--from-split) and our own earlier one (--extend)."""
+"""Splits that exist already: one that others made (--from-split) and our own earlier one (--extend)."""
 
 from pathlib import Path
 
@@ -6,66 +6,61 @@ import numpy as np
 import pandas as pd
 
 from ecg_finetune.files import UserError
-from ecg_finetune.studies import SPLITS, find_rows, read_splits
-from ecg_finetune.tables import listed, read_header, read_table, refuse_duplicates
-from ecg_split.assignment import TEST, TRAIN, VALID
-
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training", "trn"), TRAIN),
-    **dict.fromkeys(("valid", "validation", "val", "dev"), VALID),
-    **dict.fromkeys(("test", "testing", "tst"), TEST),
-}
+from ecg_finetune.foreign_split import read_foreign_split
+from ecg_finetune.studies import find_rows, read_splits
+from ecg_split.summary import count_leaks
 
 
-def read_foreign_split(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read an existing split; columns beyond the two used are ignored.
+def take_split(path: Path, study_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
+    """Take a given split for the studies of the record list; print how many studies both have.
 
     Parameters
     ----------
     path : Path
-        A CSV with `study_id`, or else `save_file` (`mimic_iv_ecg_<study_id>.mat`, `<study_id>.mat` or `<study_id>`),
-        and `split` (see `SPLIT_NAMES`; upper or lower case).
+        The given split, as `read_foreign_split` reads it.
+    study_ids : ndarray of int64 (studies,)
+        The studies of the record list.
 
     Returns
     -------
-    study_id : ndarray of int64 (rows,)
-    split : ndarray of int8 (rows,)
-        Positions in `SPLITS`.
+    row : ndarray of int (records,)
+        Row in `study_ids` of each study that both have, in the order of the record list.
+    split : ndarray of int8 (records,)
+        Position in `SPLITS` of the split of each of these.
+    excluded : DataFrame
+        `study_id,reason`: the studies that only one of the two has.
 
     Raises
     ------
     UserError
-        The file is missing or unreadable, lacks a column, names a study twice, or has a value that is not understood.
+        As `read_foreign_split`; also the two have no study in common.
     """
-    header = read_header(path)
-    column = "study_id" if "study_id" in header else "save_file"
-    if column not in header:
-        raise UserError(f"{path}: it has neither a study_id nor a save_file column, only {listed(header)}")
-    table = read_table(path, {column: "str", "split": "str"})
-    study_id = table[column].str.extract(r"^(?:.*/)?(?:mimic_iv_ecg_)?([0-9]{1,18})(?:\.mat)?\Z", expand=False)
-    _refuse(path, table, column, study_id.isna(), "no study id can be read from it")
-    split = table["split"].str.strip().str.lower().map(SPLIT_NAMES)
-    _refuse(path, table, "split", split.isna(), f"write {', '.join(SPLITS)} (also: {', '.join(SPLIT_NAMES)})")
-    found = pd.DataFrame({"study_id": study_id.astype("int64"), "split": split.astype("int8")})
-    refuse_duplicates(path, found, "study_id")
-    return found["study_id"].to_numpy(), found["split"].to_numpy()
+    given_ids, given_split = read_foreign_split(path)
+    position, found = find_rows(given_ids, study_ids)
+    row = np.flatnonzero(found)
+    if not len(row):
+        raise UserError(f"{path}: has no study in common with the record list; give the list that it was made for")
+    only_listed, only_given = study_ids[~found], np.setdiff1d(given_ids, study_ids)
+    print(
+        f"{len(row):,} studies in both files; excluded: {len(only_listed):,} only in the record list, "
+        f"{len(only_given):,} only in the given split"
+    )
+    reason = ["only in the record list"] * len(only_listed) + ["only in the given split"] * len(only_given)
+    excluded = pd.DataFrame({"study_id": np.concatenate([only_listed, only_given]), "reason": reason})
+    return row, given_split[position[row]], excluded
 
 
-def _refuse(path: Path, table: pd.DataFrame, column: str, bad: pd.Series, remedy: str) -> None:
-    if bad.any():
-        line = bad.idxmax()
-        raise UserError(f"{path}: line {line} has {column} {table.at[line, column]!r}: {remedy}")
-
-
-def read_earlier_split(path: Path, study_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def read_earlier_split(path: Path, study_ids: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Read the meta_split.csv that is to be extended.
 
     Parameters
     ----------
     path : Path
         The earlier meta_split.csv.
-    study_ids : ndarray of int64
+    study_ids : ndarray of int64 (studies,)
         The studies of the record list.
+    group : ndarray of int (studies,)
+        What stays together: the number of each one's patient, or of the study itself.
 
     Returns
     -------
@@ -77,7 +72,8 @@ def read_earlier_split(path: Path, study_ids: np.ndarray) -> tuple[np.ndarray, n
     Raises
     ------
     UserError
-        The file is unreadable, or the record list lacks one of its studies: that patient would be unknown.
+        The file is unreadable, the record list lacks one of its studies (that patient would be unknown), or a patient
+        is in more than one split.
     """
     earlier, split = read_splits(path)
     row, found = find_rows(study_ids, earlier)
@@ -86,5 +82,10 @@ def read_earlier_split(path: Path, study_ids: np.ndarray) -> tuple[np.ndarray, n
         raise UserError(
             f"{path}: {len(lost):,} of its studies, {lost[0]} first, are not in the record list, so their patients are "
             "unknown; --extend needs the complete record list, old and new records"
+        )
+    if count_leaks(group[row], split)[0]:
+        raise UserError(
+            f"{path}: has patients in more than one split, so that their new records have no one split to go to; "
+            "extend it with --group-by study"
         )
     return row, split

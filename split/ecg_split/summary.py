@@ -1,13 +1,14 @@
-"""What the stage prints about a split: its proof, its sizes, its labels, and patients on both sides."""
+"""What the stage prints about a split: its digest, its sizes, its labels, and patients in more than one split."""
 
 import hashlib
+import sys
 
 import numpy as np
 import pandas as pd
 
 from ecg_finetune.label_set import LABELS
 from ecg_finetune.studies import SPLITS
-from ecg_split.assignment import TEST, TRAIN
+from ecg_split.assignment import TEST, TRAIN, numbered
 
 
 def split_digest(study_ids: np.ndarray, split: np.ndarray) -> str:
@@ -28,7 +29,7 @@ def split_digest(study_ids: np.ndarray, split: np.ndarray) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def presence(patient: np.ndarray, split: np.ndarray) -> np.ndarray:
+def splits_of_patients(patient: np.ndarray, split: np.ndarray) -> np.ndarray:
     """Return which splits each patient has records in.
 
     Parameters
@@ -48,24 +49,66 @@ def presence(patient: np.ndarray, split: np.ndarray) -> np.ndarray:
     return present
 
 
-def on_both_sides(patient: np.ndarray, split: np.ndarray) -> tuple[int, int]:
-    """Count patients with records in more than one split, and test records whose patient is also in train.
+def count_leaks(patient: np.ndarray, split: np.ndarray) -> tuple[int, int]:
+    """Count patients in more than one split, and test records whose patient is also in train.
 
-    `patient` and `split` as in `presence`.
+    `patient` and `split` as in `splits_of_patients`.
     """
-    present = presence(patient, split)
+    present = splits_of_patients(patient, split)
     return int((present.sum(axis=1) > 1).sum()), int(present[patient[split == TEST], TRAIN].sum())
+
+
+def print_sizes(split: np.ndarray, subject_id: np.ndarray | None) -> None:
+    """Print records, share and patients of each split; warn on stderr of an empty one.
+
+    Parameters
+    ----------
+    split : ndarray of int (records,)
+        Position in `SPLITS` of each record's split.
+    subject_id : ndarray of int (records,) or None
+        The patient of each record; None: not known.
+    """
+    print(size_table(split, None if subject_id is None else numbered(subject_id)))
+    for name, count in zip(SPLITS, np.bincount(split, minlength=3)):
+        if not count:
+            _warn(f"{name} is empty; later stages need records in every split")
+
+
+def print_leaks(split: np.ndarray, subject_id: np.ndarray | None) -> None:
+    """Print how many patients are in more than one split; warn on stderr if any is, or if that is unknown.
+
+    `split` and `subject_id` as in `print_sizes`.
+    """
+    if subject_id is None:
+        _warn(
+            "the record list does not tell patients, so how many are in more than one split is unknown; test scores "
+            "may say little about new patients"
+        )
+        return
+    patient = numbered(subject_id)
+    shared, test_records = count_leaks(patient, split)
+    print(f"patients in more than one split: {shared:,} of {int(patient.max()) + 1:,}")
+    if shared:
+        share = test_records / max(int((split == TEST).sum()), 1)
+        _warn(
+            f"{shared:,} patients are in more than one split, and {share:.1%} of the test records have their patient "
+            "in train too; test scores say little about new patients"
+        )
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def size_table(split: np.ndarray, patient: np.ndarray | None) -> str:
     """Return a text table of records, their share and patients per split.
 
-    `split` and `patient` as in `presence`; without `patient` they are not counted.
+    `split` and `patient` as in `splits_of_patients`; without `patient` they are not counted.
     """
     records = np.bincount(split, minlength=3)
     table = pd.DataFrame({"records": records, "share": records / len(split)}, index=SPLITS)
     if patient is not None:
-        table["patients"] = presence(patient, split).sum(axis=0)
+        table["patients"] = splits_of_patients(patient, split).sum(axis=0)
     return table.to_string(formatters={"records": "{:,}".format, "share": "{:.2%}".format, "patients": "{:,}".format})
 
 

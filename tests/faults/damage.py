@@ -118,7 +118,7 @@ def table_damaged(draw, valid: bytes) -> bytes:
                 row.insert(place, draw(st.sampled_from(CELLS)))
             case "swap" if row:
                 row[place], row[other] = row[other], row[place]
-            case "copy" if row:  # in the header: a column that stands twice
+            case "copy" if row:  # in the header: a column that is a duplicate
                 row[place] = row[other]
             case "again":
                 rows.insert(draw(st.integers(0, len(rows))), list(row))

@@ -23,7 +23,7 @@ with atheris.instrument_imports(
 ):
     import scipy.io
     import wfdb
-    from ecg_preprocess.record import RecordError, read_lead
+    from ecg_preprocess.record import RecordError, read_record_lead
 
     from ecg_finetune.files import UserError
     from ecg_finetune.matfile import encode_mat, read_mat
@@ -48,7 +48,7 @@ def read_record(data: bytes) -> None:
     (FOLDER / "r.dat").write_bytes(signal if found else SIGNAL)
     stem = str(FOLDER / "r")
     try:
-        lead = read_lead(stem, "I", 1)
+        lead = read_record_lead(stem, "I", 1)
     except RecordError as error:
         assert error.status
         return

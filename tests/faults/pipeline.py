@@ -33,6 +33,9 @@ FEW_SEGMENTS = {"train": 64, "valid": 32}  # of the fine-tuning run
 # Without git, so that a commit made during a campaign does not show in what eval writes.
 ENVIRONMENT = {**os.environ, "GIT_DIR": os.devnull}
 
+HOLD = Path(__file__).parent / "hold"
+HELD: dict[str, str] = {}  # what a run that is held has in its environment, see `held_back`
+
 TIMINGS = ("seconds", "segments_per_second", "previous_training_time")
 TIME_STAMP = re.compile(rb"\d{8}_\d{6}")
 
@@ -122,13 +125,14 @@ class Forked:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["torch._dynamo", "ecg_training.torch_engine", "ecg_evaluation.stage", "ecg_evaluation.inference"]
+        ["torch._dynamo", "ecg_training.torch_engine", "ecg_evaluation.stage", "ecg_evaluation.prediction"]
         + ["matplotlib.backends.backend_agg", "matplotlib.figure"]
     )
 
     def __init__(self, command: list[str]):
         self.args, self.output = command, [tempfile.NamedTemporaryFile() for _ in range(2)]  # noqa: SIM115
-        self.process = self.context.Process(target=_run_script, args=(command, [file.name for file in self.output]))
+        output = [file.name for file in self.output]
+        self.process = self.context.Process(target=_run_script, args=(command, output, dict(HELD)))
         self.process.start()
         self.pid = self.process.pid
 
@@ -161,8 +165,11 @@ class Forked:
         return tuple(Path(file.name).read_text() for file in self.output)
 
 
-def _run_script(command: list[str], output: list[str]) -> None:
+def _run_script(command: list[str], output: list[str], held: dict[str, str]) -> None:
     os.setsid()
+    if held:
+        os.environ.update(held)
+        runpy.run_path(str(HOLD / "sitecustomize.py"))
     for descriptor, file in zip((1, 2), output, strict=True):
         os.dup2(os.open(file, os.O_WRONLY), descriptor)
     os.environ["GIT_DIR"] = ENVIRONMENT["GIT_DIR"]
@@ -177,8 +184,9 @@ def start(command: list[str]) -> subprocess.Popen | Forked:
     """Start a command in a process group of its own."""
     if any(stage.with_torch and command[1].endswith(stage.script) for stage in STAGES.values()):
         return Forked(command)
+    environment = {**ENVIRONMENT, **HELD, "PYTHONPATH": str(HOLD)} if HELD else ENVIRONMENT
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, env=ENVIRONMENT)
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, env=environment)
 
 
 def finished(process: subprocess.Popen | Forked, timeout: float = 300) -> subprocess.CompletedProcess:
@@ -225,34 +233,34 @@ def random_moments(count: int, duration: float, seed: int) -> list[float]:
 
 @contextlib.contextmanager
 def held_back(file: Path) -> Iterator[Callable[[subprocess.Popen | Forked], None]]:
-    """Hold a run at the point where it reads `file` (of at most 64 kB).
+    """Hold the runs that are started in the block at the point where they open `file`, until its end.
 
-    The block gets a function that returns once the run waits for the file's content, which it is given at the end of
-    the block: so a run can be met in the middle of its work on a machine of any speed.
+    The block gets a function that returns once a run waits there: so it can be met in the middle of its work on a
+    machine of any speed.
     """
-    content, writer = file.read_bytes(), None
-    file.unlink()
-    os.mkfifo(file)
+    writer = None
+    with tempfile.TemporaryDirectory() as folder:
+        pipe = Path(folder, "pipe")
+        os.mkfifo(pipe)
 
-    def wait_for(process: subprocess.Popen | Forked) -> None:
-        nonlocal writer
-        while writer is None:
-            try:
-                writer = os.open(file, os.O_WRONLY | os.O_NONBLOCK)
-            except OSError:  # no reader yet
+        def reached() -> bool:
+            nonlocal writer
+            with contextlib.suppress(OSError):  # nobody waits
+                writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+            return writer is not None
+
+        def wait_for(process: subprocess.Popen | Forked) -> None:
+            while not reached():
                 assert process.poll() is None, f"it ended without reading {file}: {finished(process)}"
                 time.sleep(0.002)
 
-    try:
-        yield wait_for
-    finally:
-        if file.parent.is_dir():
-            file.unlink()
-            file.write_bytes(content)
-        if writer is not None:
-            with contextlib.suppress(BrokenPipeError):  # the reader was killed
-                os.write(writer, content)
-            os.close(writer)
+        HELD.update(HOLD_FILE=str(file), HOLD_PIPE=str(pipe))
+        try:
+            yield wait_for
+        finally:
+            HELD.clear()
+            if writer is not None or reached():
+                os.close(writer)
 
 
 # Comparing
@@ -316,4 +324,9 @@ def half_written(stage: Stage, found: dict[str, str], reference: dict[str, str])
     def whole(name: str, digest: str) -> bool:
         return not digest.startswith("unreadable") if stage.rewrites else reference.get(name) == digest
 
-    return [name for name, digest in found.items() if not whole(name, digest) and "/.tmp-" not in f"/{name}"]
+    unfinished = ("/.tmp-", "/.partial/")
+    return [
+        name
+        for name, digest in found.items()
+        if not whole(name, digest) and not any(mark in f"/{name}" for mark in unfinished)
+    ]

@@ -23,7 +23,8 @@ from small_configuration import SMALL
 from ecg_finetune import studies
 from ecg_finetune.files import UserError
 from ecg_finetune.label_set import LABELS, read_pos_weight
-from ecg_finetune.matfile import encode_mat, read_mat
+from ecg_finetune.matfile import read_mat
+from ecg_finetune.matfile_halves import encode_packed
 from ecg_finetune.paths import locate
 from ecg_finetune.segments import read_label_rows, read_manifest, read_record, read_segment
 from ecg_finetune.studies import read_study_labels
@@ -86,7 +87,7 @@ def cells_of(content: bytes) -> list[list[str]]:
     Raises
     ------
     ValueError
-        It is no UTF-8, or a quoted cell does not end where a cell ends.
+        It is not UTF-8, or a quoted cell does not end where a cell ends.
     """
     text = content.decode("utf-8-sig")
     assert "\0" not in text
@@ -111,7 +112,7 @@ def cells_of(content: bytes) -> list[list[str]]:
 def columns_of(content: bytes, *names: str) -> list[tuple[str, ...]]:
     """Return the cells of some columns of a CSV file, which must have a cell for each column in each row."""
     header, *rows = cells_of(content)
-    assert all(header.count(name) == 1 for name in names), "a column is missing or stands twice"
+    assert all(header.count(name) == 1 for name in names), "a column is missing or a duplicate"
     assert {len(row) for row in rows} <= {len(header)}, "a row has too few or too many cells"
     assert rows, "no rows"
     return [tuple(row[header.index(name)] for name in names) for row in rows]
@@ -119,7 +120,7 @@ def columns_of(content: bytes, *names: str) -> list[tuple[str, ...]]:
 
 def whole(text: str) -> int:
     """Return a whole number as a CSV file writes it."""
-    assert re.fullmatch("[0-9]{1,18}", text), f"{text!r} is no whole number"
+    assert re.fullmatch("[0-9]{1,18}", text), f"{text!r} is not an integer"
     return int(text)
 
 
@@ -130,8 +131,8 @@ def real(text: str) -> float:
 
 
 def all_different(values) -> list:
-    """Return the values, none of which may stand twice."""
-    assert len(set(values)) == len(values), "one stands twice"
+    """Return the values, none of which may be a duplicate."""
+    assert len(set(values)) == len(values), "one is a duplicate"
     return list(values)
 
 
@@ -197,6 +198,10 @@ def test_patients_from_paths(campaign, undisturbed):
         assert table["study_id"].tolist() == all_different([whole(study) for study, _ in rows])
         patients = [re.search(r"(?:^|/)p([0-9]{8})(?:/|$)", place)[1] if ids == "path" else place for _, place in rows]
         assert table["subject_id"].tolist() == [whole(patient) for patient in patients]
+        if "path" in header:
+            for subject, study, (place,) in zip(table["subject_id"], table["study_id"], columns_of(content, "path")):
+                named = re.search(r"(?:^|/)p([0-9]{8})/s([0-9]{8})(?:/|$)", place)
+                assert named is None or [int(named[1]), int(named[2])] == [subject, study]
 
     campaign(valid, "record_list.csv", read, check)
 
@@ -214,7 +219,7 @@ def test_meta_split(campaign, undisturbed):
 
 @pytest.mark.parametrize("column", ["study_id", "save_file"])
 def test_foreign_split(campaign, undisturbed, column):
-    from ecg_split.given import read_foreign_split
+    from ecg_finetune.foreign_split import read_foreign_split
 
     rows = columns_of(first_rows(locate(undisturbed.base, "meta_split")), "save_file", "split")
     names = {"train": "Training", "valid": "dev", "test": "test"}
@@ -227,12 +232,14 @@ def test_foreign_split(campaign, undisturbed, column):
     def check(content, result):
         used = "study_id" if "study_id" in cells_of(content)[0] else "save_file"
         rows = columns_of(content, used, "split")
-        ids = [re.fullmatch(r"(?:.*/)?(?:mimic_iv_ecg_)?([0-9]+)(?:\.mat)?", one)[1] for one, _ in rows]
-        assert result[0].tolist() == all_different([whole(study) for study in ids])
-        assert [studies.SPLITS[split] for split in result[1]] == [
+        ids = [re.fullmatch(r"(?:.*[/\\])?(?:mimic_iv_ecg_)?([0-9]+)(?:\.mat)?", one)[1] for one, _ in rows]
+        splits = [
             {"tr": "train", "va": "valid", "de": "valid", "te": "test", "ts": "test"}[split.strip().lower()[:2]]
             for _, split in rows
         ]
+        found = list(dict.fromkeys(zip(map(whole, ids), splits)))  # a row that says the same again counts once
+        assert result[0].tolist() == all_different([study for study, _ in found])
+        assert [studies.SPLITS[split] for split in result[1]] == [split for _, split in found]
 
     campaign(text.getvalue().encode(), "given.csv", read_foreign_split, check)
 
@@ -301,7 +308,7 @@ def test_preprocess_report_in_eval(campaign, undisturbed):
 
 
 def test_preprocess_journal(campaign, undisturbed, tmp_path):
-    from ecg_preprocess.report import Report
+    from ecg_preprocess.preprocess_report import PreprocessReport, parse_row
 
     valid = first_rows(locate(undisturbed.base, "report"))
     studies = [whole(study) for (study,) in columns_of(valid, "study_id")]
@@ -311,20 +318,18 @@ def test_preprocess_journal(campaign, undisturbed, tmp_path):
         file = locate(undisturbed.base, "lead") / f"mimic_iv_ecg_{study}.mat"
         if file.exists():
             shutil.copy(file, folder)
-            sizes[study] = str(file.stat().st_size)
+            sizes[study] = file.stat().st_size
 
     def check(content, rows):
-        lines = content.decode(errors="replace").split("\n")
+        found = [parse_row(line) for line in content.decode(errors="replace").split("\n")]
         for study, row in zip(studies, rows, strict=True):
             if row is not None:
-                save_file, listed, status, detail, *figures, size = row.split(",")
-                assert row in lines and (save_file, listed) == (f"mimic_iv_ecg_{study}.mat", str(study))
-                assert (status, detail, size) == ("ok", "", sizes[study])
-                assert len(figures) == 6 and all(map(real, figures)) is not None
+                assert row in found and all(map(np.isfinite, row.signal))
+                assert (row.study_id, row.status, row.detail, row.mat_bytes) == (study, "ok", "", sizes[study])
         if content == valid:
             assert {study for study, row in zip(studies, rows) if row} == sizes.keys()
 
-    campaign(valid, "lead.journal.csv", lambda _: Report(folder, np.array(studies)).rows, check)
+    campaign(valid, "lead.journal.csv", lambda _: PreprocessReport(folder, np.array(studies)).rows, check)
 
 
 # What eval reads
@@ -483,7 +488,7 @@ def read_halves_of(study: int):
     from ecg_build.cutting import read_halves
 
     def read(path):
-        files = [encode_mat({"feats": [half]}) for half in read_halves(str(path), study)]
+        files = [encode_packed("feats", [half], {}) for half in read_halves(str(path), study)]
         return np.concatenate([scipy.io.loadmat(io.BytesIO(file))["feats"] for file in files], axis=1)
 
     return read
@@ -542,10 +547,10 @@ def test_10_s_file_in_build(campaign, undisturbed, damage):
 
 def read_or_refuse(stem):
     """Read Lead I as preprocess does; its refusal of a record as a `UserError` that names the header."""
-    from ecg_preprocess.record import RecordError, read_lead
+    from ecg_preprocess.record import RecordError, read_record_lead
 
     try:
-        return read_lead(str(stem), "I", 10)
+        return read_record_lead(str(stem), "I", 10)
     except RecordError as error:
         assert error.status
         raise UserError(f"{stem}.hea {stem}.dat {stem}.mat: {error.status}: {error.detail}") from None
@@ -654,15 +659,16 @@ def test_checkpoint(campaign, test_data, name, damage):
 
 @pytest.mark.parametrize("damage", ["bytes", "entries"])
 def test_state_of_an_interrupted_training(campaign, tmp_path, damage):
+    from ecg_training.settings import FinetuneSettings
     from ecg_training.torch_engine import TINY
-    from ecg_training.trainer import HISTORY, Position, Settings, Trainer, _take_up
+    from ecg_training.trainer import HISTORY, Position, Trainer, resume_from
 
     from ecg_finetune.checkpoint import save_checkpoint
     from ecg_finetune.ecg_fm import EcgClassifier
 
     def trainer():
         torch.manual_seed(1)
-        settings = Settings(epochs=3, lr=1e-3, batch_size=2)
+        settings = FinetuneSettings(manifests=tmp_path, output=tmp_path, pretrained=None, batch_size=2)
         return Trainer(EcgClassifier(TINY), np.ones(17), settings, torch.device("cpu"))
 
     first = trainer()
@@ -674,15 +680,15 @@ def test_state_of_an_interrupted_training(campaign, tmp_path, damage):
 
     def read(path):
         second = trainer()
-        return second, _take_up(second, path)
+        return second, resume_from(second, path)
 
     def check(content, result):
-        second, taken_up = result
+        second, resumed = result
         stored = torch.load(io.BytesIO(content), weights_only=False)
-        assert taken_up == Position(**stored["position"])
+        assert resumed == Position(**stored["position"])
         assert all(torch.equal(value, stored["model"][key]) for key, value in second.model.state_dict().items())
         if damage == "bytes":
-            assert taken_up == position
+            assert resumed == position
         second.update(iter([(torch.randn(2, 2500), torch.zeros(2, 17))]), [2], 2)
 
     valid = (tmp_path / "state.pt").read_bytes()
@@ -700,30 +706,34 @@ def test_settings_of_a_folder(campaign, tmp_path):
     (tmp_path / "out/1.mat").touch()  # an empty folder would only get new settings
 
     def read(_):
-        with run_folder(tmp_path / "out", settings_, overwrite=False):
+        with run_folder("build", tmp_path / "out", settings_, overwrite=False):
             return True
 
     def check(content, _):
         found = json.loads(content)
+        found = found.get("settings", found)
         assert all(found[key] == value for key, value in settings_.items())
 
-    campaign(json.dumps(settings_, indent=1).encode(), "out.run.json", read, check)
+    content = json.dumps({"stage": "build", "settings": settings_}, indent=1).encode()
+    campaign(content, "out.run.json", read, check)
 
 
 def test_settings_of_a_training(campaign, tmp_path):
-    from ecg_training.run_folder import claim_folder, write_settings
+    from ecg_training.checkpoint_folder import claim_folder, record_run
 
     settings_ = {"engine": "torch", "lead": "I", "lr": 1e-3, "epochs": 3, "labels": ["a", "b"], "manifests": {"y": "1"}}
     for name in ("checkpoint_last.pt", "checkpoint_best.pt"):
         (tmp_path / name).touch()
-    write_settings(tmp_path, settings_, finished=False)
+    record_run(tmp_path, {"settings": settings_}, {}, finished=False)
 
     def check(content, resumed):
         found = json.loads(content)["settings"]
         assert resumed and {**found, "epochs": 0} == {**settings_, "epochs": 0}
 
-    valid = (tmp_path / "settings.json").read_bytes()
-    campaign(valid, "settings.json", lambda _: claim_folder(tmp_path, settings_, resume=True, overwrite=False), check)
+    def read(_):
+        return claim_folder(tmp_path, settings_, resume=True, overwrite=False, resumable=True)
+
+    campaign((tmp_path / "settings.json").read_bytes(), "settings.json", read, check)
 
 
 # The labeler's configuration

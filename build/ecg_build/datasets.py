@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ecg_build.records import LeftOut, Records
+from ecg_build.records import Excluded, Records
 from ecg_finetune.files import replacing, write_array
 from ecg_finetune.label_set import LABELS, label_counts, write_pos_weight
 from ecg_finetune.paths import inside
@@ -15,8 +15,11 @@ from ecg_finetune.tables import write_rows
 from ecg_finetune.waveform import SEGMENT_SAMPLES
 
 
-def write_test_set(folder: Path, preprocessed: Path, test: Records) -> None:
-    """Write the test set: links to the 10 s files, and its lists and labels; `idx` is the study_id throughout."""
+def write_test_set(folder: Path, preprocessed: Path, test: Records, checksums: np.ndarray) -> None:
+    """Write the test set: links to the 10-second records, its lists and labels; `idx` is the study_id throughout.
+
+    `checksums` uint32 (records,) are those of the signals, by which eval sees that a record has changed since.
+    """
     studies = test.study_id.tolist()
     link_files(inside(folder, "test_mats"), preprocessed, [save_file_name(study) for study in studies])
     write_rows(
@@ -34,6 +37,7 @@ def write_test_set(folder: Path, preprocessed: Path, test: Records) -> None:
         ["idx", "study_id", "split"],
         ((study, study, "test") for study in studies),
     )
+    write_rows(inside(folder, "test_checksums"), ["study_id", "crc32"], zip(studies, checksums.tolist(), strict=True))
     write_label_definition(inside(folder, "test_label_def"), test.labels)
 
 
@@ -55,8 +59,12 @@ def link_files(folder: Path, target_folder: Path, names: list[str]) -> None:
             os.symlink(link, f"{folder}/{name}")  # noqa: PTH211
 
 
-def write_manifests(folder: Path, segments: Path, records: Records) -> None:
-    """Write what fairseq-signals reads: lists, labels and weights, in the order of `records`."""
+def write_manifests(folder: Path, segments: Path, records: Records) -> list[Path]:
+    """Write what fairseq-signals reads: lists, labels and weights, in the order of `records`.
+
+    Returns the files that a lineage can vouch for. The lists cannot be: their first line changes when the
+    base folder is moved.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         with (
@@ -71,6 +79,8 @@ def write_manifests(folder: Path, segments: Path, records: Records) -> None:
     train = records.of_split("train").labels
     write_label_definition(inside(folder, "manifest_label_def"), train)
     write_pos_weight(inside(folder, "manifest_pos_weight"), label_counts(train)[2])
+    names = ("manifest_y", "original_idx_order", "manifest_label_def", "manifest_pos_weight")
+    return [inside(folder, name) for name in names]
 
 
 def write_label_definition(path: Path, labels: np.ndarray) -> None:
@@ -79,6 +89,6 @@ def write_label_definition(path: Path, labels: np.ndarray) -> None:
     write_rows(path, ["name", "count", "pos_percent", "pos_weight"], zip(LABELS, *columns, strict=True))
 
 
-def write_left_out(path: Path, left_out: LeftOut) -> None:
+def write_excluded(path: Path, excluded: Excluded) -> None:
     """List the records that were not built, with the reason."""
-    write_rows(path, ["save_file", "study_id", "split", "reason"], left_out.rows())
+    write_rows(path, ["save_file", "study_id", "split", "reason"], excluded.rows())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ecg_simulation.conditions import Condition, Patient, draw_condition, draw_patient
-from ecg_simulation.reports import report_statements
+from ecg_simulation.demo_reports import report_statements
 from ecg_simulation.signals import LEADS, SAMPLES, simulate
 
 GAIN = 200  # digital units per mV

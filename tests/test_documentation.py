@@ -11,31 +11,42 @@ import os
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from ecg_fm_labeler import Labeler
-from ecg_preprocess.convert import STATUSES
-from evaluation_world import write_checkpoint
-from test_finetune import make_manifests
+from ecg_preprocess.preprocess_report import STATUSES
+from finetune_world import write_pretrained
 
+from ecg_finetune.documents import DOCUMENTS as GENERATED
 from ecg_finetune.documents import REPOSITORY, SCRIPTS, load_parser
 from ecg_finetune.label_set import LABELS
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "demo/README.md")
+DOCUMENTS = (
+    "README.md",
+    *sorted(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")),
+    "CONTRIBUTING.md",
+    "demo/README.md",
+)
 
-# What stands in the place of the user's files.
+# What stands in the place of the user's files. Where the walk puts its files and finds those of others, paths have a
+# space in them.
 STANDS_FOR = {
-    "/data/ecg": "ecg",
-    "/data/mimic-iv-ecg": "demo/data/mimic-iv-ecg-demo",
-    "/data/mimic_iv_ecg_physionet_pretrained.pt": "pretrained.pt",
+    "/data/ecg": "with space/ecg",
+    "/data/mimic-iv-ecg": "with space/mimic iv ecg",
+    "/data/mimic_iv_ecg_physionet_pretrained.pt": "with space/pretrained.pt",
+    "/data/ECG-FM": "with space/ECG-FM",
+    "/data/ecg-seed43": "ecg-seed43",
+    "/data/new": "new",
     "/tmp/try": "try",
 }
 # What is added to a command so that it takes a second, and so that no metric of the untrained network is undefined.
 ADDED = {
-    "finetune/scripts/finetune_ecgfm.py": "--manifests few/manifests --epochs 1 --overwrite",
+    "finetune/scripts/finetune_ecgfm.py": "--max-update 4 --overwrite",
     "eval/scripts/eval_finetuned.py": "--bootstrap 20 --threshold-rule 0",
 }
 # What is not run, by words in it, and why. The options of our own scripts are checked all the same.
@@ -44,15 +55,16 @@ NOT_RUN = {
     "-m venv": "installs",
     "pip install": "installs",
     "git clone": "downloads",
-    "torchrun": "two processes train together in test_finetune.py",
-    "--engine fairseq": "needs fairseq-signals and a GPU; the command it gets is checked in test_finetune.py",
+    "torchrun": "two processes train together in test_finetune_trainer.py",
+    "--engine fairseq": "needs fairseq-signals and a GPU; the command it gets is checked in test_finetune_fairseq.py",
+    "eval_finetuned.py --base-dir /data/ecg-seed43": "the README's command with another base folder",
+    "finetune_ecgfm.py --base-dir /data/ecg-seed43": "the same",
     "--dask": "test_batch.py runs on a cluster of its own",
     "cluster.py": "needs SLURM",
 }
 # Text that is not printed by what runs here, by words in it, and why.
 NOT_PRINTED = {
-    "machine_measurements.csv -> labels": "a diagram",
-    "patients on both sides: 0 of 161,352": "test_split.py looks for what it prints for the genuine record list",
+    "161,352": "test_split.py looks for what it prints for the genuine record list",
 }
 
 
@@ -82,13 +94,27 @@ def listed(text: str, table: dict[str, str]) -> bool:
     return any(words in text for words in table)
 
 
+def unquoted(command: str) -> str:
+    """Return a command without what is in quotes, and without its comment."""
+    return re.sub(r'"[^"]*"|\'[^\']*\'|\s#.*', "", command)
+
+
+def expanded(command: str, folder: Path) -> list[str]:
+    """Return the words of a command as a shell in `folder` makes them of quotes, spaces and variables."""
+    assert not re.search("[&|;<>]", unquoted(command)), f"more than one command: {command}"
+    shell = ["bash", "-uc", f"printf '%s\\0' {command}"]
+    return subprocess.run(shell, cwd=folder, capture_output=True, text=True, check=True).stdout.split("\0")[:-1]
+
+
 def check_options(command: str) -> None:
-    """Fail if a script of ours would refuse its options, or make its target."""
+    """Fail if a script of ours would refuse its options, if make has no such target, or a variable is not quoted."""
+    assert "$" not in unquoted(command), f"quote the variables, as paths may have spaces: {command}"
     words = shlex.split(command, comments=True)
     for script in set(words) & set(SCRIPTS):
         load_parser(script).parse_args(words[words.index(script) + 1 :])
-    if words[0] == "make":
-        assert re.search(f"^{words[1]}:", read("Makefile"), re.MULTILINE), command
+    if "make" in words:
+        target = words[words.index("make") + 1]
+        assert re.search(f"^{target}:", read("Makefile"), re.MULTILINE), command
 
 
 def here(text: str) -> str:
@@ -113,22 +139,38 @@ def is_printed(shown: str, printed: str) -> bool:
 
 
 class Session:
-    """A newcomer's terminal: runs commands of the project's scripts and modules, and remembers what was printed.
+    """A newcomer's terminal: runs commands of the project's scripts and modules once, and remembers what was printed.
 
     They run in this process: a process each would spend most of its time on importing PyTorch.
     """
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
         self.folder, self.monkeypatch, self.printed = folder, monkeypatch, ""
-        write_checkpoint(folder / "pretrained.pt")
-        make_manifests(folder / "few")
+        self.ran: set[tuple[str, ...]] = set()
+        (folder / "labels").mkdir()
+        (folder / "labels/ecg_fm_labeler_config").symlink_to(REPOSITORY / "labels/ecg_fm_labeler_config")
+
+    def make_files_of_others(self) -> None:
+        """Make what the walk downloads; its records are those of the demo."""
+        records, checkpoint, clone = (
+            self.folder / STANDS_FOR[path]
+            for path in ("/data/mimic-iv-ecg", "/data/mimic_iv_ecg_physionet_pretrained.pt", "/data/ECG-FM")
+        )
+        write_pretrained(checkpoint)
+        records.symlink_to(self.folder / "demo/data/mimic-iv-ecg-demo")
+        (clone / "splits").mkdir(parents=True)
+        split = pd.read_csv(self.folder / "demo/data/split/data/meta_split.csv").assign(source="elsewhere")
+        split.to_csv(clone / "splits/meta_split_mimic_iv_ecg.csv", index=False)
 
     def run(self, command: str) -> None:
-        words = [os.path.expandvars(word) for word in shlex.split(here(command), comments=True)]
+        words = expanded(here(command), self.folder)
         if words[0] == "export":
             self.monkeypatch.setenv(*words[1].split("=", 1))
             return
         assert words[0] == "python", f"no rule says how to run: {command}"
+        if (os.environ["ECG_FINETUNE_BASE"], *words) in self.ran:
+            return
+        self.ran.add((os.environ["ECG_FINETUNE_BASE"], *words))
         words += shlex.split(ADDED.get(words[1], ""))
         output = io.StringIO()
         with self.monkeypatch.context() as patch, redirect_stdout(output), redirect_stderr(output):
@@ -157,13 +199,15 @@ def session(tmp_path_factory):
         steps = re.findall(r"^(?:step )?((?:python|export) .*)|^(MIMIC=.*)", continued(read("demo/run_demo.sh")), re.M)
         for command, variable in steps:
             session.run(command or f"export {variable}")
+        session.make_files_of_others()
         yield session
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # what `python -m` runs has been imported before
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_run_and_print_what_is_shown(document, session):
-    for place, language, content in blocks(document):
+    # The other documents go on with what the README's walk leaves; none of its commands is run twice.
+    for place, language, content in [*blocks("README.md"), *(blocks(document) if document != "README.md" else [])]:
         if language == "bash":
             for command in commands(content):
                 check_options(command)
@@ -197,14 +241,14 @@ def test_commands_in_docstrings_are_understood(script):
         check_options(command)
 
 
-def rows(head: str) -> list[list[str]]:
-    """Return the cells of the README's table with this head."""
-    table = read("README.md").split(head)[1].split("\n\n")[0].splitlines()[2:]
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in table]
+def rows(document: str, head: str) -> list[list[str]]:
+    """Return the cells of a document's table with this head."""
+    table = read(document).split(head)[1].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip(" |").split("|")] for row in table]
 
 
 def test_table_of_policies_is_what_the_labeler_says():
-    table = rows("| report of one statement | `--policy ecg-fm` | `--policy asserted` |")
+    table = rows("docs/labels.md", "| report of one statement | `--policy ecg-fm` | `--policy asserted` |")
     for column, policy in ((1, "ecg-fm"), (2, "asserted")):
         _, soft = Labeler.from_config(policy=policy).label([[row[0]] for row in table])
         for row, probabilities in zip(table, soft):
@@ -213,19 +257,57 @@ def test_table_of_policies_is_what_the_labeler_says():
 
 
 def test_table_of_statuses_has_every_status():
-    named = [status for row in rows("| status | when |") for status in row[0].split(", ")]
+    table = rows("docs/preprocess-and-build.md", "| status | when |")
+    named = [status for row in table for status in row[0].split(", ")]
     assert sorted(named) == sorted(set(STATUSES) - {"ok"})
+
+
+def prose(document: str) -> str:
+    """Return a document without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", read(document), flags=re.MULTILINE | re.DOTALL)
 
 
 def test_options_modules_and_files_that_are_named_exist():
     known = {flag for script in SCRIPTS for action in load_parser(script)._actions for flag in action.option_strings}
     for document in DOCUMENTS:
-        prose = re.sub(r"^```.*?^```$", "", read(document), flags=re.MULTILINE | re.DOTALL)
-        for code in re.findall(r"`([^`]+)`", prose):
+        for code in re.findall(r"`([^`]+)`", prose(document)):
             assert set(re.findall(r"(?<!\S)--[a-z][\w-]*", code)) <= known, f"{document}: {code}"
             if re.fullmatch(r"[\w.-]+/[\w./-]+\.(py|sh|json|md)", code):
                 assert (REPOSITORY / code).is_file(), f"{document}: {code}"
             for module in re.findall(r"python -m (\S+)", code):
                 assert importlib.util.find_spec(module), f"{document}: {code}"
-        for link in re.findall(r"\]\((?!http)([^)#]+)\)", prose):
-            assert (REPOSITORY / document).parent.joinpath(link).exists(), f"{document}: {link}"
+
+
+def anchors(document: Path) -> set[str]:
+    """Return what `#...` can name in a document, by GitHub's rule: lower case, hyphens, no other punctuation."""
+    heads = re.findall(r"^#+ (.*)", prose(str(document.relative_to(REPOSITORY))), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+LINKING = [
+    str(path.relative_to(REPOSITORY))
+    for pattern in ("*.md", "[!.]*/*.md", "[!.]*/*/*.md")
+    for path in sorted(REPOSITORY.glob(pattern))
+]
+
+
+@pytest.mark.parametrize("document", LINKING)
+def test_links_lead_somewhere(document):
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", prose(document)):
+        path, _, anchor = link.partition("#")
+        target = (REPOSITORY / document).parent.joinpath(path).resolve() if path else REPOSITORY / document
+        assert target.exists(), f"{document}: {link}"
+        assert not anchor or anchor in anchors(target), f"{document}: {link}"
+
+
+def test_readme_is_short_and_leads_to_every_document():
+    readme = read("README.md")
+    assert len(readme.splitlines()) <= 200
+    for document in (*DOCUMENTS[1:], *GENERATED):
+        assert f"]({document})" in readme, f"README.md has no link to {document}"
+
+
+def test_contributing_has_every_module_of_the_ground_floor():
+    named = [name for row in rows("CONTRIBUTING.md", "| module | what is in it |") for name in row[0].split(", ")]
+    modules = [path.name for path in (REPOSITORY / "ecg_finetune").glob("[!_]*.py")]
+    assert sorted(name.strip("`") for name in named) == sorted(modules)

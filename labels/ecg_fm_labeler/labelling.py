@@ -28,7 +28,7 @@ def label_reports(
     soft : ndarray of float32 (rows, 17)
         Probabilities; 0 where a label is absent.
     unmatched : Counter
-        How many rows hold each run of words that no pattern took (twice, if twice in a report).
+        How often each run of words that no pattern takes is in the statements of all rows.
     """
     used, times = np.unique(reports.which, return_counts=True)
     size = chunk_size(len(used), workers, MOST_PER_CHUNK)
@@ -61,16 +61,10 @@ def _labeler(folder: Path, policy: str) -> Labeler:
 
 def _label_chunk(folder: Path, policy: str, chunk: Chunk) -> tuple[np.ndarray, Counter]:
     labeler = _labeler(folder, policy)
-    words: Counter = Counter()
+    unmatched: Counter = Counter()
     soft = np.empty((len(chunk), len(LABELS)), dtype=np.float32)
     for row, (statements, count) in enumerate(chunk):
-        blocks = labeler.read(statements)
-        soft[row] = labeler.inference.label_row(labeler.named(blocks))
-        for block in blocks:
-            if block.unmatched:
-                words[block.unmatched] += count
-    unmatched: Counter = Counter()
-    for runs, count in words.items():
-        for run in runs:
-            unmatched[run] += count
+        soft[row] = labeler.inference.label_row(labeler.text_entities(statements))
+        for words in labeler.unmatched(statements):
+            unmatched[words] += count
     return soft, unmatched

@@ -6,22 +6,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
+from torch.utils.data import Dataset
 
-from ecg_evaluation.inputs import test_files
-from ecg_finetune.batch import loader_workers, stack_arrays, start_loader
+from ecg_evaluation.inputs import test_checksums, test_files
+from ecg_finetune.batch import loaded_batches, loader_workers
 from ecg_finetune.device import choose_device, choose_precision
 from ecg_finetune.ecg_fm import EcgClassifier, load_classifier
 from ecg_finetune.files import UserError
 from ecg_finetune.label_set import COMBINED_BY_MAX, LABELS
 from ecg_finetune.paths import inside
+from ecg_finetune.progress_bar import progress_bar
 from ecg_finetune.segments import (
     SegmentDataset,
     expand_lead,
     read_label_rows,
     read_manifest,
     read_record,
+    signal_checksum,
 )
 from ecg_finetune.waveform import CHANNELS, RECORD_SAMPLES, SEGMENT_SAMPLES
 
@@ -51,16 +52,25 @@ def load_model(path: Path, *, device: str, precision: str, trust: bool) -> tuple
 
 
 class RecordDataset(Dataset):
-    """The 10 s files of the test set: item `i` is (leads float32 (2, 2500), study_id)."""
+    """The 10-second records of the test set: item `i` is (leads float32 (2, 2500), study_id).
+
+    A record that is no longer what it was when the test set was built is refused, where the test set says what it was.
+    """
 
     def __init__(self, folder: Path, study_ids: np.ndarray):
         self.study_ids, self.files = study_ids, test_files(folder, study_ids)
+        self.checksums = test_checksums(folder, study_ids)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         lead = read_record(self.files[i], RECORD_SAMPLES, self.study_ids[i])
+        if self.checksums is not None and signal_checksum(lead) != self.checksums[i]:
+            raise UserError(
+                f"{self.files[i]}: not the signal of study {self.study_ids[i]} that the test set was built with; "
+                "preprocess has run again since: run the build stage with --overwrite"
+            )
         return lead.reshape(2, SEGMENT_SAMPLES), self.study_ids[i]
 
 
@@ -90,19 +100,15 @@ def predict(
     probabilities : ndarray float64 (records, 17)
     """
     device = next(model.parameters()).device
-    loader = DataLoader(_Guarded(data), batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
     probabilities, studies = [], []
-    with loader_workers(), torch.inference_mode(), tqdm(total=len(data), unit=f" {unit}", disable=None) as progress:
-        for batch in start_loader(loader):
-            if isinstance(batch, UserError):
-                raise batch
-            leads, study = batch
-            segments = torch.from_numpy(leads).flatten(end_dim=-2).to(device)
+    with loader_workers(), torch.inference_mode(), progress_bar(len(data), unit) as advance:
+        for leads, study in loaded_batches(data, batch_size=batch_size, num_workers=num_workers):
+            segments = leads.flatten(end_dim=-2).to(device)
             logits = model(expand_lead(segments, CHANNELS))
-            # float64, so that probabilities near 1 stay apart as their logits do.
-            probabilities.append(torch.sigmoid(logits.double()).cpu().numpy())
-            studies.append(np.repeat(study.ravel(), len(segments) // len(study)))
-            progress.update(len(study))
+            # float64, so that probabilities near 1 stay apart as their logits do; Apple's GPUs have none.
+            probabilities.append(torch.sigmoid(logits.cpu().double()).numpy())
+            studies.append(np.repeat(study.numpy().ravel(), len(segments) // len(study)))
+            advance(len(study))
     return combine_segments(np.concatenate(studies), np.concatenate(probabilities))
 
 
@@ -123,26 +129,3 @@ def combine_segments(study: np.ndarray, probabilities: np.ndarray) -> tuple[np.n
     groups = pd.DataFrame(probabilities, columns=list(LABELS)).groupby(study, sort=False)
     combined = groups.agg({label: "max" if label in COMBINED_BY_MAX else "mean" for label in LABELS})
     return combined.index.to_numpy(), combined.to_numpy()
-
-
-class _Guarded(Dataset):
-    """A data set whose user-level errors are items: raised in a loader's worker they would grow a traceback."""
-
-    def __init__(self, data: Dataset):
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, i: int):
-        try:
-            return self.data[i]
-        except UserError as error:
-            return error
-
-
-def _collate(items: list):
-    for item in items:
-        if isinstance(item, UserError):
-            return item
-    return stack_arrays(items)

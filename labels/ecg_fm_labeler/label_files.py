@@ -2,13 +2,15 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ecg_finetune.files import replacing, write_array
+from ecg_finetune.files import replacing, write_array, write_json
 from ecg_finetune.label_set import LABELS, label_counts, label_definition, write_pos_weight
+from ecg_finetune.lineage import Inputs, lineage
 from ecg_finetune.paths import inside
 from ecg_finetune.studies import SPLITS
 from ecg_finetune.tables import iterate_rows, write_rows, write_table
@@ -17,13 +19,22 @@ from ecg_fm_labeler.configuration import PROJECT_CONFIG
 LABEL_DEFINITION = "label_def.csv"
 # The reports of MIMIC-IV-ECG v1.0; the counts of label_def.csv's `all_reports` are over them.
 ALL_REPORTS = 800_035
+# What the lineage vouches for.
+CHECKED = ("labels", "study_id_mapping", "y", "y_soft")
 MARK_ABOVE = 0.1  # relative difference of the prevalence
 
 
 def write_outputs(
-    folder: Path, config: Path, study_id: np.ndarray, split: np.ndarray, soft: np.ndarray, unmatched: Counter
+    folder: Path,
+    config: Path,
+    study_id: np.ndarray,
+    split: np.ndarray,
+    soft: np.ndarray,
+    unmatched: Counter,
+    settings: Mapping[str, Any],
+    inputs: Inputs,
 ) -> None:
-    """Write every file of the labels stage.
+    """Write every file of the labels stage, the lineage last.
 
     Parameters
     ----------
@@ -35,6 +46,8 @@ def write_outputs(
         Probabilities.
     unmatched : Counter
         Runs of words that no pattern took.
+    settings, inputs
+        Of this run, for its lineage.
     """
     hard = (soft > 0).astype(np.float32)
     names = [*SPLITS, ""]
@@ -50,6 +63,8 @@ def write_outputs(
         shutil.copyfile(own if own.is_file() else PROJECT_CONFIG / LABEL_DEFINITION, temporary)
     ordered = sorted(unmatched.items(), key=lambda item: (-item[1], item[0]))
     write_rows(inside(folder, "unmatched"), ["words", "count"], ordered)
+    written = [inside(folder, name) for name in CHECKED]
+    write_json(inside(folder, "labels_lineage"), lineage("labels", settings, inputs, written))
 
 
 def _write_labels(path: Path, hard: np.ndarray) -> None:

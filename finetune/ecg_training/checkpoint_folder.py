@@ -1,0 +1,104 @@
+"""The folder of a fine-tuning run: what it holds, and when another run may use it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ecg_finetune.files import UserError, read_json, write_json
+from ecg_finetune.paths import ARTEFACTS
+from ecg_finetune.run_folder import refuse_other_settings
+
+BEST, LAST, LOG, CURVES, SETTINGS, COMMAND, RECORDS, LOCK = (
+    Path(ARTEFACTS[name].location).name
+    for name in (
+        *("checkpoint_best", "checkpoint_last", "training_log", "training_curves"),
+        *("finetune_settings", "finetune_command", "training_records", "finetune_lock"),
+    )
+)
+# What a run has to show for its work, in the order in which it is deleted: killed in between, a run without its last
+# checkpoint is never resumed. The last are the copies that fairseq-signals makes with keep_best_checkpoints.
+RESULTS = (LAST, BEST, CURVES, LOG, "checkpoint.best_*.pt")
+UNFINISHED = "checkpoint*.pt.tmp"  # checkpoints that fairseq-signals was stopped in writing
+# What a resumed run may change: how long to go on, not what is computed.
+MAY_CHANGE = ("epochs", "patience")
+
+
+def claim_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool, overwrite: bool, resumable: bool) -> bool:
+    """Make a folder ready for a run with these settings.
+
+    A folder with results in it is left alone unless told: "best so far" would start afresh there, and a worse
+    checkpoint would replace a better one. A run that has left no results does not stand in the way of another.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    settings : mapping
+        What settings.json will record.
+    resume : bool
+        Go on with the run in the folder, if there is one, even if it has ended.
+    overwrite : bool
+        Delete the run in the folder.
+    resumable : bool
+        Whether the engine can go on with a run at all. If it can, an interrupted run with the same settings is resumed
+        without `resume`.
+
+    Returns
+    -------
+    bool
+        Whether there is a run to resume.
+
+    Raises
+    ------
+    UserError
+        The folder holds results that may neither be continued nor deleted.
+    """
+    results = results_in(folder)
+    if overwrite or not results:
+        for path in (*results, *folder.glob(UNFINISHED), folder / COMMAND, folder / RECORDS, folder / SETTINGS):
+            path.unlink(missing_ok=True)
+        return False
+    elsewhere = "choose another --output-dir, or start over with --overwrite"
+    try:
+        record = read_json(folder / SETTINGS, dict)
+        before = record["settings"]
+        if not isinstance(before, dict):
+            raise UserError("no settings in it")
+    except (UserError, KeyError):
+        raise UserError(
+            f"{folder}: holds {results[0].name}, but {SETTINGS}, which says how it was made, is missing or damaged; "
+            + elsewhere
+        ) from None
+    may_change = MAY_CHANGE if resume else ()
+    longer = "" if resume or not resumable else f"--resume goes on with other {' or '.join(MAY_CHANGE)}; "
+    refuse_other_settings(folder, before, settings, may_change=may_change, remedy=longer + elsewhere)
+    if not resumable:
+        raise UserError(f"{folder}: holds a run with these settings already, which cannot be resumed; {elsewhere}")
+    if not resume and record.get("finished") is not False:
+        raise UserError(
+            f"{folder}: holds a finished run with these settings; go on with --resume and more --epochs, {elsewhere}"
+        )
+    missing = [name for name in (LAST, BEST) if not (folder / name).exists()]
+    if missing and (folder / LOG).exists():  # the log is written after the checkpoints of its epoch
+        raise UserError(f"{folder}: {missing[0]} of its run is missing; put it back, or start over with --overwrite")
+    return LAST not in missing
+
+
+def results_in(folder: Path) -> list[Path]:
+    """Return the files of a folder that a run has to show for its work: what another run would replace or delete."""
+    return [path for name in RESULTS for path in sorted(folder.glob(name))]
+
+
+def record_run(folder: Path, lineage: Mapping[str, Any], versions: Mapping[str, str], **more: Any) -> None:
+    """Write settings.json: the lineage with the settings, versions of what ran, and results of the run."""
+    write_json(folder / SETTINGS, {**lineage, "versions": versions, **more})
+
+
+def label_names_of(checkpoint: Path) -> list[str] | None:
+    """Return the labels of a run's best checkpoint, which settings.json beside it names; None if they are not known."""
+    record = checkpoint.with_name(SETTINGS)
+    if checkpoint.name != BEST or not record.exists():
+        return None
+    settings = read_json(record, dict).get("settings")
+    labels = settings.get("labels") if isinstance(settings, dict) else None
+    return labels if isinstance(labels, list) and all(isinstance(label, str) for label in labels) else None

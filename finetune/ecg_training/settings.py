@@ -1,0 +1,112 @@
+"""The settings of a fine-tuning run: one record, which both engines and the checkpoint's configuration read."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from ecg_finetune.files import sha256
+from ecg_finetune.label_set import LABELS
+from ecg_finetune.paths import inside
+
+# As fairseq-signals' configuration for ECG-FM has them.
+ADAM_BETAS = (0.9, 0.98)
+ADAM_EPS = 1e-8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """How to fine-tune what on what.
+
+    Attributes
+    ----------
+    manifests : Path
+        The folder with train.tsv, valid.tsv, y.npy, original_idx_order.npy and pos_weight.txt.
+    output : Path
+        Where checkpoints and logs go.
+    pretrained : Path or None
+        The checkpoint to start from; None: random weights.
+    record_list : Path
+        record_list.csv, for the patients in training_records.csv; it may be missing.
+    lead : str
+        The lead in the segments, for the record.
+    labels : tuple of str
+        The outputs of the network, in the order of the columns of y.npy.
+    tiny : bool
+        With random weights: a network of 0.1 million parameters.
+    keep_head : bool
+        Keep the head of a fine-tuned `pretrained`.
+    trust : bool
+        Unpickle whatever `pretrained` holds.
+    epochs : int
+        Passes over the training data.
+    max_update : int
+        Stop after so many updates; 0: no limit.
+    patience : int
+        Stop after so many epochs without a lower valid loss; 0: never.
+    lr : float
+        Constant learning rate of Adam.
+    batch_size : int
+        Segments of one update, over all processes and accumulated parts together.
+    accumulate : int
+        How many parts a batch is worked through in.
+    seed : int
+        Of the new head, the batches and dropout.
+    precision : str
+        "float32" or "bfloat16", of the torch engine's matrix products.
+    workers : int
+        Processes that read segments.
+    save_every : int
+        Updates between two states from which the torch engine can resume; 0: only after each epoch.
+    """
+
+    manifests: Path
+    output: Path
+    pretrained: Path | None
+    record_list: Path = Path("record_list.csv")
+    lead: str = "I"
+    labels: tuple[str, ...] = LABELS
+    tiny: bool = False
+    keep_head: bool = False
+    trust: bool = False
+    epochs: int = 100
+    max_update: int = 0
+    patience: int = 0
+    lr: float = 1e-6
+    batch_size: int = 256
+    accumulate: int = 1
+    seed: int = 1
+    precision: str = "float32"
+    workers: int = 1
+    save_every: int = 500
+
+    @property
+    def part_size(self) -> int:
+        """Segments of one part of a batch; the last part may be smaller."""
+        return -(-self.batch_size // self.accumulate)
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what decides the weights that come out, as JSON values, with the SHA-256 of every input."""
+        pretrained = self.pretrained and {"path": str(self.pretrained), "sha256": sha256(self.pretrained)}
+        return {
+            "lead": self.lead,
+            "labels": list(self.labels),
+            "tiny": self.tiny,
+            "keep_head": self.keep_head,
+            "epochs": self.epochs,
+            "max_update": self.max_update,
+            "patience": self.patience,
+            "lr": self.lr,
+            "batch_size": self.batch_size,
+            "accumulate": self.accumulate,
+            "seed": self.seed,
+            "pretrained": pretrained,
+            # fairseq-signals needs no original_idx_order.npy.
+            "manifests": {path.name: sha256(path) for path in manifest_files(self.manifests) if path.exists()},
+        }
+
+
+def manifest_files(manifests: Path) -> list[Path]:
+    """Return the files of the manifests that a run reads."""
+    names = ("manifest_y", "original_idx_order", "manifest_pos_weight")
+    listed = [inside(manifests, "manifest", split=split) for split in ("train", "valid")]
+    return listed + [inside(manifests, name) for name in names]

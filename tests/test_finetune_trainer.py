@@ -1,0 +1,304 @@
+"""The trainer: batches, parts, processes, updates, scores, when it stops, and that it resumes bit for bit."""
+
+import copy
+import dataclasses
+import os
+import socket
+
+import numpy as np
+import pytest
+import torch
+from ecg_training import progress as progress_module
+from ecg_training import trainer as trainer_module
+from ecg_training.processes import Processes, join_processes, leave_processes
+from ecg_training.progress import Progress
+from ecg_training.settings import ADAM_EPS
+from ecg_training.torch_engine import TINY
+from ecg_training.trainer import (
+    Position,
+    Trainer,
+    epoch_batches,
+    is_over,
+    length_of,
+    out_of_patience,
+    scores,
+    share_of,
+    train,
+)
+from finetune_world import SAMPLES, Quiet, Stop, datasets, make_manifests, small_trainer
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ecg_finetune.files import UserError
+from ecg_finetune.segments import expand_lead
+
+
+@pytest.fixture(scope="module")
+def manifests(tmp_path_factory):
+    return make_manifests(tmp_path_factory.mktemp("build"))
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 2, 5, 6, 9, 14])
+def test_wherever_a_run_stops_it_goes_on_bit_for_bit(manifests, tmp_path, stop_after):
+    train_set, valid_set = datasets(manifests)
+    weights = []
+    for folder, stops in ((tmp_path / "whole", [None]), (tmp_path / "parts", [stop_after, None])):
+        for stop in stops:
+            trainer = small_trainer(accumulate=2)
+            resume = (folder / "last.pt").exists()
+            torch.manual_seed(9 if resume else 1)  # a resumed process starts in another random state
+            try:
+                position = train(
+                    trainer,
+                    train_set,
+                    valid_set,
+                    last=folder / "last.pt",
+                    resume=resume,
+                    save_best=lambda _: None,
+                    progress=Quiet(stop),
+                )
+            except Stop:
+                continue
+        weights.append((trainer.model.state_dict(), position.history))
+    (whole, history), (parts, other_history) = weights
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    for row, other in zip(history, other_history, strict=True):
+        assert (row["train_loss"], row["valid_loss"]) == (other["train_loss"], other["valid_loss"])
+
+
+def test_a_restored_trainer_is_in_the_state_it_was_saved_in():
+    """Also when no update is left: killed in the last validation, a run saves once more what it restored."""
+    trainer, other = small_trainer(), small_trainer()
+    for _ in range(3):
+        trainer.update(iter([(torch.randn(2, SAMPLES), torch.ones(2, 17))]), [2], 2)
+    state = trainer.state(Position(updates=3))
+    other.restore(copy.deepcopy(state))
+    again = other.state(Position(updates=3))
+    assert again["optimizer"]["param_groups"] == state["optimizer"]["param_groups"]
+    assert again["optimizer"]["param_groups"][0]["eps"] > ADAM_EPS
+    for place, moments in state["optimizer"]["state"].items():
+        for name, value in moments.items():
+            assert torch.equal(again["optimizer"]["state"][place][name], value)
+    assert all(torch.equal(again["model"][name], value) for name, value in state["model"].items())
+
+
+def run_one_of_two(rank, manifests, folder, port):
+    """Train as one of two processes that torchrun would start."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    processes, _ = join_processes(torch.device("cpu"))
+    run_without_dropout(manifests, folder, processes)
+    leave_processes()
+
+
+def run_without_dropout(manifests, folder, processes):
+    """Train 2 epochs; batches of 5 and a last one of 2, so that shares differ between processes."""
+    trainer = small_trainer(processes=processes, arch=dataclasses.replace(TINY, activation_dropout=0.0), epochs=2)
+    position = train(
+        trainer,
+        *datasets(manifests),
+        last=folder / f"last{processes.world}.pt",
+        resume=False,
+        save_best=lambda _: None,
+        progress=Quiet(),
+    )
+    if processes.first:
+        torch.save(
+            {"model": trainer.model.state_dict(), "history": position.history}, folder / f"end{processes.world}.pt"
+        )
+
+
+def test_two_processes_train_as_one_does(manifests, tmp_path):
+    run_without_dropout(manifests, tmp_path, Processes())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(run_one_of_two, (manifests, tmp_path, port), nprocs=2)
+    one, two = (torch.load(tmp_path / f"end{world}.pt") for world in (1, 2))
+    for name, value in one["model"].items():
+        torch.testing.assert_close(two["model"][name], value, rtol=1e-3, atol=1e-4)
+    for row, other in zip(one["history"], two["history"], strict=True):
+        for column in ("updates", "train_loss", "valid_loss", "auroc", "auprc"):
+            assert row[column] == pytest.approx(other[column], abs=1e-4), column
+
+
+@pytest.mark.parametrize(("world", "accumulate", "size"), [(1, 1, 5), (2, 1, 5), (2, 3, 17), (3, 2, 2)])
+def test_shares_of_a_batch_cover_it_once(world, accumulate, size):
+    batch = np.arange(100, 100 + size)
+    counted, lengths = [], set()
+    for rank in range(world):
+        parts, sizes = share_of(batch, Processes(rank, world), accumulate)
+        lengths.add(len(parts))
+        assert all(parts)  # an empty part would leave a process behind
+        counted += [row for part, count in zip(parts, sizes) for row in part[:count]]
+    assert sorted(counted) == list(batch) and lengths == {accumulate}
+
+
+def test_epochs_see_every_segment_once_in_an_order_of_their_own():
+    first, second = (epoch_batches(22, 5, 1, epoch) for epoch in (0, 1))
+    assert [len(batch) for batch in first] == [5, 5, 5, 5, 2]
+    assert sorted(np.concatenate(first)) == sorted(np.concatenate(second)) == list(range(22))
+    assert not np.array_equal(np.concatenate(first), np.concatenate(second))
+    assert np.array_equal(first[2], epoch_batches(22, 5, 1, 0)[2])
+
+
+class Losses(Trainer):
+    """A trainer whose valid losses are given."""
+
+    def validate(self, _):
+        return {"valid_loss": next(self.losses), "auroc": 0.5, "auprc": 0.5, "auroc_macro": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "best", "epochs"),
+    [
+        ([1.0, 0.9, 0.95, 0.8, 0.9, 0.9], 0, 4, 6),
+        ([1.0, 0.9, 0.95, 0.96, 0.8, 0.7], 2, 2, 4),
+        ([1.0, 0.9004, 0.9001, 0.9003, 0.9, 1.0], 0, 5, 6),  # equal to 3 decimals: the later one
+        ([1.0, 0.9004, 0.9001, 0.9003, 0.9, 1.0], 2, 4, 4),  # but no progress
+        ([1.0, 0.9004, 0.9001, 0.8994, 0.9, 1.0], 2, 4, 6),
+        ([1.0, 0.8996, 0.9, 0.9002, 0.95, 0.95], 0, 4, 6),
+        ([1.0, 1.0, 0.5], 1, 2, 2),
+    ],
+)
+def test_the_best_epoch_and_patience(manifests, tmp_path, losses, patience, best, epochs):
+    train_set, valid_set = datasets(manifests)
+    trainer = small_trainer(epochs=len(losses), patience=patience, batch_size=22)
+    trainer.__class__, trainer.losses = Losses, iter(losses)
+    kept = []
+    position = train(
+        trainer,
+        train_set,
+        valid_set,
+        last=tmp_path / "last.pt",
+        resume=False,
+        save_best=lambda position: kept.append(position.epoch),
+        progress=Quiet(),
+    )
+    assert (position.best_epoch, position.epoch, kept[-1]) == (best, epochs, best)
+
+
+@given(st.lists(st.integers(0, 12), max_size=12), st.integers(0, 4))
+def test_patience_counts_as_fairseq_signals_does(losses, patience):
+    """There an epoch without a loss below the best so far adds one to a count that any other sets back to 0."""
+    best, count = float("inf"), 0
+    for epoch, loss in enumerate(losses, start=1):
+        best, count = (loss, 0) if loss < best else (best, count + 1)
+        history = [{"valid_loss": loss / 1000} for loss in losses[:epoch]]
+        assert out_of_patience(history, patience) == (0 < patience <= count)
+
+
+@pytest.mark.parametrize(
+    ("max_update", "length"), [(0, (15, 66)), (4, (4, 20)), (5, (5, 22)), (7, (7, 32)), (15, (15, 66)), (99, (15, 66))]
+)
+def test_max_update_ends_a_run_after_as_many_updates_wherever_that_is(manifests, tmp_path, max_update, length):
+    train_set, valid_set = datasets(manifests)
+    trainer = small_trainer(max_update=max_update)
+    assert length_of(trainer.settings, len(train_set)) == length
+    progress = Quiet()
+    arguments = dict(last=tmp_path / "last.pt", save_best=lambda _: None, progress=progress)
+    position = train(trainer, train_set, valid_set, resume=False, **arguments)
+    assert (position.updates, progress.segments) == length
+    assert [row["updates"] for row in position.history] == sorted({*range(5, length[0], 5), length[0]})
+    assert is_over(position, trainer.settings)
+    # Stopped between the last update and its validation, a run is not over.
+    position.batch = 1
+    assert is_over(position, trainer.settings) == (position.epoch == 3)
+
+
+def test_scores_are_scikit_learn_s_on_the_labels_that_have_both_classes():
+    random = np.random.default_rng(1)
+    logits, targets = random.standard_normal((40, 3)) * 30, random.random((40, 3)) < 0.5
+    targets[:, 2] = False
+    result = scores(logits, targets)
+    assert result["auroc"] == roc_auc_score(targets.ravel(), logits.ravel())
+    assert result["auprc"] == average_precision_score(targets.ravel(), logits.ravel())
+    assert result["auroc_macro"] == np.mean([roc_auc_score(targets[:, k], logits[:, k]) for k in (0, 1)])
+    assert np.isnan(scores(logits, np.zeros((40, 3), bool))["auroc"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_update():
+    trainer = small_trainer()
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    with pytest.raises(UserError, match="loss is nan at update 1"):
+        trainer.update(iter([(torch.full((2, SAMPLES), torch.nan), torch.zeros(2, 17))]), [2], 2)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_an_update_is_adam_as_fairseq_signals_writes_it(monkeypatch):
+    """With an eps that counts: fairseq-signals adds it before the bias correction, PyTorch after it."""
+    monkeypatch.setattr(trainer_module, "ADAM_EPS", 1e-2)
+    trainer = small_trainer(arch=dataclasses.replace(TINY, activation_dropout=0.0), lr=1e-2)
+    model = copy.deepcopy(trainer.model).train()
+    weights = list(model.parameters())
+    means, squares = ([torch.zeros_like(weight) for weight in weights] for _ in range(2))
+    for step in range(1, 4):
+        leads, targets = torch.randn(5, SAMPLES), (torch.rand(5, 17) < 0.4).float()
+        trainer.update(iter([(leads, targets)]), [5], 5)
+        loss = torch.nn.BCEWithLogitsLoss(pos_weight=torch.full((17,), 1.5))(model(expand_lead(leads)), targets)
+        size = 1e-2 * (1 - 0.98**step) ** 0.5 / (1 - 0.9**step)
+        for weight, gradient, mean, square in zip(weights, torch.autograd.grad(loss, weights), means, squares):
+            mean += 0.1 * (gradient - mean)
+            square += 0.02 * (gradient**2 - square)
+            weight.data -= size * mean / (square.sqrt() + 1e-2)
+    for found, expected in zip(trainer.model.parameters(), weights, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+class NoFloat64(TorchDispatchMode):
+    """Refuses every tensor in float64, which some devices do not have."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else (result,):
+            assert not isinstance(value, torch.Tensor) or value.dtype != torch.float64, function
+        return result
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_and_validation_need_no_float64(manifests, precision):
+    trainer, (train_set, valid_set) = small_trainer(precision=precision), datasets(manifests)
+    batch = next(trainer.loader(train_set, [[0, 1, 2]]))
+    with NoFloat64():
+        trainer.update(iter([batch]), [3], 3)
+        trainer.validate(valid_set)
+
+
+def test_only_matrix_products_are_in_bfloat16():
+    trainer, dtypes = small_trainer(precision="bfloat16"), set()
+    trainer.model.proj.register_forward_hook(lambda *passed: dtypes.add(passed[2].dtype))
+    trainer.update(iter([(torch.randn(2, SAMPLES), torch.ones(2, 17))]), [2], 2)
+    assert dtypes == {torch.bfloat16} and {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"WORLD_SIZE": "2"},
+        {"WORLD_SIZE": "two", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+        {"WORLD_SIZE": "2", "RANK": "", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+        {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": "1"},
+    ],
+)
+def test_several_processes_need_the_environment_of_torchrun(monkeypatch, environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="start several processes with torchrun"):
+        join_processes(torch.device("cpu"))
+
+
+def test_into_a_pipe_progress_is_a_line_a_minute(tmp_path, monkeypatch, capsys):
+    seconds = iter(range(0, 10_000, 25))
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(seconds))
+    progress = Progress(tmp_path, segments=10, total=25)
+    progress.start([], 0)
+    for _ in range(5):
+        progress.update(5, 0.5)
+    progress.close()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "epoch 2/3: loss 0.500, AUROC -, 0.2 segments/s, 0:50 left",
+    ]

@@ -1,0 +1,118 @@
+"""Evaluated patients that a checkpoint was trained or pretrained on are found; what cannot be looked for is told."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from ecg_evaluation.leaks import Evaluated, check_leaks, find_seen, records_of_checkpoint
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ecg_finetune.files import UserError, sha256, write_json
+from ecg_finetune.training_records import UNKNOWN, TrainingRecords, read_training_records, write_training_records
+
+TRAIN, VALID = 0, 1
+
+
+def records(*rows) -> TrainingRecords:
+    """Return training records of (study, patient, split) rows."""
+    study, subject, split = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+    return TrainingRecords(study, subject, split.astype(np.int8))
+
+
+def evaluated(*rows) -> Evaluated:
+    """Return evaluated records of (study, patient) rows."""
+    study, subject = np.array(rows, dtype=np.int64).T
+    return Evaluated(study, subject)
+
+
+def test_the_patient_counts_and_not_the_record():
+    seen = find_seen(evaluated((1, 10), (2, 10), (3, 30)), records((7, 10, TRAIN), (8, 40, VALID)), None)
+    assert seen.leaked.tolist() == [True, True, False] and seen.patients == 1 and seen.unchecked == []
+
+
+def test_a_patient_that_the_list_does_not_know_comes_from_the_record_list():
+    patient_of = pd.Series({7: 10, 8: 20})
+    seen = find_seen(evaluated((1, 10)), records((7, UNKNOWN, TRAIN), (9, UNKNOWN, TRAIN)), patient_of)
+    assert seen.leaked.tolist() == [True]
+    assert seen.unchecked == ["not checked for 1 train records, whose patient is not known"]
+
+
+def test_without_patients_the_record_itself_is_looked_for_and_that_is_told():
+    seen = find_seen(Evaluated(np.array([1, 7]), None), records((7, 10, TRAIN)), None)
+    assert seen.leaked.tolist() == [False, True] and "only the records themselves" in seen.unchecked[0]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5)), min_size=1, max_size=15, unique_by=lambda row: row[0])
+)
+def test_it_is_what_a_plain_loop_finds(rows):
+    half = len(rows) // 2
+    test, train = rows[half:], [(study, patient, TRAIN) for study, patient in rows[:half]]
+    seen = find_seen(evaluated(*test), records(*train), None)
+    expected = [patient in {other for _, other, _ in train} for _, patient in test]
+    assert seen.leaked.tolist() == expected
+
+
+def test_a_leak_is_refused_unless_allowed_and_then_told_first():
+    options = {"pretraining_split": None}
+    test, trained = evaluated((1, 10), (2, 20)), records((7, 10, VALID))
+    with pytest.raises(
+        UserError, match="1 of the 2 evaluated records are of 1 patients that the checkpoint was trained"
+    ):
+        check_leaks(test, trained, None, allow=False, **options)
+    check = check_leaks(test, trained, None, allow=True, **options)
+    assert check.leaked.tolist() == [True, False] and "say little about new patients" in check.alarms[0]
+    check = check_leaks(test, records((7, 30, TRAIN)), None, allow=False, **options)
+    assert check.alarms == [] and "none of the evaluated patients" in check.findings[0]
+
+
+def test_what_is_not_known_is_an_alarm():
+    check = check_leaks(evaluated((1, 10)), None, None, pretraining_split=None, allow=False)
+    assert check.leaked is None and "--trained-on" in check.alarms[0] and "--pretraining-split" in check.findings[0]
+
+
+def test_patients_seen_in_pretraining_are_counted(tmp_path):
+    split = tmp_path / "meta_split_mimic_iv_ecg.csv"
+    split.write_text("save_file,split\nmimic_iv_ecg_7.mat,train\nmimic_iv_ecg_8.mat,valid\nmimic_iv_ecg_9.mat,test\n")
+    patient_of = pd.Series({7: 10, 8: 20, 9: 30})
+    options = {"pretraining_split": split, "allow": False}
+    check = check_leaks(evaluated((1, 10), (2, 20)), records((5, 50, TRAIN)), patient_of, **options)
+    assert "1 of the 2 evaluated records are of 1 patients whose records were seen in pretraining" in check.alarms[0]
+    check = check_leaks(evaluated((2, 20), (3, 30)), records((5, 50, TRAIN)), patient_of, **options)
+    assert check.alarms == [] and "0 of the 2 evaluated records" in check.findings[1]
+
+
+def test_training_records_are_read_as_written(tmp_path):
+    written = records((7, 10, TRAIN), (8, UNKNOWN, VALID))
+    write_training_records(tmp_path / "training_records.csv", written)
+    found = read_training_records(tmp_path / "training_records.csv")
+    assert all(
+        np.array_equal(getattr(found, name), getattr(written, name)) for name in ("study_id", "subject_id", "split")
+    )
+
+
+@pytest.mark.parametrize("text", ["7,10,test", "7,10,", "x,10,train", "7,10,train\n7,10,valid"])
+def test_damaged_training_records_are_refused(tmp_path, text):
+    path = tmp_path / "training_records.csv"
+    path.write_text(f"study_id,subject_id,split\n{text}\n")
+    with pytest.raises(UserError, match="training_records.csv"):
+        read_training_records(path)
+
+
+def test_the_records_of_another_run_are_never_taken_for_a_checkpoints_own(tmp_path):
+    checkpoint, path = tmp_path / "checkpoint_best.pt", tmp_path / "training_records.csv"
+    checkpoint.write_bytes(b"weights")
+    assert records_of_checkpoint(checkpoint, None) is None
+    write_training_records(path, records((7, 10, TRAIN)))
+    assert records_of_checkpoint(checkpoint, None) is None  # nothing says that they are its own
+    assert records_of_checkpoint(checkpoint, sha256(path)).study_id.tolist() == [7]
+    with pytest.raises(UserError, match="not the records that checkpoint_best.pt was trained on"):
+        records_of_checkpoint(checkpoint, "0" * 64)
+    # fairseq-signals' checkpoints state nothing; settings.json does, for the file it was written for
+    write_json(
+        tmp_path / "settings.json",
+        {"checkpoint_sha256": sha256(checkpoint), "training_records_sha256": sha256(path)},
+    )
+    assert records_of_checkpoint(checkpoint, None).study_id.tolist() == [7]
+    checkpoint.write_bytes(b"other weights")
+    assert records_of_checkpoint(checkpoint, None) is None
