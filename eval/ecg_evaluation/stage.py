@@ -42,7 +42,6 @@ from ecg_finetune.cli import (
     add_lead,
     add_path,
     integer_from,
-    non_negative_int,
     positive_int,
 )
 from ecg_finetune.files import UserError, refuse_outputs, remove_leftovers, sha256
@@ -196,7 +195,7 @@ def add_statistics(parser: argparse.ArgumentParser) -> None:
 
 def resamples(text: str) -> int:
     """Parse `--bootstrap` for argparse: 0, or enough resamples to have a standard deviation."""
-    value = non_negative_int(text)
+    value = integer_from(0, 100_000)(text)
     if value == 1:
         raise argparse.ArgumentTypeError("one resample gives no interval: 0, or at least 2")
     return value
