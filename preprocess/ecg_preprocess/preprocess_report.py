@@ -88,7 +88,7 @@ def parse_row(line: str) -> ReportRow | None:
     try:
         save_file, study_id, status, detail, rate, samples, mean, std, nan_count, flat, size = line.split(",")
         rate = int(rate) if rate.isdecimal() else float(rate)
-        signal = SignalStatistics(rate, int(samples), float(mean), float(std), int(nan_count), float(flat))
+        signal = rounded(SignalStatistics(rate, int(samples), float(mean), float(std), int(nan_count), float(flat)))
         row = ReportRow(int(study_id), status, detail, signal, int(size))
         usable = status == "ok" and not detail and save_file == save_file_name(row.study_id)
         return row if usable and all(map(math.isfinite, signal)) and max(row.study_id, row.mat_bytes) < 10**18 else None
