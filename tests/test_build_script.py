@@ -314,7 +314,7 @@ def edit(name: str, old: str, new: str):
                 locate(base, "lead") / save_file_name(40_000_001),
                 {"feats": np.full((12, 5000), np.nan), "curr_sample_rate": 500, "idx": 40_000_001},
             ),
-            ["40000001", "NaN"],
+            ["40000001", "samples that are not numbers"],
         ),
         (
             lambda base: shutil.copy(

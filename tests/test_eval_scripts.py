@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ecg_evaluation.stage import EvaluationSettings, evaluate_set
+from ecg_evaluation.options import EvaluationSettings
+from ecg_evaluation.stage import evaluate_set
 from evaluation_world import NEVER, RARE, make_world, write_checkpoint
 from sklearn.metrics import average_precision_score, roc_auc_score
 

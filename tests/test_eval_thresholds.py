@@ -6,7 +6,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from ecg_evaluation.calibration import calibrate, fit_calibration, fit_sigmoid, reliability_curve
-from ecg_evaluation.thresholds import best_threshold, choose_thresholds, threshold_rule
+from ecg_evaluation.options import threshold_rule
+from ecg_evaluation.thresholds import best_threshold, choose_thresholds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit

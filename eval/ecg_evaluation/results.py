@@ -11,11 +11,11 @@ from ecg_evaluation.calibration import calibrate, fit_calibration
 from ecg_evaluation.inputs import Labelled
 from ecg_evaluation.intervals import AREAS, Estimates, differences, estimate, macro
 from ecg_evaluation.metrics import MACRO, METRICS, MICRO, ROWS, Scored
+from ecg_evaluation.options import MIN_PATIENTS
 from ecg_evaluation.thresholds import choose_thresholds, has_both
 from ecg_finetune.label_set import LABELS
 
 SHOWN = {MACRO: "Macro average", MICRO: "Micro average"}
-MIN_PATIENTS = 10  # with and without a label; from here on the intervals cover what they promise
 FEW_VALID_POSITIVES = 10
 
 

@@ -1,6 +1,5 @@
-"""What both evaluation scripts share: their options and the run."""
+"""The run of both evaluation scripts."""
 
-import argparse
 import contextlib
 import dataclasses
 import sys
@@ -33,22 +32,13 @@ from ecg_evaluation.leaks import (
     training_records_file,
 )
 from ecg_evaluation.misses import read_scale
+from ecg_evaluation.options import EvaluationSettings
 from ecg_evaluation.provenance import finetuning_of, read_origin, write_origin
 from ecg_evaluation.report import Report, write_report
-from ecg_evaluation.results import MIN_PATIENTS, compare, compared, decide, evaluate, grouped_notes, text_table
-from ecg_evaluation.thresholds import threshold_rule
-from ecg_finetune.cli import (
-    MOST_PROCESSES,
-    add_lead,
-    add_path,
-    integer_from,
-    non_negative_int,
-    positive_int,
-)
+from ecg_evaluation.results import compare, compared, decide, evaluate, grouped_notes, text_table
 from ecg_finetune.files import UserError, refuse_outputs, remove_leftovers, sha256
 from ecg_finetune.foreign_split import read_foreign_split
 from ecg_finetune.lineage import Inputs, lineage, read_lineage, software
-from ecg_finetune.operating_system import usable_cores
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import LockedError, locked
 from ecg_finetune.tables import write_table
@@ -56,181 +46,6 @@ from ecg_finetune.training_records import TRAINED_ON, TrainingRecords
 
 if TYPE_CHECKING:
     from ecg_finetune.ecg_fm import EcgClassifier
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add every option but --base-dir and --model-path."""
-    add_files(parser)
-    add_inference(parser)
-    add_statistics(parser)
-
-
-def add_files(parser: argparse.ArgumentParser) -> None:
-    """Add what says where to read and write."""
-    add_lead(parser)
-    parser.add_argument(
-        "--set",
-        choices=("test", "valid"),
-        default="test",
-        help="the records to evaluate: test, or the valid split, to choose among runs without touching test "
-        "(default: test)",
-    )
-    add_path(parser, "--test-dir", "test", "folder of the test set")
-    add_path(
-        parser, "--manifests", "manifests", "folder of the manifests, for the labels and segments of the valid split"
-    )
-    add_path(parser, "--record-list", "record_list", "record_list.csv, which tells the patient of each record")
-    add_path(parser, "--meta", "meta_split", "meta_split.csv, to check in which split the evaluated patients are")
-    add_path(parser, "--signal-report", "report", "report of the preprocess stage, for strips in millivolts")
-    add_path(parser, "--out", "eval", "folder to write to")
-
-
-def add_inference(parser: argparse.ArgumentParser) -> None:
-    """Add what only matters while the model runs."""
-    parser.add_argument(
-        "--batch-size", type=positive_int, default=64, metavar="N", help="records at once (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--num-workers",
-        type=integer_from(0, MOST_PROCESSES),
-        default=min(4, usable_cores()),
-        metavar="N",
-        help="processes that read files; 0 = none besides the main one (default: the usable cores, at most 4)",
-    )
-    parser.add_argument(
-        "--max-samples",
-        type=positive_int,
-        default=None,
-        metavar="N",
-        help="only the first N records of the test set and of the valid split, for a quick look (default: all)",
-    )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="auto (CUDA if there is one, else Apple's mps, else cpu), cpu, cuda, cuda:N or mps (default: auto)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "float32", "bf16"),
-        default="auto",
-        help="arithmetic of the network: auto = bf16 on a CUDA GPU that has it, else float32 (default: auto)",
-    )
-    parser.add_argument(
-        "--trust-checkpoint",
-        action="store_true",
-        help="load a checkpoint that holds unusual Python objects; it can run code, so only from a source you trust "
-        "(default: refuse it)",
-    )
-
-
-def add_statistics(parser: argparse.ArgumentParser) -> None:
-    """Add what is done with predictions."""
-    parser.add_argument(
-        "--bootstrap",
-        type=resamples,
-        default=1000,
-        metavar="N",
-        help="resamples of the patients for the 95 %% intervals; 0 = no intervals (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--min-positive-patients",
-        type=positive_int,
-        default=MIN_PATIENTS,
-        metavar="N",
-        help="a label with fewer patients with a positive record, or with a negative one, is marked and excluded from "
-        "the macro averages (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--threshold-rule",
-        type=threshold_rule,
-        default="f1",
-        metavar="{f1,youden,0..1}",
-        help="how the valid split chooses each label's threshold: highest F1, highest recall + specificity, or one "
-        "probability for all labels (default: f1; without a valid split 0.5)",
-    )
-    parser.add_argument(
-        "--predictions",
-        type=Path,
-        default=None,
-        metavar="FILE",
-        help="compute from this predictions file; no model is loaded (default: run the model)",
-    )
-    parser.add_argument(
-        "--valid-predictions",
-        type=Path,
-        default=None,
-        metavar="FILE",
-        help="predictions for the valid split (default: run the model on it; with --predictions: the file that the "
-        "same run wrote beside it, if it is there)",
-    )
-    parser.add_argument(
-        "--trained-on",
-        type=Path,
-        default=None,
-        metavar="SPLIT_CSV",
-        help="the split a checkpoint from elsewhere was trained with (study_id or save_file, and split): evaluated "
-        "patients in its train or valid are a leak (default: what the checkpoint's own run lists, else not known)",
-    )
-    parser.add_argument(
-        "--pretraining-split",
-        type=Path,
-        default=None,
-        metavar="SPLIT_CSV",
-        help="the split whose train patients the foundation model was pretrained on; for ECG-FM "
-        "splits/meta_split_mimic_iv_ecg.csv of its repository (default: not known)",
-    )
-    parser.add_argument(
-        "--allow-leak",
-        action="store_true",
-        help="evaluate patients that the checkpoint was trained on, with a red warning in the report (default: refuse)",
-    )
-    parser.add_argument(
-        "--compare",
-        type=Path,
-        default=None,
-        metavar="FILE",
-        help="predictions file of another model: differences of AUROC and AUPRC with intervals, on the records that "
-        "both have predicted (default: no comparison)",
-    )
-
-
-def resamples(text: str) -> int:
-    """Parse `--bootstrap` for argparse: 0, or enough resamples to have a standard deviation."""
-    value = non_negative_int(text)
-    if value == 1:
-        raise argparse.ArgumentTypeError("one resample gives no interval: 0, or at least 2")
-    return value
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationSettings:
-    """The options of the evaluation scripts, by name; their help says what each means."""
-
-    base_dir: Path
-    lead: str
-    set: str
-    test_dir: Path
-    manifests: Path
-    record_list: Path
-    meta: Path
-    signal_report: Path
-    out: Path
-    model_path: Path | None
-    batch_size: int
-    num_workers: int
-    max_samples: int | None
-    device: str
-    precision: str
-    trust_checkpoint: bool
-    bootstrap: int
-    min_positive_patients: int
-    threshold_rule: str | float
-    predictions: Path | None
-    valid_predictions: Path | None
-    trained_on: Path | None
-    pretraining_split: Path | None
-    allow_leak: bool
-    compare: Path | None
 
 
 def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:

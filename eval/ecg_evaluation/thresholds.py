@@ -1,26 +1,8 @@
 """Operating points: the probability from which on a label is predicted, chosen on the valid split."""
 
-import argparse
-
 import numpy as np
 
 from ecg_evaluation.metrics import threshold_curve
-from ecg_finetune.files import short_repr
-from ecg_finetune.tables import finite_number
-
-RULES = ("f1", "youden")
-
-
-def threshold_rule(text: str) -> str | float:
-    """Parse `--threshold-rule` for argparse: a rule's name, or one probability for all labels."""
-    if text in RULES:
-        return text
-    value = finite_number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(
-            f"{short_repr(text)} is neither {' nor '.join(RULES)} nor a probability from 0 to 1"
-        )
-    return value
 
 
 def best_threshold(truth: np.ndarray, scores: np.ndarray, rule: str) -> float:

@@ -25,7 +25,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ecg_evaluation.stage import EvaluationSettings, add_options, evaluate_set
+from ecg_evaluation.options import EvaluationSettings, add_options
 
 from ecg_finetune.cli import execute, stage_parser
 from ecg_finetune.lineage import Inputs
@@ -47,6 +47,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Predict, compute every metric from the predictions file, write the tables and the report."""
+    from ecg_evaluation.stage import evaluate_set
+
     return evaluate_set(EvaluationSettings(**vars(args)), inputs)
 
 

@@ -17,7 +17,7 @@ stage.
 import argparse
 import sys
 
-from ecg_evaluation.stage import EvaluationSettings, add_options, evaluate_set
+from ecg_evaluation.options import EvaluationSettings, add_options
 
 from ecg_finetune.cli import add_path, execute, stage_parser
 from ecg_finetune.lineage import Inputs
@@ -33,6 +33,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Predict, compute every metric from the predictions file, write the tables and the report."""
+    from ecg_evaluation.stage import evaluate_set
+
     return evaluate_set(EvaluationSettings(**vars(args)), inputs)
 
 

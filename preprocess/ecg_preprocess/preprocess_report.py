@@ -3,7 +3,6 @@
 import csv
 import math
 import os
-import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ import numpy as np
 from ecg_finetune.files import replacing
 from ecg_finetune.paths import JOURNAL, REPORT, beside
 from ecg_finetune.run_folder import finished_files
-from ecg_finetune.studies import find_rows, save_file_name
+from ecg_finetune.studies import find_rows, save_file_name, study_of_save_file
 from ecg_preprocess.standardise import SignalStatistics
 
 # Every status of the report, in the order of the checks.
@@ -32,7 +31,6 @@ STATUSES = {
     "flat": "one value for 5 s or longer",
     "amplitude": "beyond 20 mV",
 }
-MAT_NAME = re.compile(r"mimic_iv_ecg_(\d{1,18})\.mat")
 
 
 class ReportRow(NamedTuple):
@@ -88,7 +86,7 @@ def parse_row(line: str) -> ReportRow | None:
     try:
         save_file, study_id, status, detail, rate, samples, mean, std, nan_count, flat, size = line.split(",")
         rate = int(rate) if rate.isdecimal() else float(rate)
-        signal = SignalStatistics(rate, int(samples), float(mean), float(std), int(nan_count), float(flat))
+        signal = rounded(SignalStatistics(rate, int(samples), float(mean), float(std), int(nan_count), float(flat)))
         row = ReportRow(int(study_id), status, detail, signal, int(size))
         usable = status == "ok" and not detail and save_file == save_file_name(row.study_id)
         return row if usable and all(map(math.isfinite, signal)) and max(row.study_id, row.mat_bytes) < 10**18 else None
@@ -116,7 +114,7 @@ class PreprocessReport:
         self.journal_path = beside(folder, JOURNAL)
         self.study_id = study_id
         self.rows: list[ReportRow | None] = [None] * len(study_id)
-        numbers, sizes = finished_files(Path(folder), _study_id_of)
+        numbers, sizes = finished_files(Path(folder), study_of_save_file)
         self.unlisted_files = int(np.count_nonzero(~find_rows(study_id, numbers)[1]))
         if len(numbers):
             for path in (self.path, self.journal_path):
@@ -165,8 +163,3 @@ class PreprocessReport:
         """Return how many records have each status that occurs, in the order of `STATUSES`."""
         found = Counter(row.status for row in self.rows)
         return {status: found[status] for status in STATUSES if status in found}
-
-
-def _study_id_of(name: str) -> int | None:
-    match = MAT_NAME.fullmatch(name)
-    return int(match[1]) if match and name == save_file_name(int(match[1])) else None
