@@ -117,6 +117,11 @@ def usable_path(text: str) -> Path:
     found = Path(os.path.expanduser(text))  # noqa: PTH111  Path would take ./~ for the home folder, too
     if len(os.fsencode(text)) > MOST_PATH_BYTES or len(found.parts) > MOST_PATH_PARTS:
         raise argparse.ArgumentTypeError(f"{short_repr(text)} is longer than any path")
+    try:
+        found.stat()
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+            raise argparse.ArgumentTypeError(f"{short_repr(text)}: {error.strerror}") from None
     return found
 
 

@@ -36,10 +36,17 @@ def parsed(parser, action, text: str, capsys):
         return None
 
 
+@pytest.fixture(scope="module")
+def link_to_itself(tmp_path_factory):
+    path = tmp_path_factory.mktemp("links") / "link"
+    path.symlink_to("link")
+    return path
+
+
 @pytest.mark.parametrize(("parser", "action"), OPTIONS)
-def test_an_absurd_value_is_wrong_usage(parser, action, capsys):
+def test_an_absurd_value_is_wrong_usage(parser, action, capsys, link_to_itself):
     if action.type is Path:
-        for text in NO_PATHS:
+        for text in [*NO_PATHS, str(link_to_itself), str(link_to_itself / "below")]:
             assert parsed(parser, action, text, capsys) is None, text[:20]
     elif action.choices or action.type is not None:
         for text in NO_NUMBERS:

@@ -90,11 +90,13 @@ def test_the_wrong_kind_of_path(base, tmp_path, monkeypatch, capsys, name, flag,
     else:
         wrong.write_text("hello\n")
     before, beside = contents(base), contents(tmp_path)
-    monkeypatch.setattr(sys, "argv", [name, *arguments(name, base), flag, str(wrong)])
-    assert MODULES[name].main() == 1
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and told.count("\n") == 1 and str(wrong) in told
-    assert contents(base) == before and contents(tmp_path) == beside
+    monkeypatch.chdir(tmp_path)
+    for path in [str(wrong), "."] if wrong.is_dir() else [str(wrong)]:  # the current folder has no name
+        monkeypatch.setattr(sys, "argv", [name, *arguments(name, base), flag, path])
+        assert MODULES[name].main() == 1
+        told = capsys.readouterr().err
+        assert told.startswith("error: ") and told.count("\n") == 1 and path in told
+        assert contents(base) == before and contents(tmp_path) == beside
 
 
 # What must not be written to

@@ -29,7 +29,7 @@ from ecg_build.records import Excluded, Records, read_records
 
 from ecg_finetune.batch import chunk_size, chunked, run_batch
 from ecg_finetune.cli import add_batch, add_lead, add_path, execute, stage_parser
-from ecg_finetune.files import refuse_outputs, write_json
+from ecg_finetune.files import existing_file, refuse_outputs, write_json
 from ecg_finetune.lineage import Inputs, lineage, read_lineage
 from ecg_finetune.paths import REPORT, RUN, beside, inside
 from ecg_finetune.run_folder import refuse_overlap, run_folder
@@ -68,6 +68,7 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     refuse_overlap(folders, {"--meta": args.meta, "--labels": args.labels, "--left-out": args.left_out})
     written = ([] if args.skip_test else [args.test_out]) + ([] if args.skip_finetune else [args.finetune_out])
     refuse_outputs(files=[args.left_out], folders=written)
+    existing_file(args.meta, "the split stage")
     inputs.add(args.meta, report, *(inside(args.labels, name) for name in ("labels", "study_id_mapping")))
     earlier = [
         read_lineage("labels", inside(args.labels, "labels_lineage"), []),

@@ -27,7 +27,7 @@ from ecg_preprocess.preprocess_report import STATUSES, PreprocessReport
 
 from ecg_finetune.batch import chunk_size, run_batch
 from ecg_finetune.cli import add_batch, add_lead, add_path, execute, fraction, stage_parser
-from ecg_finetune.files import UserError
+from ecg_finetune.files import UserError, existing_file
 from ecg_finetune.lineage import Inputs, lineage, read_lineage
 from ecg_finetune.paths import JOURNAL, QUALITY, REPORT, beside
 from ecg_finetune.run_folder import refuse_overlap, run_folder
@@ -70,6 +70,7 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         raise UserError(f"{args.raw_root}: no such folder; give the folder that holds files/ with --raw-root")
     read = {"--raw-root": args.raw_root, "--meta": args.meta, "--record-list": args.record_list}
     refuse_overlap({"--out": args.out}, read)
+    existing_file(args.meta, "the split stage")
     inputs.add(args.meta, args.record_list)
     earlier = read_lineage("split", args.meta.with_suffix(".json"), [args.meta])
     study_id, _ = read_splits(args.meta)
