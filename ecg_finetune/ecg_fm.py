@@ -332,7 +332,10 @@ class EcgClassifier(nn.Module):
     def __init__(self, architecture: Architecture):
         super().__init__()
         self.architecture = architecture
-        self.training_records: str | None = None  # SHA-256 of the list of records trained on, as the file states it
+        # Of the file whose weights it has: whether they were fine-tuned, and the SHA-256 that it states of the list of
+        # records trained on.
+        self.fine_tuned = False
+        self.training_records: str | None = None
         self.encoder = Encoder(architecture)
         self.final_dropout = nn.Dropout(architecture.final_dropout)
         self.proj = nn.Linear(architecture.encoder_embed_dim, architecture.num_labels)
@@ -396,9 +399,7 @@ def load_classifier(path: Path, *, trust: bool = False) -> EcgClassifier:
             "fine-tune it first, or give a fine-tuned checkpoint"
         )
     model = _build(path, config, weights).eval()
-    state = content.get("extra_state")
-    stated = state.get(STATED) if isinstance(state, Mapping) else None
-    model.training_records = stated if isinstance(stated, str) else None
+    model.fine_tuned, model.training_records = True, _stated_records(content)
     return model
 
 
@@ -426,14 +427,25 @@ def load_pretrained(
     UserError
         As `load_classifier`; also if the head to keep is missing or of another width.
     """
-    config, weights = _model_of(path, load_checkpoint(path, trust=trust))
-    if config.get("_name") != CLASSIFIER_NAME:
+    content = load_checkpoint(path, trust=trust)
+    config, weights = _model_of(path, content)
+    fine_tuned = config.get("_name") == CLASSIFIER_NAME
+    if not fine_tuned:
         if keep_head:
             raise UserError(f"{path}: holds a {config.get('_name')!r} model, which has no head to keep")
         weights = {f"encoder.{k}": v for k, v in weights.items() if not k.startswith(PRETRAINING_HEADS)}
     elif not keep_head:
         weights = {name: value for name, value in weights.items() if not name.startswith("proj.")}
-    return _build(path, config, weights, new_head=not keep_head, num_labels=num_labels, **changes)
+    model = _build(path, config, weights, new_head=not keep_head, num_labels=num_labels, **changes)
+    model.fine_tuned, model.training_records = fine_tuned, _stated_records(content)
+    return model
+
+
+def _stated_records(checkpoint: Mapping[str, Any]) -> str | None:
+    """Return the SHA-256 of the list of records trained on, as a checkpoint states it; None: it does not."""
+    state = checkpoint.get("extra_state")
+    stated = state.get(STATED) if isinstance(state, Mapping) else None
+    return stated if isinstance(stated, str) else None
 
 
 def load_architecture(path: Path, *, trust: bool = False) -> tuple[Architecture, bool]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ecg_finetune import __version__
 from ecg_finetune.files import UserError, read_json, sha256
+from ecg_finetune.paths import inside
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOT_RECORDED = "not recorded"
@@ -131,6 +132,24 @@ def read_lineage(stage: str, path: Path, files: Iterable[Path]) -> dict[str, Any
                 f"or one was changed; run the {stage} stage again (or remove {path.name} if the change is meant)"
             )
     return found
+
+
+def finetuning_of(checkpoint: Path) -> dict[str, Any]:
+    """Return the lineage of the fine-tuning run that made a checkpoint, which lies beside it.
+
+    The run states the SHA-256 of its checkpoint. Where that is another one, or none, the file has come from elsewhere
+    and the run beside it is not its own: only `stage` and a `note` are returned, as `read_lineage` does.
+
+    Raises
+    ------
+    UserError
+        The JSON file is damaged.
+    """
+    path = inside(checkpoint.parent, "finetune_settings")
+    found = read_json(path, dict) if path.is_file() else {}
+    if found.get("checkpoint_sha256") != sha256(checkpoint):
+        return {"stage": "finetune", "note": NOT_RECORDED}
+    return {**found, "stage": "finetune"}
 
 
 def commit() -> str | None:

@@ -96,7 +96,7 @@ ARTEFACTS: dict[str, Artefact] = {
     "training_curves": Artefact("finetune/data/training_curves.png", "finetune", "`--engine torch`: loss and AUROC against the epoch"),
     "finetune_settings": Artefact("finetune/data/settings.json", "finetune", "the settings, the SHA-256 of every input, versions, and the best epoch"),
     "finetune_command": Artefact("finetune/data/command.sh", "finetune", "`--engine fairseq`: the exact command"),
-    "training_records": Artefact("finetune/data/training_records.csv", "finetune", "`study_id,subject_id,split` of every record the checkpoint was trained or validated on"),
+    "training_records": Artefact("finetune/data/training_records.csv", "finetune", "`study_id,subject_id,split` of every record the checkpoint, or the fine-tuned one it started from, was trained or validated on; a row `,,unlisted` where those of the start are not known"),
     "finetune_lock": Artefact("finetune/data/run.lock", "finetune", "held during a run"),
     # eval
     "eval": Artefact("eval/data", "eval", "the folder of every evaluation"),

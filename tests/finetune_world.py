@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLES = 300
 
 
-def make_manifests(folder, train_segments=22, valid_segments=10):
+def make_manifests(folder, train_segments=22, valid_segments=10, first_study=1000):
     """Write segments, manifests and labels as the build stage does, in which label 0 shows as a raised signal."""
     segments, manifests = folder / "segmented_5s", folder / "manifests"
     segments.mkdir(parents=True)
@@ -28,12 +28,12 @@ def make_manifests(folder, train_segments=22, valid_segments=10):
     total = train_segments + valid_segments
     y = (random.random((total, len(LABELS))) < 0.4).astype(np.float32)
     np.save(manifests / "y.npy", y)
-    np.save(manifests / "original_idx_order.npy", 1000 + np.arange(total))
+    np.save(manifests / "original_idx_order.npy", first_study + np.arange(total))
     for split, rows in (("train", range(train_segments)), ("valid", range(train_segments, total))):
         lines = [str(segments)]
         for row in rows:
             lead = random.standard_normal(SAMPLES).astype(np.float32) + 2 * y[row, 0]
-            ids = {"idx": row, "original_idx": 1000 + row}
+            ids = {"idx": row, "original_idx": first_study + row}
             write_mat(segments / f"{row}_0.mat", {"feats": np.tile(lead, (12, 1)), "curr_sample_rate": 500, **ids})
             lines.append(f"{row}_0.mat\t{SAMPLES}")
         (manifests / f"{split}.tsv").write_text("\n".join(lines) + "\n")

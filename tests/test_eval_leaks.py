@@ -34,10 +34,11 @@ def test_a_patient_trained_on_is_refused_before_the_model_runs(world, capsys):
     patient = int(records["subject_id"].iloc[0])  # of the test set
     note_training(world, (99, patient, "train"), (98, 5, "valid"))
     told = evaluate(capsys, FINETUNED, "--base-dir", world, exit_code=1)
-    assert "2 of the 60 evaluated records are of 1 patients that the checkpoint was trained on" in told
+    assert "2 of the 60 evaluated records are of 1 patient that the checkpoint was trained on" in told
     assert not locate(world, "eval").exists() or not list(locate(world, "eval").iterdir())
     text = evaluate(capsys, FINETUNED, "--base-dir", world, "--bootstrap", 0, "--allow-leak")
     assert "warning: 2 of the 60 evaluated records" in text
+    assert "60 records evaluated, 1 warning above, report" in text.splitlines()[-1]  # all that some will read
     metrics, predictions = (outputs(locate(world, "eval"), name)[0] for name in ("metrics", "predictions"))
     assert (pd.read_csv(metrics)["n_leaked"] == 2).all()
     page = outputs(locate(world, "eval"), "report", ".html")[0].read_text()
@@ -53,7 +54,7 @@ def test_no_leak_is_told_and_an_unknown_one_too(world, capsys, tmp_path):
     assert pd.read_csv(outputs(locate(world, "eval"), "metrics")[0])["n_leaked"].isna().all()
     note_training(world, (99, 5, "train"), (98, 6, "valid"))
     text = evaluate(capsys, FINETUNED, "--base-dir", world, "--bootstrap", 0, "--out", tmp_path)
-    assert "warning:" not in text and "none of the evaluated patients is among the 2 records trained on" in text
+    assert "warning:" not in text and "none of the evaluated patients has a record among the 2 trained on\n" in text
     assert (pd.read_csv(outputs(tmp_path, "metrics")[0])["n_leaked"] == 0).all()
 
 
@@ -73,6 +74,7 @@ def test_valid_predictions_of_records_trained_on_are_refused(world, capsys):
     note_training(world, (int(valid), 5, "train"))
     told = evaluate(capsys, FINETUNED, "--base-dir", world, "--bootstrap", 0, exit_code=1)
     assert f"the checkpoint was trained on study {valid}" in told
+    assert not list(locate(world, "eval").parent.glob("*/*"))  # told before the model has run
 
 
 def test_the_valid_split_alone_is_evaluated_to_choose_among_runs(world, capsys):

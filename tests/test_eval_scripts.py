@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ecg_finetune.cli import execute
 from ecg_finetune.documents import load_parser
+from ecg_finetune.files import sha256
 from ecg_finetune.label_set import LABELS
 from ecg_finetune.paths import locate
 
@@ -256,7 +257,8 @@ def test_valid_predictions_that_are_none(evaluated, capsys, tmp_path):
 def test_a_network_of_another_lead_is_told(evaluated, capsys, tmp_path, lead):
     base, _ = evaluated
     write_checkpoint(tmp_path / "other.pt")
-    (tmp_path / "settings.json").write_text(json.dumps({"settings": {"lead": lead}}))
+    record = {"settings": {"lead": lead}, "checkpoint_sha256": sha256(tmp_path / "other.pt")}
+    (tmp_path / "settings.json").write_text(json.dumps(record))
     arguments = ["--base-dir", base, "--out", tmp_path, "--bootstrap", 0, "--max-samples", 20]
     text = evaluate(capsys, ANY, *arguments, "--model-path", tmp_path / "other.pt")
     assert ("fine-tuned on lead II, the test set is lead I" in text) == (lead == "II")

@@ -34,6 +34,7 @@ from ecg_finetune.ecg_fm import Architecture, load_classifier
 from ecg_finetune.files import UserError, sha256
 from ecg_finetune.label_set import LABELS, read_pos_weight
 from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
+from ecg_finetune.training_records import read_training_records
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,7 @@ def test_a_run_leaves_checkpoint_log_curves_and_settings(uninterrupted, manifest
     settings = json.loads((folder / "settings.json").read_text())
     assert settings["finished"] and settings["best"]["epoch"] == best["epoch"]
     assert settings["settings"]["labels"] == list(LABELS)
+    assert settings["checkpoint_sha256"] == sha256(folder / "checkpoint_best.pt")
     assert (folder / "training_curves.png").read_bytes().startswith(b"\x89PNG")
     # The checkpoint is the network whose valid loss the log tells.
     model = load_classifier(folder / "checkpoint_best.pt")
@@ -271,6 +273,30 @@ def test_the_head_is_kept_where_the_labels_are_the_same(manifests, tmp_path, fin
     assert "its head is kept" in output and ("assumption" in output) != named
     torch.testing.assert_close(head_of(tmp_path / "out" / "checkpoint_best.pt"), head_of(fine_tuned), atol=1e-7, rtol=0)
     assert json.loads((tmp_path / "out" / "settings.json").read_text())["settings"]["keep_head"]
+
+
+def test_what_the_start_was_trained_on_counts_as_trained_on(uninterrupted, tmp_path, main):
+    """Else the patients of the first run would pass the leak check of the second one's checkpoint."""
+    first, other = uninterrupted[0], make_manifests(tmp_path / "other", first_study=2000)
+    output = main(*head_options(other, first / "checkpoint_best.pt", tmp_path / "second")).out
+    assert "the 32 records that" in output and "count as trained on" in output
+    before, after = (read_training_records(folder / "training_records.csv") for folder in (first, tmp_path / "second"))
+    assert len(after.study_id) == 64 and set(before.study_id) < set(after.study_id) and after.complete
+    recorded = json.loads((tmp_path / "second" / "settings.json").read_text())
+    assert recorded["earlier"][1] == json.loads((first / "settings.json").read_text())
+
+    shutil.copy(first / "checkpoint_best.pt", tmp_path / "alone.pt")
+    output = main(*head_options(other, tmp_path / "alone.pt", tmp_path / "third")).out
+    assert "not known which records" in output
+    after = read_training_records(tmp_path / "third" / "training_records.csv")
+    assert set(after.study_id) == set(range(2000, 2032)) and not after.complete
+
+
+def test_a_start_that_was_trained_on_the_valid_records_is_told(uninterrupted, tmp_path, main):
+    """Of the same records, but 12 train and 20 valid instead of 22 and 10."""
+    other = make_manifests(tmp_path / "other", 12, 20)
+    output = main(*head_options(other, uninterrupted[0] / "checkpoint_best.pt", tmp_path / "second")).out
+    assert "was trained on patients of 10 of the 20 valid records" in output
 
 
 def test_a_head_of_other_labels_is_not_kept(manifests, tmp_path, fine_tuned, main):

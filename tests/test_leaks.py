@@ -3,12 +3,18 @@
 import numpy as np
 import pandas as pd
 import pytest
-from ecg_evaluation.leaks import Evaluated, check_leaks, find_seen, records_of_checkpoint
+from ecg_evaluation.leaks import Evaluated, check_leaks, find_seen, records_of_split
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ecg_finetune.files import UserError, sha256, write_json
-from ecg_finetune.training_records import UNKNOWN, TrainingRecords, read_training_records, write_training_records
+from ecg_finetune.training_records import (
+    UNKNOWN,
+    TrainingRecords,
+    read_training_records,
+    records_of_checkpoint,
+    write_training_records,
+)
 
 TRAIN, VALID = 0, 1
 
@@ -54,10 +60,10 @@ def test_it_is_what_a_plain_loop_finds(rows):
 
 
 def test_a_leak_is_refused_unless_allowed_and_then_told_first():
-    options = {"pretraining_split": None}
+    options = {"pretrained": None}
     test, trained = evaluated((1, 10), (2, 20)), records((7, 10, VALID))
     with pytest.raises(
-        UserError, match="1 of the 2 evaluated records are of 1 patients that the checkpoint was trained"
+        UserError, match="1 of the 2 evaluated records are of 1 patient that the checkpoint was trained"
     ):
         check_leaks(test, trained, None, allow=False, **options)
     check = check_leaks(test, trained, None, allow=True, **options)
@@ -66,8 +72,40 @@ def test_a_leak_is_refused_unless_allowed_and_then_told_first():
     assert check.alarms == [] and "none of the evaluated patients" in check.findings[0]
 
 
+def test_a_start_whose_records_are_not_listed_is_an_alarm(tmp_path):
+    own = records((7, 30, TRAIN))
+    assert own.after(records((8, 40, VALID))).complete
+    write_training_records(tmp_path / "training_records.csv", own.after(None))
+    trained = read_training_records(tmp_path / "training_records.csv")
+    assert trained.study_id.tolist() == [7] and not trained.complete and not trained.of_split("train").complete
+    check = check_leaks(evaluated((1, 10)), trained, None, pretrained=None, allow=False)
+    assert "fine-tuned from a fine-tuned one whose records are not known" in check.alarms[0]
+    assert check.findings[0].endswith("trained on, as far as could be checked")
+
+
+SOME_RECORDS = st.dictionaries(
+    st.integers(0, 8), st.tuples(st.integers(UNKNOWN, 3), st.sampled_from([TRAIN, VALID])), min_size=1
+)
+
+
+@given(SOME_RECORDS, SOME_RECORDS)
+def test_records_of_two_runs_are_united(one, other):
+    def rows(table):
+        return records(*((study, *row) for study, row in table.items()))
+
+    united = rows(one).united(rows(other))
+    expected = {
+        study: tuple(
+            choose(found) for choose, found in zip((max, min), zip(*(t[study] for t in (one, other) if study in t)))
+        )
+        for study in {*one, *other}
+    }
+    found = zip(united.study_id.tolist(), zip(united.subject_id.tolist(), united.split.tolist()), strict=True)
+    assert sorted(found) == sorted(expected.items())
+
+
 def test_what_is_not_known_is_an_alarm():
-    check = check_leaks(evaluated((1, 10)), None, None, pretraining_split=None, allow=False)
+    check = check_leaks(evaluated((1, 10)), None, None, pretrained=None, allow=False)
     assert check.leaked is None and "--trained-on" in check.alarms[0] and "--pretraining-split" in check.findings[0]
 
 
@@ -75,9 +113,9 @@ def test_patients_seen_in_pretraining_are_counted(tmp_path):
     split = tmp_path / "meta_split_mimic_iv_ecg.csv"
     split.write_text("save_file,split\nmimic_iv_ecg_7.mat,train\nmimic_iv_ecg_8.mat,valid\nmimic_iv_ecg_9.mat,test\n")
     patient_of = pd.Series({7: 10, 8: 20, 9: 30})
-    options = {"pretraining_split": split, "allow": False}
+    options = {"pretrained": records_of_split(split, ("train",)), "allow": False}
     check = check_leaks(evaluated((1, 10), (2, 20)), records((5, 50, TRAIN)), patient_of, **options)
-    assert "1 of the 2 evaluated records are of 1 patients whose records were seen in pretraining" in check.alarms[0]
+    assert "1 of the 2 evaluated records are of 1 patient whose records were seen in pretraining" in check.alarms[0]
     check = check_leaks(evaluated((2, 20), (3, 30)), records((5, 50, TRAIN)), patient_of, **options)
     assert check.alarms == [] and "0 of the 2 evaluated records" in check.findings[1]
 

@@ -9,7 +9,7 @@ import pytest
 from ecg_finetune import __version__
 from ecg_finetune import lineage as module
 from ecg_finetune.files import UserError, sha256
-from ecg_finetune.lineage import Inputs, lineage, read_lineage
+from ecg_finetune.lineage import Inputs, finetuning_of, lineage, read_lineage
 from ecg_finetune.paths import LOCK, beside, locate
 from ecg_finetune.run_folder import locked
 from ecg_finetune.studies import read_study_labels
@@ -39,6 +39,17 @@ def test_an_input_that_changes_during_the_run_is_refused(tmp_path):
     table.write_text("longer\n")
     with pytest.raises(UserError, match="in.csv: the file changed during this run"):
         inputs.refuse_changed()
+
+
+def test_the_settings_of_another_run_are_never_taken_for_a_checkpoints_own(tmp_path):
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(b"weights")
+    assert finetuning_of(checkpoint)["note"] == "not recorded"
+    settings = {"stage": "finetune", "settings": {"lead": "II"}, "checkpoint_sha256": sha256(checkpoint)}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    assert finetuning_of(checkpoint) == settings
+    checkpoint.write_bytes(b"downloaded into the folder of that run")
+    assert finetuning_of(checkpoint) == {"stage": "finetune", "note": "not recorded"}
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")

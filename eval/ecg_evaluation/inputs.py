@@ -9,7 +9,7 @@ import pandas as pd
 from ecg_finetune.files import UserError
 from ecg_finetune.label_set import LABELS
 from ecg_finetune.paths import inside
-from ecg_finetune.segments import read_label_rows, read_manifest, segment_of_file
+from ecg_finetune.segments import read_label_rows, read_manifest, read_study_of_segment, segment_of_file
 from ecg_finetune.studies import SPLITS, find_rows, read_splits, read_studies
 from ecg_finetune.tables import read_table, refuse_duplicates, write_table
 
@@ -90,15 +90,12 @@ def valid_studies(manifests: Path, max_samples: int | None) -> np.ndarray:
     Raises
     ------
     UserError
-        The manifests are missing or damaged, or a segment's file name does not tell its record.
+        The manifests are missing or damaged, or a segment whose file name does not tell its record is.
     """
-    path = inside(manifests, "manifest", split="valid")
-    segments = [segment_of_file(file.name) for file in read_manifest(path).files]
-    if None in segments:
-        raise UserError(
-            f"{path}: a segment is not called mimic_iv_ecg_<study_id>_<0 or 1>.mat; run the build stage again"
-        )
-    return np.array(list(dict.fromkeys(study for study, _ in segments))[:max_samples], dtype=np.int64)
+    files = read_manifest(inside(manifests, "manifest", split="valid")).files
+    named = ((file, segment_of_file(file.name)) for file in files)
+    studies = (read_study_of_segment(file) if segment is None else segment[0] for file, segment in named)
+    return np.array(list(dict.fromkeys(studies))[:max_samples], dtype=np.int64)
 
 
 def read_valid_set(folder: Path, study_ids: np.ndarray, name: str) -> Labelled:

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ecg_finetune.files import UserError, read_json, sha256
+from ecg_finetune.files import UserError, sha256
 from ecg_finetune.foreign_split import read_foreign_split
-from ecg_finetune.paths import inside
 from ecg_finetune.studies import SPLITS, find_rows
-from ecg_finetune.training_records import STATED, UNKNOWN, TrainingRecords, read_training_records
+from ecg_finetune.training_records import UNKNOWN, TrainingRecords, read_training_records
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,13 @@ class Seen:
     """What a list of seen records says about the evaluated ones."""
 
     leaked: np.ndarray  # bool (records,): the record, or another of its patient, was seen
-    patients: int  # evaluated patients (or records where patients are not known) that were seen
+    patients: int  # evaluated patients that were seen (records, where patients are not known)
     unchecked: list[str] = field(default_factory=list)  # what the check could not see
 
     def counts(self) -> str:
         """Say how many of the evaluated records were seen."""
-        number = int(self.leaked.sum())
-        return f"{number:,} of the {len(self.leaked):,} evaluated records are of {self.patients:,} patients"
+        number, several = int(self.leaked.sum()), "" if self.patients == 1 else "s"
+        return f"{number:,} of the {len(self.leaked):,} evaluated records are of {self.patients:,} patient{several}"
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,11 @@ class LeakCheck:
     findings: list[str]
 
 
+FOUND = "that the checkpoint was trained on"
+UNLISTED_START = (
+    "the checkpoint was fine-tuned from a fine-tuned one whose records are not known, so no evaluated patient was "
+    "looked for among these; give the split that one was trained with as --trained-on"
+)
 NOT_KNOWN = (
     "it is not known which records the checkpoint was trained on, so no evaluated patient was looked for among them; "
     "give the split it was trained with as --trained-on"
@@ -60,7 +64,7 @@ def check_leaks(
     trained: TrainingRecords | None,
     patient_of: pd.Series | None,
     *,
-    pretraining_split: Path | None,
+    pretrained: TrainingRecords | None,
     allow: bool,
 ) -> LeakCheck:
     """Look for the evaluated patients among those that the checkpoint was trained and pretrained on.
@@ -73,15 +77,15 @@ def check_leaks(
         The records that the checkpoint must not be evaluated on; None: not known.
     patient_of : Series or None
         subject_id by study_id of the record list.
-    pretraining_split : Path or None
-        The split whose train patients the foundation model was pretrained on.
+    pretrained : TrainingRecords or None
+        The records that the foundation model was pretrained on; None: not known.
     allow : bool
         Go on although there is a leak.
 
     Raises
     ------
     UserError
-        Evaluated patients were trained on, and `allow` is not set; or the split cannot be read.
+        Evaluated patients were trained on, and `allow` is not set.
     """
     alarms, findings = [], []
     leaked = None
@@ -90,26 +94,27 @@ def check_leaks(
     else:
         seen = find_seen(evaluated, trained, patient_of)
         leaked = seen.leaked
-        alarms += seen.unchecked
+        unchecked = seen.unchecked + ([] if trained.complete else [UNLISTED_START])
+        alarms += unchecked
         if leaked.any() and not allow:
             raise UserError(
-                f"{seen.counts()} that the checkpoint was trained on (train and valid), study "
-                f"{evaluated.study_id[leaked][0]} for one; evaluate records of other patients, or give --allow-leak to "
-                "go on with a warning in the report"
+                f"{seen.counts()} {FOUND}, study {evaluated.study_id[leaked][0]} for one; evaluate records of other "
+                "patients, or give --allow-leak to go on with a warning in the report"
             )
         if leaked.any():
-            alarms.append(
-                f"{seen.counts()} that the checkpoint was trained on: the results say little about new patients"
-            )
+            alarms.append(f"{seen.counts()} {FOUND}: the results say little about new patients")
         else:
-            findings.append(f"none of the evaluated patients is among the {len(trained.study_id):,} records trained on")
-    if pretraining_split is None:
+            limit = ", as far as could be checked" if unchecked else ""
+            findings.append(
+                f"none of the evaluated patients has a record among the {len(trained.study_id):,} trained on{limit}"
+            )
+    if pretrained is None:
         findings.append(
             "not known whether evaluated patients were seen in pretraining (give that split as --pretraining-split)"
         )
     else:
-        seen = find_seen(evaluated, records_of_split(pretraining_split, ("train",)), patient_of)
-        told = f"{seen.counts()} whose records were seen in pretraining (train split of {pretraining_split})"
+        seen = find_seen(evaluated, pretrained, patient_of)
+        told = f"{seen.counts()} whose records were seen in pretraining"
         (alarms if seen.leaked.any() else findings).append(told)
         alarms += [f"pretraining: {sentence}" for sentence in seen.unchecked]
     return LeakCheck(leaked, alarms, findings)
@@ -148,45 +153,6 @@ def records_of_split(path: Path, splits: tuple[str, ...]) -> TrainingRecords:
     study_id, split = read_foreign_split(path)
     chosen = np.isin(split, [SPLITS.index(name) for name in splits])
     return TrainingRecords(study_id[chosen], np.full(int(chosen.sum()), UNKNOWN, dtype=np.int64), split[chosen])
-
-
-def records_of_checkpoint(checkpoint: Path, stated: str | None) -> TrainingRecords | None:
-    """Return the records that a checkpoint of this project was trained on; None where that is not known.
-
-    They are written beside it. The checkpoint itself, or the settings beside it, hold the digest of that file, so the
-    records of another run are never taken for its own.
-
-    Parameters
-    ----------
-    checkpoint : Path
-        The file.
-    stated : str or None
-        The SHA-256 of its training records, as the checkpoint itself states it.
-
-    Raises
-    ------
-    UserError
-        The file beside it is another one, or damaged.
-    """
-    file = training_records_file(checkpoint, stated)
-    return None if file is None else read_training_records(Path(file["path"]))
-
-
-def training_records_file(checkpoint: Path, stated: str | None) -> dict[str, str] | None:
-    """Return `path` and `sha256` of the training records of a checkpoint; as `records_of_checkpoint`."""
-    path, settings_file = (inside(checkpoint.parent, name) for name in ("training_records", "finetune_settings"))
-    if stated is None and settings_file.is_file():  # fairseq-signals writes no digest into its checkpoints
-        settings = read_json(settings_file, dict)
-        if settings.get("checkpoint_sha256") == sha256(checkpoint):
-            stated = settings.get(STATED)
-    if stated is None or not path.is_file():
-        return None
-    if sha256(path) != stated:
-        raise UserError(
-            f"{path}: not the records that {checkpoint.name} was trained on (another SHA-256 than it states); put the "
-            "run's own file back, or remove it and give --trained-on"
-        )
-    return {"path": str(path), "sha256": stated}
 
 
 def records_of_predictions(origin: Mapping[str, Any]) -> TrainingRecords | None:

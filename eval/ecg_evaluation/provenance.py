@@ -6,7 +6,6 @@ from typing import Any
 
 from ecg_finetune.files import UserError, read_json, sha256, write_json
 from ecg_finetune.lineage import NOT_RECORDED
-from ecg_finetune.paths import inside
 
 
 def origin_file(predictions: Path) -> Path:
@@ -33,14 +32,6 @@ def read_origin(predictions: Path) -> dict:
     if not all(isinstance(checksum, str) for checksum in checksums):
         raise UserError(f"{path}: a checksum in it is not text; delete the file")
     return origin if origin and checksums[0] == sha256(predictions) else {}
-
-
-def finetuning_of(checkpoint: Path) -> dict[str, Any]:
-    """Return the lineage of the fine-tuning run whose folder a checkpoint lies in; only a note where there is none."""
-    path = inside(checkpoint.parent, "finetune_settings")
-    if not path.is_file():
-        return {"stage": "finetune", "note": NOT_RECORDED}
-    return {"stage": "finetune", **read_json(path, dict)}
 
 
 def chain(lineage: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str], list[str]]]:

@@ -26,23 +26,20 @@ from ecg_evaluation.leaks import (
     Evaluated,
     LeakCheck,
     check_leaks,
-    records_of_checkpoint,
     records_of_predictions,
     records_of_split,
-    training_records_file,
 )
 from ecg_evaluation.misses import read_scale
 from ecg_evaluation.options import EvaluationSettings
-from ecg_evaluation.provenance import finetuning_of, read_origin, write_origin
+from ecg_evaluation.provenance import read_origin, stage_settings, write_origin
 from ecg_evaluation.report import Report, write_report
 from ecg_evaluation.results import compare, compared, decide, evaluate, grouped_notes, text_table
 from ecg_finetune.files import UserError, refuse_outputs, remove_leftovers, sha256
-from ecg_finetune.foreign_split import read_foreign_split
-from ecg_finetune.lineage import Inputs, lineage, read_lineage, software
+from ecg_finetune.lineage import Inputs, finetuning_of, lineage, read_lineage, software
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import LockedError, locked
 from ecg_finetune.tables import write_table
-from ecg_finetune.training_records import TRAINED_ON, TrainingRecords
+from ecg_finetune.training_records import TRAINED_ON, TrainingRecords, records_of_checkpoint, training_records_file
 
 if TYPE_CHECKING:
     from ecg_finetune.ecg_fm import EcgClassifier
@@ -50,58 +47,55 @@ if TYPE_CHECKING:
 
 def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
     """Predict, compute every metric from the predictions file, write the tables and the report."""
+    # Whatever the user may have got wrong is told before the model runs, which can take hours.
     if settings.manifests.exists() and not settings.manifests.is_dir():
         raise UserError(f"{settings.manifests}: not a folder; give the folder that holds valid.tsv and y.npy")
     refuse_outputs(folders=[settings.out])
     note_inputs(settings, inputs)
     records = read_evaluated(settings)
-    # What the user may have got wrong is read before the model runs, which can take hours.
     patient_of = read_patients(settings.record_list) if settings.record_list.exists() else None
     patients, findings = patients_of(settings, records, patient_of)
-    evaluated = Evaluated(records.study_id, patients)
     other = None if settings.compare is None else read_other(settings.compare, records)
-    if settings.set == "test":
-        read_valid(settings, settings.valid_predictions, records, None)
     read_scale(settings.signal_report)
-    for split in (settings.trained_on, settings.pretraining_split):
-        if split is not None:
-            read_foreign_split(split)
+    model, made_by = None, ""
     if settings.predictions:
         read_predictions(settings.predictions, records.study_id)
         known = records_of_predictions(read_origin(settings.predictions))
-    elif settings.model_path is None:
-        raise UserError("--model-path is missing: give a classifier checkpoint, or --predictions to do without a model")
     else:
         model, made_by = model_of(settings)
         known = records_of_checkpoint(settings.model_path, model.training_records)
     trained = trained_on(settings, known)
-    leaks = leaks_of(settings, evaluated, trained, patient_of)
+    leaks = leaks_of(settings, Evaluated(records.study_id, patients), trained, patient_of)
+    valid = read_valid(settings, records, trained)
+
     with claimed_stamp(settings.out, records.name) as stamp:
-        if settings.predictions:
-            test_file, valid_file = given_predictions(settings, records)
+        if model is None:
+            test_file, valid_file = settings.predictions, valid_predictions(settings, records)
         else:
-            test_file, valid_file = run_model(settings, records, model, made_by, stamp, inputs)
-        origin = read_origin(test_file)
-        probabilities = read_predictions(test_file, records.study_id)[1]
+            test_file, valid_file = run_model(settings, records, valid, model, made_by, stamp, inputs)
         if settings.set == "valid":
-            valid, valid_probabilities = records, probabilities
+            valid_file = test_file
             findings.append(CHOSEN_ON_ITSELF)
         else:
-            valid, valid_probabilities = read_valid(settings, valid_file, records, trained)
             findings += validation_warnings(test_file, valid_file)
+        origin = read_origin(test_file)
         findings += leaks.findings + lead_warnings(origin, settings.lead)
 
+        probabilities = read_predictions(test_file, records.study_id)[1]
+        valid_probabilities = None if valid is None else read_predictions(valid_file, valid.study_id)[1]
         decisions = decide(valid, valid_probabilities, settings.threshold_rule)
         results = evaluate(
             records, probabilities, decisions, patients, settings.bootstrap, settings.min_positive_patients
         )
         comparison = None if other is None else compare(results, *other)
 
-        metrics_file = inside(settings.out, "metrics", set=records.name, time=stamp)
-        report_file = inside(settings.out, "html_report", set=records.name, time=stamp)
+        metrics_file, comparison_file, report_file = (
+            inside(settings.out, name, set=records.name, time=stamp)
+            for name in ("metrics", "comparison", "html_report")
+        )
         write_table(metrics_file, with_leaks(results.table, leaks.leaked))
         if comparison is not None:
-            write_table(inside(settings.out, "comparison", set=records.name, time=stamp), comparison.table)
+            write_table(comparison_file, comparison.table)
         report = Report(
             results=results,
             comparison=comparison,
@@ -126,7 +120,8 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
     if comparison is not None:
         print(f"comparison with {settings.compare.name}: {compared(comparison, results.resampled)}")
     print(f"metrics: {metrics_file}\nreport: {report_file}")
-    return f"{len(records.study_id):,} records evaluated, report {report_file}"
+    warned = f", {len(leaks.alarms)} warning{'s' if len(leaks.alarms) > 1 else ''} above" if leaks.alarms else ""
+    return f"{len(records.study_id):,} records evaluated{warned}, report {report_file}"
 
 
 CHOSEN_ON_ITSELF = (
@@ -153,8 +148,11 @@ def read_evaluated(settings: EvaluationSettings) -> Labelled:
 
 
 def trained_on(settings: EvaluationSettings, known: TrainingRecords | None) -> TrainingRecords | None:
-    """Return the records that the checkpoint was trained on: as the user says, else as far as it is known."""
-    return known if settings.trained_on is None else records_of_split(settings.trained_on, TRAINED_ON)
+    """Return the records that the checkpoint was trained on, those known and those the user tells; None: not known."""
+    if settings.trained_on is None:
+        return known
+    told = records_of_split(settings.trained_on, TRAINED_ON)
+    return told if known is None else dataclasses.replace(told.united(known), complete=True)
 
 
 def leaks_of(
@@ -163,9 +161,9 @@ def leaks_of(
     """Look for leaks; the valid split may have been used in validation, but not in training."""
     if settings.set == "valid" and trained is not None:
         trained = trained.of_split("train")
-    return check_leaks(
-        evaluated, trained, patient_of, pretraining_split=settings.pretraining_split, allow=settings.allow_leak
-    )
+    split = settings.pretraining_split
+    pretrained = None if split is None else records_of_split(split, ("train",))
+    return check_leaks(evaluated, trained, patient_of, pretrained=pretrained, allow=settings.allow_leak)
 
 
 def with_leaks(table: pd.DataFrame, leaked: np.ndarray | None) -> pd.DataFrame:
@@ -217,19 +215,22 @@ def valid_name(test_name: str) -> str:
     return "valid" + test_name.removeprefix("test")
 
 
-def given_predictions(settings: EvaluationSettings, test: Labelled) -> tuple[Path, Path | None]:
-    """Return the predictions files that the user names: of the test set, and of the valid split (None: there is none).
+def valid_predictions(settings: EvaluationSettings, test: Labelled) -> Path | None:
+    """Return the predictions file of the valid split that there is before the model runs; None: there is none.
 
-    A run with a model writes both with the same time in their names, so the second need not be named.
+    A run with a model writes both with the same time in their names, so with --predictions it need not be named.
     """
-    beside = settings.predictions.name.replace(f"_{test.name}_", f"_{valid_name(test.name)}_")
-    beside = settings.predictions.with_name(beside)
-    found = beside if beside != settings.predictions and beside.exists() else None
-    return settings.predictions, settings.valid_predictions or found
+    if settings.valid_predictions is not None or settings.predictions is None:
+        return settings.valid_predictions
+    name = settings.predictions.name.replace(f"_{test.name}_", f"_{valid_name(test.name)}_")
+    beside = settings.predictions.with_name(name)
+    return beside if beside != settings.predictions and beside.exists() else None
 
 
 def model_of(settings: EvaluationSettings) -> tuple["EcgClassifier", str]:
     """Load the model; return it and what it is in words."""
+    if settings.model_path is None:
+        raise UserError("--model-path is missing: give a classifier checkpoint, or --predictions to do without a model")
     # Here and not above: PyTorch takes seconds to import and is not needed with --predictions.
     from ecg_evaluation.prediction import load_model
 
@@ -241,22 +242,31 @@ def model_of(settings: EvaluationSettings) -> tuple["EcgClassifier", str]:
 
 
 def run_model(
-    settings: EvaluationSettings, records: Labelled, model: "EcgClassifier", made_by: str, stamp: str, inputs: Inputs
+    settings: EvaluationSettings,
+    records: Labelled,
+    valid: Labelled | None,
+    model: "EcgClassifier",
+    made_by: str,
+    stamp: str,
+    inputs: Inputs,
 ) -> tuple[Path, Path | None]:
-    """Predict the evaluated records and, for a test set, the valid split where there is one; return both files."""
+    """Predict the evaluated records and, unless its predictions are given, the valid split; return both files."""
     remove_leftovers(settings.out)  # they would stay: each evaluation writes under names of its own
     from ecg_evaluation.prediction import RecordDataset, predict, valid_segments
 
+    finetuning = finetuning_of(settings.model_path)
     origin = {
         **lineage(
-            "eval", {"--batch-size": settings.batch_size, "model": made_by}, inputs, earlier=earlier_of(settings)
+            "eval",
+            {"--batch-size": settings.batch_size, "model": made_by},
+            inputs,
+            earlier=[finetuning, lineage_of_records(settings)],
         ),
         **{"checkpoint": str(settings.model_path), "checkpoint_sha256": sha256(settings.model_path), "model": made_by},
         **{"batch_size": settings.batch_size, "made": stamp, "versions": software()},
         "training_records": training_records_file(settings.model_path, model.training_records),
+        "finetuned_on_lead": stage_settings(finetuning, "finetune").get("lead"),
     }
-    if lead := finetuned_on_lead(settings.model_path):
-        origin["finetuned_on_lead"] = lead
 
     def make(name: str, data, batch_size: int, unit: str) -> Path:
         path = inside(settings.out, "predictions", set=name, time=stamp)
@@ -267,33 +277,44 @@ def run_model(
         print(f"predictions: {path}", flush=True)
         return path
 
-    segments = None
-    if settings.set == "valid" or (
-        settings.valid_predictions is None and inside(settings.manifests, "manifest", split="valid").exists()
-    ):
-        segments = valid_segments(settings.manifests, settings.max_samples)
+    def make_valid() -> Path:
+        data = valid_segments(settings.manifests, settings.max_samples)
+        return make(valid.name, data, 2 * settings.batch_size, "segments")
+
     if settings.set == "valid":
-        return make(records.name, segments, 2 * settings.batch_size, "segments"), None
-    test_file = make(records.name, RecordDataset(settings.test_dir, records.study_id), settings.batch_size, "records")
-    if segments is None:
-        return test_file, settings.valid_predictions
-    return test_file, make(valid_name(records.name), segments, 2 * settings.batch_size, "segments")
+        return make_valid(), None
+    data = RecordDataset(settings.test_dir, records.study_id)
+    test_file = make(records.name, data, settings.batch_size, "records")
+    made_already = valid is None or settings.valid_predictions is not None
+    return test_file, settings.valid_predictions if made_already else make_valid()
 
 
-def earlier_of(settings: EvaluationSettings) -> list[dict]:
-    """Return the lineages of the checkpoint and of the records that are evaluated."""
-    built = ("test_lineage", settings.test_dir) if settings.set == "test" else ("manifests_lineage", settings.manifests)
-    return [finetuning_of(settings.model_path), read_lineage("build", inside(built[1], built[0]), [])]
+def lineage_of_records(settings: EvaluationSettings) -> dict:
+    """Return the lineage of the records that are evaluated."""
+    if settings.set == "valid":
+        return read_lineage("build", inside(settings.manifests, "manifests_lineage"), [])
+    return read_lineage("build", inside(settings.test_dir, "test_lineage"), [])
 
 
-def read_valid(
-    settings: EvaluationSettings, path: Path | None, test: Labelled, trained: TrainingRecords | None
-) -> tuple[Labelled | None, np.ndarray | None]:
-    """Read labels and predictions of the valid split; (None, None) where there are none."""
-    if path is None:
-        return None, None
-    study_ids, probabilities = read_predictions(path)
-    both = np.intersect1d(study_ids, test.study_id)
+def read_valid(settings: EvaluationSettings, records: Labelled, trained: TrainingRecords | None) -> Labelled | None:
+    """Read the labels of the valid split, on which thresholds and calibration are chosen; None: there is none.
+
+    Raises
+    ------
+    UserError
+        A record of it is in the test set or was trained on, or a file cannot be read.
+    """
+    if settings.set == "valid":
+        return records
+    path = valid_predictions(settings, records)
+    if path is not None:
+        study_ids = read_predictions(path)[0]
+    else:
+        path = inside(settings.manifests, "manifest", split="valid")
+        if settings.predictions is not None or not path.exists():
+            return None
+        study_ids = valid_studies(settings.manifests, settings.max_samples)
+    both = np.intersect1d(study_ids, records.study_id)
     if len(both):
         raise UserError(
             f"{path}: study {both[0]} is in the test set too ({len(both):,} are); thresholds and calibration must not "
@@ -305,7 +326,7 @@ def read_valid(
             f"{path}: the checkpoint was trained on study {fitted[0]} ({len(fitted):,} of the records are in its train "
             "split); thresholds and calibration would be of memorised records, give predictions for its valid split"
         )
-    return read_valid_set(settings.manifests, study_ids, valid_name(test.name)), probabilities
+    return read_valid_set(settings.manifests, study_ids, valid_name(records.name))
 
 
 def validation_warnings(test_file: Path, valid_file: Path | None) -> list[str]:
@@ -320,18 +341,12 @@ def validation_warnings(test_file: Path, valid_file: Path | None) -> list[str]:
     return []
 
 
-def finetuned_on_lead(checkpoint: Path) -> str | None:
-    """Return the lead of the fine-tuning run that a checkpoint lies in; None where that is not written beside it."""
-    settings = finetuning_of(checkpoint).get("settings")
-    return settings.get("lead") if isinstance(settings, dict) else None
-
-
 def lead_warnings(origin: dict, lead: str) -> list[str]:
-    """Return a sentence if the predictions are a network's that was fine-tuned on another lead."""
+    """Return a sentence if the predictions are not known to be a network's that was fine-tuned on this lead."""
     trained = origin.get("finetuned_on_lead")
-    if trained in (None, lead):
-        return []
-    return [f"the checkpoint was fine-tuned on lead {trained}, the test set is lead {lead}"]
+    if trained is None:
+        return ["not known on which lead the network was fine-tuned"]
+    return [] if trained == lead else [f"the checkpoint was fine-tuned on lead {trained}, the test set is lead {lead}"]
 
 
 def patients_of(

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ecg_finetune.files import UserError, read_json, write_json
+from ecg_finetune.files import UserError, read_json, sha256, write_json
+from ecg_finetune.lineage import finetuning_of
 from ecg_finetune.paths import ARTEFACTS
 from ecg_finetune.run_folder import refuse_other_settings
 
@@ -90,15 +91,16 @@ def results_in(folder: Path) -> list[Path]:
 
 
 def record_run(folder: Path, lineage: Mapping[str, Any], versions: Mapping[str, str], **more: Any) -> None:
-    """Write settings.json: the lineage with the settings, versions of what ran, and results of the run."""
-    write_json(folder / SETTINGS, {**lineage, "versions": versions, **more})
+    """Write settings.json: the lineage with the settings, versions of what ran, and results of the run.
+
+    With the SHA-256 of the best checkpoint, where there is one, by which `lineage.finetuning_of` knows it as its own.
+    """
+    best = {"checkpoint_sha256": sha256(folder / BEST)} if (folder / BEST).exists() else {}
+    write_json(folder / SETTINGS, {**lineage, "versions": versions, **best, **more})
 
 
 def label_names_of(checkpoint: Path) -> list[str] | None:
     """Return the labels of a run's best checkpoint, which settings.json beside it names; None if they are not known."""
-    record = checkpoint.with_name(SETTINGS)
-    if checkpoint.name != BEST or not record.exists():
-        return None
-    settings = read_json(record, dict).get("settings")
+    settings = finetuning_of(checkpoint).get("settings")
     labels = settings.get("labels") if isinstance(settings, dict) else None
     return labels if isinstance(labels, list) and all(isinstance(label, str) for label in labels) else None

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ecg_finetune.ecg_fm import Architecture, load_architecture
-from ecg_finetune.files import UserError, replacing, sha256
+from ecg_finetune.files import UserError, replacing
 from ecg_finetune.label_set import read_pos_weight
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import locked
 from ecg_finetune.segments import read_labels, read_manifest
-from ecg_finetune.training_records import TRAINED_ON
+from ecg_finetune.training_records import STATED, TRAINED_ON
 from ecg_training.checkpoint_folder import BEST, COMMAND, LOCK, claim_folder, record_run
 from ecg_training.fairseq_command import CONFIG_DIR, CONFIG_NAME, EXECUTABLE, fairseq_command
 from ecg_training.seen_records import note_seen_records, run_lineage, seen_records
@@ -157,8 +157,8 @@ def finetune(
         claim_folder(folder, recorded, resume=False, overwrite=overwrite, resumable=False)
         with replacing(folder / COMMAND) as temporary:
             temporary.write_text(f"HYDRA_FULL_ERROR=1 {shlex.join(command)}\n", encoding="utf-8")
-        noted = {"training_records_sha256": note_seen_records(folder, records)}
-        record_run(folder, told, versions, **noted, command=command, finished=False)
+        noted = {STATED: note_seen_records(folder, records), "command": command}
+        record_run(folder, told, versions, **noted, finished=False)
         # hydra leaves logs in the working folder, and shows the error that stopped a run only with this variable.
         environment = {**os.environ, "HYDRA_FULL_ERROR": "1"}
         code = run_in_group([str(Path(executable).absolute()), *command[1:]], cwd=folder, env=environment)
@@ -170,8 +170,7 @@ def finetune(
             raise KeyboardInterrupt(f"{EXECUTABLE} was stopped; {again}")
         if code != 0 or not best.is_file():
             raise UserError(f"{EXECUTABLE} ended with exit code {code}; see its messages above; {again}")
-        noted["checkpoint_sha256"] = sha256(best)  # fairseq-signals' checkpoints do not state their records
-        record_run(folder, told, versions, **noted, command=command, finished=True)
+        record_run(folder, told, versions, **noted, finished=True)
     return (
         f"{best} written; it carries labels and scores of the valid split: "
         "run `python -m ecg_finetune.checkpoint strip` on it before you share it"

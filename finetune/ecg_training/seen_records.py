@@ -10,7 +10,7 @@ import pandas as pd
 
 from ecg_finetune.batch import chunk_size, chunked, run_batch
 from ecg_finetune.files import UserError, sha256
-from ecg_finetune.lineage import NOT_RECORDED, lineage, read_lineage
+from ecg_finetune.lineage import NOT_RECORDED, finetuning_of, lineage, read_lineage
 from ecg_finetune.paths import inside
 from ecg_finetune.segments import Manifest, read_study_of_segment, segment_of_file
 from ecg_finetune.studies import SPLITS, first_repeated, read_studies
@@ -68,6 +68,34 @@ def _read_studies(files: Sequence[Path]) -> list[int]:
     return [read_study_of_segment(file) for file in files]
 
 
+def told_of_start(checkpoint: Path, start: TrainingRecords | None, records: TrainingRecords) -> str:
+    """Say what is known of the records that a fine-tuned start has seen, and whether `records` are validated on some.
+
+    Parameters
+    ----------
+    checkpoint : Path
+        The start.
+    start : TrainingRecords or None
+        The records it was trained on; None: not known.
+    records : TrainingRecords
+        The records of the run.
+    """
+    if start is None:
+        return (
+            f"note: it is not known which records {checkpoint} was trained on (no training_records.csv of its own "
+            "beside it); eval will say so, unless it is given their split as --trained-on"
+        )
+    memorised, valid = start.of_split("train"), records.of_split("valid")
+    seen = np.isin(valid.study_id, memorised.study_id)
+    seen |= (valid.subject_id != UNKNOWN) & np.isin(valid.subject_id, memorised.subject_id)
+    if seen.any():
+        return (
+            f"warning: {checkpoint} was trained on patients of {int(seen.sum()):,} of the {len(seen):,} valid records: "
+            "valid loss and AUROC are of memorised records; fine-tune with the split that it was trained with"
+        )
+    return f"the {len(start.study_id):,} records that {checkpoint} was trained on count as trained on"
+
+
 def note_seen_records(folder: Path, records: TrainingRecords) -> str:
     """Write training_records.csv into the folder of a run, unless it is there; return its SHA-256.
 
@@ -84,6 +112,8 @@ def run_lineage(settings: dict[str, Any], manifests: Path) -> dict[str, Any]:
     names = ("manifest_y", "original_idx_order", "manifest_pos_weight")
     files = [inside(manifests, name) for name in names]
     earlier = [read_lineage("build", inside(manifests, "manifests_lineage"), [file for file in files if file.exists()])]
-    if settings["pretrained"] is not None:
-        earlier.append({"stage": "pretraining", "note": NOT_RECORDED, **settings["pretrained"]})
+    if pretrained := settings["pretrained"]:
+        start = finetuning_of(Path(pretrained["path"]))
+        known = "settings" in start
+        earlier.append(start if known else {"stage": "pretraining", "note": NOT_RECORDED, **pretrained})
     return lineage("finetune", settings, earlier=earlier)

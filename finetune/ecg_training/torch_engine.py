@@ -17,11 +17,12 @@ from ecg_finetune.label_set import read_pos_weight
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import locked
 from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
+from ecg_finetune.training_records import STATED, records_of_checkpoint
 from ecg_training.checkpoint_folder import BEST, LAST, LOCK, claim_folder, label_names_of, record_run
 from ecg_training.fairseq_checkpoint import fairseq_checkpoint
 from ecg_training.processes import Processes
 from ecg_training.progress import Progress
-from ecg_training.seen_records import note_seen_records, run_lineage, seen_records
+from ecg_training.seen_records import note_seen_records, run_lineage, seen_records, told_of_start
 from ecg_training.settings import FinetuneSettings
 from ecg_training.trainer import Position, Trainer, length_of, train
 
@@ -111,20 +112,25 @@ def finetune(
     records = None
     if processes.first:
         records = seen_records(train_set.manifest, valid_set.manifest, settings.record_list, settings.workers)
+        if model.fine_tuned:
+            start = records_of_checkpoint(settings.pretrained, model.training_records)
+            print(told_of_start(settings.pretrained, start, records), flush=True)
+            records = records.after(start)
     told = run_lineage(recorded, settings.manifests)
-    folder, records_sha256 = settings.output, ""
+    folder, noted = settings.output, {}
 
     def save_best(position: Position) -> None:
-        content = fairseq_checkpoint(trainer.model, settings, position, pos_weight.tolist(), records_sha256)
+        content = fairseq_checkpoint(trainer.model, settings, position, pos_weight.tolist(), noted[STATED])
         save_checkpoint(folder / BEST, content)
+        record_run(folder, told, versions, **noted, finished=False)
 
     # All input is read: a bad file leaves the folder as it was.
     with locked(folder, folder / LOCK) if processes.first else contextlib.nullcontext(), loader_workers():
         resumed = processes.first and claim_folder(folder, recorded, resume=resume, overwrite=overwrite, resumable=True)
         resumed = processes.gather(resumed)[0]
         if processes.first:
-            records_sha256 = note_seen_records(folder, records)
-            record_run(folder, told, versions, training_records_sha256=records_sha256, finished=False)
+            noted[STATED] = note_seen_records(folder, records)
+            record_run(folder, told, versions, **noted, finished=False)
         progress = Progress(folder, len(train_set), segments, processes.first)
         position = train(
             trainer, train_set, valid_set, last=folder / LAST, resume=resumed, save_best=save_best, progress=progress
@@ -132,7 +138,7 @@ def finetune(
         progress.close()
         best = position.history[position.best_epoch - 1]
         if processes.first:
-            record_run(folder, told, versions, training_records_sha256=records_sha256, finished=True, best=best)
+            record_run(folder, told, versions, **noted, finished=True, best=best)
     return (
         f"{position.epoch} epochs, {position.updates:,} updates; best epoch {position.best_epoch}: valid loss "
         f"{best['valid_loss']:.3f}, AUROC micro {best['auroc']:.4f} macro {best['auroc_macro']:.4f}; {folder / BEST}"
