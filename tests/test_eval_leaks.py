@@ -73,8 +73,10 @@ def test_valid_predictions_of_records_trained_on_are_refused(world, capsys):
     valid = np.unique(np.load(locate(world, "original_idx_order")))[-1]
     note_training(world, (int(valid), 5, "train"))
     told = evaluate(capsys, FINETUNED, "--base-dir", world, "--bootstrap", 0, exit_code=1)
-    assert f"the checkpoint was trained on study {valid}" in told
+    assert "of the 40 valid records are of 1 patient that the checkpoint was trained on" in told
     assert not list(locate(world, "eval").parent.glob("*/*"))  # told before the model has run
+    text = evaluate(capsys, FINETUNED, "--base-dir", world, "--bootstrap", 0, "--allow-leak")
+    assert "thresholds and calibration are those of memorised records\n" in text and "1 warning above" in text
 
 
 def test_the_valid_split_alone_is_evaluated_to_choose_among_runs(world, capsys):

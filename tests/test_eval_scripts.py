@@ -277,8 +277,8 @@ def test_patients_in_more_than_one_split_are_told(evaluated, capsys, tmp_path):
     predictions = outputs(locate(base, "eval"), "predictions")[0]
     arguments = ["--base-dir", base, "--predictions", predictions, "--out", tmp_path, "--bootstrap", 0]
     text = evaluate(capsys, ANY, *arguments, "--meta", tmp_path / "split.csv")
-    assert "1 of the evaluated records are not in the test split" in text
-    assert "1 of the evaluated patients have records in another split too" in text
+    assert "warning: 1 of the evaluated records are not in the test split" in text
+    assert "warning: 1 of the evaluated patients have records in another split too" in text
     assert "evaluated patients have records" not in evaluate(capsys, ANY, *arguments)
 
 

@@ -33,10 +33,10 @@ class Seen:
     patients: int  # evaluated patients that were seen (records, where patients are not known)
     unchecked: list[str] = field(default_factory=list)  # what the check could not see
 
-    def counts(self) -> str:
-        """Say how many of the evaluated records were seen."""
+    def counts(self, what: str = "evaluated") -> str:
+        """Say how many of the records were seen."""
         number, several = int(self.leaked.sum()), "" if self.patients == 1 else "s"
-        return f"{number:,} of the {len(self.leaked):,} evaluated records are of {self.patients:,} patient{several}"
+        return f"{number:,} of the {len(self.leaked):,} {what} records are of {self.patients:,} patient{several}"
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class LeakCheck:
 
 
 FOUND = "that the checkpoint was trained on"
+GO_ON = "give --allow-leak to go on with a warning in the report"
 UNLISTED_START = (
     "the checkpoint was fine-tuned from a fine-tuned one whose records are not known, so no evaluated patient was "
     "looked for among these; give the split that one was trained with as --trained-on"
@@ -99,7 +100,7 @@ def check_leaks(
         if leaked.any() and not allow:
             raise UserError(
                 f"{seen.counts()} {FOUND}, study {evaluated.study_id[leaked][0]} for one; evaluate records of other "
-                "patients, or give --allow-leak to go on with a warning in the report"
+                f"patients, or {GO_ON}"
             )
         if leaked.any():
             alarms.append(f"{seen.counts()} {FOUND}: the results say little about new patients")
@@ -118,6 +119,27 @@ def check_leaks(
         (alarms if seen.leaked.any() else findings).append(told)
         alarms += [f"pretraining: {sentence}" for sentence in seen.unchecked]
     return LeakCheck(leaked, alarms, findings)
+
+
+def check_valid(
+    valid: Evaluated, trained: TrainingRecords | None, patient_of: pd.Series | None, *, allow: bool
+) -> list[str]:
+    """Look for the patients of the valid split among those trained on; return alarms. Arguments as `check_leaks`.
+
+    Raises
+    ------
+    UserError
+        There are some, and `allow` is not set.
+    """
+    if trained is None:  # an alarm of `check_leaks`
+        return []
+    seen = find_seen(valid, trained.of_split("train"), patient_of)
+    if not seen.leaked.any():
+        return []
+    told = f"{seen.counts('valid')} {FOUND}, so that thresholds and calibration are those of memorised records"
+    if not allow:
+        raise UserError(f"{told}; give predictions for its own valid split as --valid-predictions, or {GO_ON}")
+    return [told]
 
 
 def find_seen(evaluated: Evaluated, seen: TrainingRecords, patient_of: pd.Series | None) -> Seen:

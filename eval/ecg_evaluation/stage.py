@@ -26,6 +26,7 @@ from ecg_evaluation.leaks import (
     Evaluated,
     LeakCheck,
     check_leaks,
+    check_valid,
     records_of_predictions,
     records_of_split,
 )
@@ -39,7 +40,13 @@ from ecg_finetune.lineage import Inputs, finetuning_of, lineage, read_lineage, s
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import LockedError, locked
 from ecg_finetune.tables import write_table
-from ecg_finetune.training_records import TRAINED_ON, TrainingRecords, records_of_checkpoint, training_records_file
+from ecg_finetune.training_records import (
+    TRAINED_ON,
+    UNKNOWN,
+    TrainingRecords,
+    records_of_checkpoint,
+    training_records_file,
+)
 
 if TYPE_CHECKING:
     from ecg_finetune.ecg_fm import EcgClassifier
@@ -54,7 +61,7 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
     note_inputs(settings, inputs)
     records = read_evaluated(settings)
     patient_of = read_patients(settings.record_list) if settings.record_list.exists() else None
-    patients, findings = patients_of(settings, records, patient_of)
+    patients, alarms, findings = patients_of(settings, records, patient_of)
     other = None if settings.compare is None else read_other(settings.compare, records)
     read_scale(settings.signal_report)
     model, made_by = None, ""
@@ -66,7 +73,11 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
         known = records_of_checkpoint(settings.model_path, model.training_records)
     trained = trained_on(settings, known)
     leaks = leaks_of(settings, Evaluated(records.study_id, patients), trained, patient_of)
-    valid = read_valid(settings, records, trained)
+    valid = read_valid(settings, records)
+    alarms += leaks.alarms
+    if settings.set == "test" and valid is not None:
+        of_valid = None if patient_of is None else patient_of.reindex(valid.study_id).fillna(UNKNOWN).to_numpy(np.int64)
+        alarms += check_valid(Evaluated(valid.study_id, of_valid), trained, patient_of, allow=settings.allow_leak)
 
     with claimed_stamp(settings.out, records.name) as stamp:
         if model is None:
@@ -99,7 +110,7 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
         report = Report(
             results=results,
             comparison=comparison,
-            alarms=leaks.alarms,
+            alarms=alarms,
             caveats=findings,
             sources=sources(settings, records, test_file, valid, valid_file),
             origin=origin,
@@ -113,14 +124,14 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
         write_report(report_file, report)
 
     print(f"\n{text_table(results.table)}\n")
-    for sentence in leaks.alarms:
+    for sentence in alarms:
         print(in_red(f"warning: {sentence}"))
     for sentence in findings + grouped_notes(results.table):
         print(f"note: {sentence}")
     if comparison is not None:
         print(f"comparison with {settings.compare.name}: {compared(comparison, results.resampled)}")
     print(f"metrics: {metrics_file}\nreport: {report_file}")
-    warned = f", {len(leaks.alarms)} warning{'s' if len(leaks.alarms) > 1 else ''} above" if leaks.alarms else ""
+    warned = f", {len(alarms)} warning{'s' if len(alarms) > 1 else ''} above" if alarms else ""
     return f"{len(records.study_id):,} records evaluated{warned}, report {report_file}"
 
 
@@ -296,13 +307,13 @@ def lineage_of_records(settings: EvaluationSettings) -> dict:
     return read_lineage("build", inside(settings.test_dir, "test_lineage"), [])
 
 
-def read_valid(settings: EvaluationSettings, records: Labelled, trained: TrainingRecords | None) -> Labelled | None:
+def read_valid(settings: EvaluationSettings, records: Labelled) -> Labelled | None:
     """Read the labels of the valid split, on which thresholds and calibration are chosen; None: there is none.
 
     Raises
     ------
     UserError
-        A record of it is in the test set or was trained on, or a file cannot be read.
+        A record of it is in the test set, or a file cannot be read.
     """
     if settings.set == "valid":
         return records
@@ -319,12 +330,6 @@ def read_valid(settings: EvaluationSettings, records: Labelled, trained: Trainin
         raise UserError(
             f"{path}: study {both[0]} is in the test set too ({len(both):,} are); thresholds and calibration must not "
             "be learnt from test, give predictions for the valid split"
-        )
-    fitted = [] if trained is None else np.intersect1d(study_ids, trained.of_split("train").study_id)
-    if len(fitted):
-        raise UserError(
-            f"{path}: the checkpoint was trained on study {fitted[0]} ({len(fitted):,} of the records are in its train "
-            "split); thresholds and calibration would be of memorised records, give predictions for its valid split"
         )
     return read_valid_set(settings.manifests, study_ids, valid_name(records.name))
 
@@ -351,11 +356,11 @@ def lead_warnings(origin: dict, lead: str) -> list[str]:
 
 def patients_of(
     settings: EvaluationSettings, records: Labelled, patient_of: pd.Series | None
-) -> tuple[np.ndarray | None, list[str]]:
-    """Return the patient of each record (None: not known), and what is wrong with the split or could not be checked."""
+) -> tuple[np.ndarray | None, list[str], list[str]]:
+    """Return the patient of each record (None: not known), what is wrong with the split, and what was not checked."""
     if patient_of is None:
         told = f"{settings.record_list} does not exist: patients are not known, so records were resampled"
-        return None, [f"{told}; the intervals are too narrow (give --record-list)"]
+        return None, [], [f"{told}; the intervals are too narrow (give --record-list)"]
     patients = patient_of.reindex(records.study_id)
     if patients.isna().any():
         study = records.study_id[int(np.argmax(patients.isna().to_numpy()))]
@@ -364,15 +369,18 @@ def patients_of(
         )
     patients = patients.to_numpy(dtype=np.int64)
     if not settings.meta.exists():
-        return patients, [f"{settings.meta} does not exist: not checked in which split the evaluated patients are"]
+        return patients, [], [f"{settings.meta} does not exist: not checked in which split the evaluated patients are"]
     overlap = patient_overlap(settings.meta, patient_of, records.study_id, settings.set)
-    told = {
+    wrong = {
         "elsewhere": f"of the evaluated records are not in the {settings.set} split of {settings.meta}",
-        "unlisted": f"evaluated records are not in {settings.meta}: not checked in which split they are",
         "patients": "of the evaluated patients have records in another split too: the results say little about new "
         "patients (split with --group-by patient)",
     }
-    return patients, [f"{overlap[name]:,} {sentence}" for name, sentence in told.items() if overlap[name]]
+    unchecked = {"unlisted": f"evaluated records are not in {settings.meta}: not checked in which split they are"}
+    return patients, *(
+        [f"{overlap[name]:,} {sentence}" for name, sentence in told.items() if overlap[name]]
+        for told in (wrong, unchecked)
+    )
 
 
 def sources(
