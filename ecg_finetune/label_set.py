@@ -1,20 +1,21 @@
-"""The label set: names and their order, how segments combine, and the counts and weights files hold about labels."""
+"""The label set: names and their order, how segments combine, and the counts and weights files hold about labels.
+
+A label of a record is 1 (positive), 0 (negative) or unknown: its source does not say. Unknown is an empty cell in a
+table and NaN in an array; it is neither positive nor negative anywhere.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ecg_finetune.files import UserError, read_text, replacing
-from ecg_finetune.tables import number
+from ecg_finetune.files import UserError, read_text, replacing, shown
+from ecg_finetune.tables import iterate_rows, number, read_header, write_rows
 
-# pandas is imported where it is used: it takes long to import.
-if TYPE_CHECKING:
-    import pandas as pd
-
-# ECG-FM's 17 labels, in the one order that every file and network output uses.
+# ECG-FM's 17 labels in its order: the default label set, and the one that the labels stage writes.
 LABELS = (
     "Poor data quality",
     "Sinus rhythm",
@@ -45,45 +46,131 @@ COMBINED_BY_MAX = (
 )
 
 
-def label_counts(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count the labels of an array (rows, 17) of 0/1.
+MAX, MEAN = "max", "mean"
+ROW_NAMES = ("__macro__", "__micro__")  # of the averages in metrics.csv, which no label may have
+KEY_COLUMNS = ("idx", "study_id", "save_file", "split")  # of the tables that have a column per label
 
-    Returns
-    -------
-    count, pos_percent, pos_weight : ndarray (17,)
-        How many rows have the label; the fraction p of rows (as ECG-FM calls it); (1 - p) / p. 0.0 where a label
-        never occurs.
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The labels in their order, which is that of columns and of network outputs.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Each once.
+    combine : tuple of str
+        Of each label, how the probabilities of the parts of a record combine: "max" or "mean".
     """
-    count = np.asarray(labels).astype(bool).sum(axis=0)
-    share = count / max(len(labels), 1)
-    weight = np.divide(1 - share, share, out=np.zeros_like(share), where=count > 0)
-    return count, share, weight
+
+    names: tuple[str, ...]
+    combine: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> LabelSet:
+        """Return the labels of these names, combined as ECG-FM does: its five by maximum, all others by mean."""
+        return cls(tuple(names), tuple(MAX if name in COMBINED_BY_MAX else MEAN for name in names))
 
 
-def label_definition(labels: np.ndarray) -> pd.DataFrame:
-    """Return `label_counts` as a table: `name,count,pos_percent,pos_weight`."""
-    import pandas as pd
-
-    count, share, weight = label_counts(labels)
-    return pd.DataFrame({"name": LABELS, "count": count, "pos_percent": share, "pos_weight": weight})
+ECG_FM = LabelSet.of(LABELS)
 
 
-def read_pos_weight(path: Path) -> np.ndarray:
-    """Read `pos_weight.txt`: 17 numbers of at least 0 on one line, as float64 (17,).
+def check_names(path: Path, names: Sequence[str]) -> None:
+    """Raise `UserError`, naming the file `path`, unless these can be the names of a label set."""
+    if not names:
+        raise UserError(f"{path}: names no label; give it a column or row per label")
+    for place, name in enumerate(names):
+        if not name.strip() or name != name.strip() or not name.isprintable():
+            raise UserError(f"{path}: label {place + 1} is called {shown(name)}; give it a name without outer blanks")
+        if name in ROW_NAMES or name in KEY_COLUMNS:
+            raise UserError(f"{path}: no label can be called {name}, which has a meaning of its own; rename it")
+        if name in names[:place]:
+            raise UserError(f"{path}: two labels are called {name!r}; rename one")
+
+
+def read_label_names(path: Path) -> tuple[str, ...]:
+    """Return the labels of labels.csv: the names of its columns after `idx`.
 
     Raises
     ------
     UserError
-        The file is missing or damaged, or holds another number of weights.
+        The file is missing or damaged, has no `idx`, or its other columns cannot be labels.
+    """
+    first, *names = read_header(path)
+    if first != "idx":
+        raise UserError(f"{path}: its first column is {shown(first)}, not idx; run the labels stage again")
+    check_names(path, names)
+    return tuple(names)
+
+
+def read_label_set(path: Path) -> LabelSet:
+    """Read label_def.csv: a row per label with its `name` and, where there is such a column, `combine`.
+
+    Raises
+    ------
+    UserError
+        The file is missing or damaged, or a name or a way to combine is none.
+    """
+    with_combine = "combine" in read_header(path)
+    names, combine = [], []
+    for line, (name, *how) in iterate_rows(path, ["name", "combine"] if with_combine else ["name"]):
+        if how and how[0] not in (MAX, MEAN):
+            raise UserError(f"{path}: line {line} combines by {shown(how[0])}; give {MAX} or {MEAN}")
+        names.append(name)
+        combine += how
+    check_names(path, names)
+    return LabelSet(tuple(names), tuple(combine)) if with_combine else LabelSet.of(names)
+
+
+def label_counts(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count the labels of an array (rows, labels) of 1, 0 and NaN (unknown); a probability above 0 counts as 1.
+
+    Returns
+    -------
+    count, pos_percent, pos_weight : ndarray (labels,)
+        How many rows have the label; the fraction p of the rows where it is known (as ECG-FM calls it); (1 - p) / p.
+        0.0 where a label never occurs.
+    """
+    labels = np.asarray(labels)
+    count, known = (labels > 0).sum(axis=0), known_counts(labels)
+    share = count / np.maximum(known, 1)
+    weight = np.divide(1 - share, share, out=np.zeros_like(share), where=count > 0)
+    return count, share, weight
+
+
+def known_counts(labels: np.ndarray) -> np.ndarray:
+    """Return in how many rows of an array (rows, labels) each label is known, int (labels,)."""
+    return (labels == labels).sum(axis=0)  # NaN alone is not equal to itself, also where the array holds integers
+
+
+def write_label_definition(path: Path, label_set: LabelSet, labels: np.ndarray, *, combine: bool = True) -> None:
+    """Write `name,count,pos_percent,pos_weight`, the numbers as `label_counts` of `labels`, and with `combine` that."""
+    columns = {"name": label_set.names}
+    columns |= zip(("count", "pos_percent", "pos_weight"), (values.tolist() for values in label_counts(labels)))
+    if combine:
+        columns["combine"] = label_set.combine
+    write_rows(path, columns, zip(*columns.values(), strict=True))
+
+
+def read_pos_weight(path: Path, labels: int) -> np.ndarray:
+    """Read `pos_weight.txt`: a number of at least 0 per label on one line, as float64 (labels,).
+
+    Raises
+    ------
+    UserError
+        The file is missing or damaged, or holds another number of weights than `labels`.
     """
     path = Path(path)
     weights = np.array([number(path, 1, "weight", text) for text in read_text(path, "the build stage").split()])
-    if weights.shape != (len(LABELS),) or not (weights >= 0).all():
-        raise UserError(f"{path}: must hold {len(LABELS)} numbers of at least 0; run the build stage again")
+    if weights.shape != (labels,) or not (weights >= 0).all():
+        raise UserError(f"{path}: must hold {labels} numbers of at least 0; run the build stage again")
     return weights
 
 
 def write_pos_weight(path: Path, weights: np.ndarray) -> None:
-    """Write 17 numbers with 8 decimals on one line, as fairseq-hydra-train's command reads them."""
+    """Write the weights with 8 decimals on one line, as fairseq-hydra-train's command reads them."""
     with replacing(path) as temporary:
         temporary.write_text(" ".join(f"{weight:.8f}" for weight in weights) + "\n")

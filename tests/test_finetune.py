@@ -106,7 +106,7 @@ def test_a_run_leaves_checkpoint_log_curves_and_settings(uninterrupted, manifest
     model = load_classifier(folder / "checkpoint_best.pt")
     dataset = SegmentDataset(read_manifest(manifests / "valid.tsv"), *read_label_rows(manifests)).load()
     trainer = Trainer(
-        model, read_pos_weight(manifests / "pos_weight.txt"), some_settings(batch_size=5), torch.device("cpu")
+        model, read_pos_weight(manifests / "pos_weight.txt", 17), some_settings(batch_size=5), torch.device("cpu")
     )
     assert trainer.validate(dataset)["valid_loss"] == pytest.approx(best["valid_loss"], abs=1e-6)
 

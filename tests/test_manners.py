@@ -206,7 +206,7 @@ def test_the_greatest_seed_will_do(tmp_path, run_script):
         ("a.json", lambda path: read_json(path, dict)),
         ("a.npy", read_array),
         ("a.tsv", read_manifest),
-        ("a.txt", read_pos_weight),
+        ("a.txt", lambda path: read_pos_weight(path, 17)),
         ("a.mat", read_mat),
     ],
 )

@@ -112,7 +112,7 @@ def test_bad_labels_are_one_line(tmp_path, array, told):
 def test_bad_weights_are_one_line(tmp_path, text):
     (tmp_path / "pos_weight.txt").write_text(text)
     with pytest.raises(UserError, match="pos_weight.txt"):
-        read_pos_weight(tmp_path / "pos_weight.txt")
+        read_pos_weight(tmp_path / "pos_weight.txt", 17)
 
 
 def test_cached_and_streamed_segments_are_the_same(manifests):

@@ -7,7 +7,7 @@ import numpy as np
 
 from ecg_build.records import Excluded, Records
 from ecg_finetune.files import replacing, write_array
-from ecg_finetune.label_set import LABELS, label_counts, write_pos_weight
+from ecg_finetune.label_set import ECG_FM, LABELS, label_counts, write_label_definition, write_pos_weight
 from ecg_finetune.paths import inside
 from ecg_finetune.segments import SEGMENTS, segment_name
 from ecg_finetune.studies import SPLITS, save_file_name
@@ -38,7 +38,7 @@ def write_test_set(folder: Path, preprocessed: Path, test: Records, checksums: n
         ((study, study, "test") for study in studies),
     )
     write_rows(inside(folder, "test_checksums"), ["study_id", "crc32"], zip(studies, checksums.tolist(), strict=True))
-    write_label_definition(inside(folder, "test_label_def"), test.labels)
+    write_label_definition(inside(folder, "test_label_def"), ECG_FM, test.labels)
 
 
 def link_files(folder: Path, target_folder: Path, names: list[str]) -> None:
@@ -77,16 +77,10 @@ def write_manifests(folder: Path, segments: Path, records: Records) -> list[Path
     write_array(inside(folder, "manifest_y"), np.repeat(records.labels, SEGMENTS, axis=0).astype(np.float32))
     write_array(inside(folder, "original_idx_order"), np.repeat(records.study_id, SEGMENTS))
     train = records.of_split("train").labels
-    write_label_definition(inside(folder, "manifest_label_def"), train)
+    write_label_definition(inside(folder, "manifest_label_def"), ECG_FM, train)
     write_pos_weight(inside(folder, "manifest_pos_weight"), label_counts(train)[2])
     names = ("manifest_y", "original_idx_order", "manifest_label_def", "manifest_pos_weight")
     return [inside(folder, name) for name in names]
-
-
-def write_label_definition(path: Path, labels: np.ndarray) -> None:
-    """Write `name,count,pos_percent,pos_weight` over the rows of `labels`."""
-    columns = [values.tolist() for values in label_counts(labels)]
-    write_rows(path, ["name", "count", "pos_percent", "pos_weight"], zip(LABELS, *columns, strict=True))
 
 
 def write_excluded(path: Path, excluded: Excluded) -> None:

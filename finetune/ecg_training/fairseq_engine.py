@@ -125,7 +125,7 @@ def command_for(settings: FinetuneSettings, root: Path, overrides: Sequence[str]
         architecture, fine_tuned = load_architecture(settings.pretrained, trust=settings.trust)
     if fine_tuned:
         raise UserError(f"{settings.pretrained}: {FINE_TUNED}; use --engine torch, or a pretrained checkpoint")
-    pos_weight = read_pos_weight(inside(settings.manifests, "manifest_pos_weight")).tolist()
+    pos_weight = read_pos_weight(inside(settings.manifests, "manifest_pos_weight"), len(settings.labels)).tolist()
     return fairseq_command(settings, architecture, pos_weight, root, overrides)
 
 

@@ -88,7 +88,7 @@ def finetune(
         An input cannot be used, the output folder holds another run, or the loss is not finite.
     """
     train_set, valid_set = _read_sets(settings.manifests)
-    pos_weight = read_pos_weight(inside(settings.manifests, "manifest_pos_weight"))
+    pos_weight = read_pos_weight(inside(settings.manifests, "manifest_pos_weight"), len(settings.labels))
     for dataset in (train_set, valid_set):
         dataset.load(settings.workers)
     model = build_model(settings)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ecg_finetune.files import replacing, write_array, write_json
-from ecg_finetune.label_set import LABELS, label_counts, label_definition, write_pos_weight
+from ecg_finetune.label_set import ECG_FM, LABELS, label_counts, write_label_definition, write_pos_weight
 from ecg_finetune.lineage import Inputs, lineage
 from ecg_finetune.paths import inside
 from ecg_finetune.studies import SPLITS
-from ecg_finetune.tables import iterate_rows, write_rows, write_table
+from ecg_finetune.tables import iterate_rows, write_rows
 from ecg_fm_labeler.configuration import PROJECT_CONFIG
 
 LABEL_DEFINITION = "label_def.csv"
@@ -56,7 +56,7 @@ def write_outputs(
     _write_labels(inside(folder, "labels"), hard.astype(bool))
     mapping = ((idx, study, names[code]) for idx, (study, code) in enumerate(zip(study_id.tolist(), split.tolist())))
     write_rows(inside(folder, "study_id_mapping"), ["idx", "study_id", "split"], mapping)
-    write_table(inside(folder, "label_def_recomputed"), label_definition(hard))
+    write_label_definition(inside(folder, "label_def_recomputed"), ECG_FM, hard, combine=False)
     write_pos_weight(inside(folder, "pos_weight"), label_counts(hard)[2])
     with replacing(inside(folder, "label_def_official")) as temporary:
         own = Path(config) / LABEL_DEFINITION

@@ -437,7 +437,12 @@ def test_pos_weight(campaign):
         assert weights.tolist() == [real(text) for text in content.decode().split()]
         assert weights.shape == (17,) and weights.min() >= 0
 
-    campaign(b" ".join(b"%.8f" % (k / 7) for k in range(17)) + b"\n", "pos_weight.txt", read_pos_weight, check)
+    campaign(
+        b" ".join(b"%.8f" % (k / 7) for k in range(17)) + b"\n",
+        "pos_weight.txt",
+        lambda path: read_pos_weight(path, 17),
+        check,
+    )
 
 
 # .mat files
