@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.files import UserError, read_text, replacing, shown
-from ecg_finetune.tables import iterate_rows, number, read_header, write_rows
+from ecg_finetune.tables import iterate_rows, listed, number, read_header, write_rows
 
 # ECG-FM's 17 labels in its order: the default label set, and the one that the labels stage writes.
 LABELS = (
@@ -89,6 +89,22 @@ def check_names(path: Path, names: Sequence[str]) -> None:
             raise UserError(f"{path}: no label can be called {name}, which has a meaning of its own; rename it")
         if name in names[:place]:
             raise UserError(f"{path}: two labels are called {name!r}; rename one")
+
+
+def difference(found: Sequence[str], wanted: Sequence[str]) -> str:
+    """Say how the labels found differ from those wanted; empty where they do not.
+
+    >>> difference(["A", "C"], ["A", "B"])
+    'without B; besides C'
+    >>> difference(["B", "A"], ["A", "B"])
+    'in another order: B, A instead of A, B'
+    """
+    missing = [name for name in wanted if name not in found]
+    extra = [name for name in found if name not in wanted]
+    parts = [f"{word} {listed(names)}" for word, names in (("without", missing), ("besides", extra)) if names]
+    if not parts and list(found) != list(wanted):
+        parts.append(f"in another order: {listed(found)} instead of {listed(wanted)}")
+    return "; ".join(parts)
 
 
 def read_label_names(path: Path) -> tuple[str, ...]:

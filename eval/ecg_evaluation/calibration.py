@@ -46,7 +46,8 @@ def fit_sigmoid(truth: np.ndarray, probabilities: np.ndarray) -> tuple[float, fl
 def fit_calibration(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return slope and intercept of each label, float64 (labels, 2), from truth and probabilities (records, labels).
 
-    Truth is NaN where it is unknown. A label that is never or always present in `truth` is left as it is: slope 1, intercept 0.
+    Truth is NaN where it is unknown. A label that is never or always present in `truth` is left as it is: slope 1,
+    intercept 0.
     """
     parameters = np.tile([1.0, 0.0], (truth.shape[1], 1))
     for label in np.flatnonzero(has_both(truth)):
