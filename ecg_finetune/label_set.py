@@ -91,22 +91,6 @@ def check_names(path: Path, names: Sequence[str]) -> None:
             raise UserError(f"{path}: two labels are called {name!r}; rename one")
 
 
-def difference(found: Sequence[str], wanted: Sequence[str]) -> str:
-    """Say how the labels found differ from those wanted; empty where they do not.
-
-    >>> difference(["A", "C"], ["A", "B"])
-    'without B; besides C'
-    >>> difference(["B", "A"], ["A", "B"])
-    'in another order: B, A instead of A, B'
-    """
-    missing = [name for name in wanted if name not in found]
-    extra = [name for name in found if name not in wanted]
-    parts = [f"{word} {listed(names)}" for word, names in (("without", missing), ("besides", extra)) if names]
-    if not parts and list(found) != list(wanted):
-        parts.append(f"in another order: {listed(found)} instead of {listed(wanted)}")
-    return "; ".join(parts)
-
-
 def read_label_names(path: Path) -> tuple[str, ...]:
     """Return the labels of labels.csv: the names of its columns after `idx`.
 
@@ -139,6 +123,25 @@ def read_label_set(path: Path) -> LabelSet:
         combine += how
     check_names(path, names)
     return LabelSet(tuple(names), tuple(combine)) if with_combine else LabelSet.of(names)
+
+
+def difference(one: Sequence[str], one_name: str, other: Sequence[str], other_name: str) -> str | None:
+    """Describe how two lists of labels differ; None where they do not.
+
+    >>> difference(["A", "B"], "the checkpoint", ["B", "C"], "the test set")
+    'A only in the checkpoint, C only in the test set'
+    >>> difference(["A", "B"], "the checkpoint", ["B", "A"], "the test set")
+    'the same in another order: A in the checkpoint where B is in the test set'
+    """
+    only = [
+        f"{listed([label for label in mine if label not in theirs])} only in {name}"
+        for mine, theirs, name in ((one, other, one_name), (other, one, other_name))
+        if set(mine) - set(theirs)
+    ]
+    if only:
+        return ", ".join(only)
+    swapped = next(((a, b) for a, b in zip(one, other) if a != b), None)
+    return swapped and f"the same in another order: {swapped[0]} in {one_name} where {swapped[1]} is in {other_name}"
 
 
 def label_counts(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -131,6 +131,7 @@ class Scored:
     Attributes
     ----------
     units : int
+    records : int
     sums : ndarray (units, 6, labels + 1), float64
         True positives, false positives, false negatives, true negatives, and the two sums of squared errors of each
         unit; per label, and last of all decisions pooled.
@@ -143,7 +144,7 @@ class Scored:
         positive, negative = truth == 1, truth == 0
         known = positive | negative
         self.units = int(unit.max()) + 1
-        labels = truth.shape[1]
+        self.records, labels = truth.shape
         self.rankings = [
             Ranking.of(positive[rows, i], probabilities[rows, i], unit[rows]) for i, rows in enumerate(known.T)
         ]
