@@ -27,9 +27,7 @@ from ecg_finetune.segments import (
 from ecg_finetune.waveform import CHANNELS, RECORD_SAMPLES, SEGMENT_SAMPLES
 
 
-def load_model(
-    path: Path, labels: LabelSet, *, device: str, precision: str, trust: bool
-) -> tuple[EcgClassifier, str]:
+def load_model(path: Path, labels: LabelSet, *, device: str, precision: str, trust: bool) -> tuple[EcgClassifier, str]:
     """Load a classifier of these labels to its device; return it and what it is in words.
 
     Raises
@@ -128,9 +126,7 @@ def predict(
     return combine_segments(np.concatenate(studies), np.concatenate(probabilities), labels)
 
 
-def combine_segments(
-    study: np.ndarray, probabilities: np.ndarray, labels: LabelSet
-) -> tuple[np.ndarray, np.ndarray]:
+def combine_segments(study: np.ndarray, probabilities: np.ndarray, labels: LabelSet) -> tuple[np.ndarray, np.ndarray]:
     """Combine segments into records, as the label set says: by maximum or by mean.
 
     Parameters
