@@ -1,4 +1,4 @@
-"""Sigmoid (Platt) calibration, fitted on the valid split, and reliability curves.
+"""Sigmoid (Platt) calibration, fitted on the valid split.
 
 Training with `pos_weight` shifts probabilities upwards, so they rank well and yet are no frequencies. A sigmoid in the
 logit has two parameters per label, which even a rare label can support; isotonic regression would overfit there.
@@ -25,7 +25,7 @@ def fit_sigmoid(truth: np.ndarray, probabilities: np.ndarray) -> tuple[float, fl
         0/1 with at least one of each; predicted probabilities.
     """
     truth = np.asarray(truth).astype(bool)
-    scores = _logit(probabilities)
+    scores = logits(probabilities)
     # Fitted on standardised scores: the optimum is the same, and the search well conditioned.
     centre, scale = scores.mean(), scores.std() or 1.0
     scores = (scores - centre) / scale
@@ -66,48 +66,16 @@ def calibrate(probabilities: np.ndarray, parameters: np.ndarray) -> np.ndarray:
         Slope and intercept, see `fit_calibration`.
     """
     changed = (parameters != [1.0, 0.0]).any(axis=1)
-    return np.where(changed, expit(parameters[:, 0] * _logit(probabilities) + parameters[:, 1]), probabilities)
+    return np.where(changed, expit(parameters[:, 0] * logits(probabilities) + parameters[:, 1]), probabilities)
 
 
 def uncalibrate(probabilities: np.ndarray, parameters: np.ndarray) -> np.ndarray:
     """Return the probabilities (records, labels) that `calibrate` gives these for; where the slope is 0, these."""
     slope = np.where(parameters[:, 0] == 0, 1, parameters[:, 0])
     changed = (parameters != [1.0, 0.0]).any(axis=1) & (parameters[:, 0] != 0)
-    return np.where(changed, expit((_logit(probabilities) - parameters[:, 1]) / slope), probabilities)
+    return np.where(changed, expit((logits(probabilities) - parameters[:, 1]) / slope), probabilities)
 
 
-def _logit(probabilities: np.ndarray) -> np.ndarray:
+def logits(probabilities: np.ndarray) -> np.ndarray:
+    """Return the logits of probabilities (any shape), those of 0 and 1 as if they were 1e-12 and 1 - 1e-12."""
     return logit(np.clip(np.asarray(probabilities, dtype=float), SMALLEST, 1 - SMALLEST))
-
-
-def reliability_curve(truth: np.ndarray, probabilities: np.ndarray, bins: int = 10, smallest: int = 10) -> np.ndarray:
-    """Return mean prediction, observed frequency and count of bins of equal width.
-
-    Parameters
-    ----------
-    truth, probabilities : ndarray (n,)
-        0/1, and predicted probabilities.
-    bins : int
-        Number of bins between 0 and 1.
-    smallest : int
-        Neighbouring bins are merged until each has this many values: the frequency among fewer says nothing.
-
-    Returns
-    -------
-    ndarray (bins, 3), float64
-        In rising order of the prediction; at least one bin.
-    """
-    place = np.minimum((probabilities * bins).astype(int), bins - 1)
-    sums = np.stack(
-        [np.bincount(place, weights=values, minlength=bins) for values in (probabilities, truth, np.ones(len(place)))]
-    )
-    merged = [np.zeros(3)]
-    for values in sums.T:
-        if merged[-1][2] >= smallest:
-            merged.append(np.zeros(3))
-        merged[-1] = merged[-1] + values
-    if len(merged) > 1 and merged[-1][2] < smallest:
-        last = merged.pop()
-        merged[-1] = merged[-1] + last
-    predicted, observed, count = np.array(merged).T
-    return np.column_stack((predicted / count, observed / count, count))

@@ -1,6 +1,7 @@
 """From predictions to the table of results: point estimates, intervals, and in words what is undefined and why."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from ecg_evaluation.inputs import Labelled
 from ecg_evaluation.intervals import AREAS, Estimates, differences, estimate, macro
 from ecg_evaluation.metrics import METRICS, RATIOS, Scored
 from ecg_evaluation.options import MIN_PATIENTS
-from ecg_evaluation.thresholds import choose_thresholds, known_cells
+from ecg_evaluation.thresholds import Target, choose_thresholds, known_cells, target_thresholds
 from ecg_finetune.label_set import ROW_NAMES, LabelSet, known_counts
 
 MACRO, MICRO = ROW_NAMES
@@ -31,6 +32,7 @@ class Decisions:
     positives: np.ndarray  # (labels,): positive records of the valid split; NaN: not known
     negatives: np.ndarray  # (labels,): the same of negative records
     frozen: bool = False  # taken from the development's evaluation
+    further: Mapping[str, np.ndarray] = field(default_factory=dict)  # rule -> thresholds (labels,), NaN: none
 
     @property
     def chosen(self) -> np.ndarray:
@@ -43,7 +45,13 @@ class Decisions:
         return "the development's valid split" if self.frozen else "the valid split"
 
 
-def decide(valid: Labelled | None, probabilities: np.ndarray | None, rule: str | float, labels: int) -> Decisions:
+def decide(
+    valid: Labelled | None,
+    probabilities: np.ndarray | None,
+    rule: str | float,
+    labels: int,
+    targets: Sequence[Target] = (),
+) -> Decisions:
     """Choose thresholds and fit the calibration on the valid split; without one, 0.5 (or `rule`) and none.
 
     Parameters
@@ -56,6 +64,8 @@ def decide(valid: Labelled | None, probabilities: np.ndarray | None, rule: str |
         See `choose_thresholds`.
     labels : int
         How many there are.
+    targets : sequence of Target
+        What further thresholds are to reach.
     """
     if valid is None:
         none = np.zeros(labels, int)
@@ -66,6 +76,7 @@ def decide(valid: Labelled | None, probabilities: np.ndarray | None, rule: str |
         fit_calibration(valid.truth, probabilities),
         (valid.truth == 1).sum(axis=0),
         (valid.truth == 0).sum(axis=0),
+        further={target.rule: target_thresholds(valid.truth, probabilities, target) for target in targets},
     )
 
 

@@ -1,0 +1,112 @@
+"""What each label's operating points give on the evaluated records, and predictive values where a label is rarer.
+
+Highest F1 is a convention: F1 ignores true negatives, depends on the prevalence, is no proper score and weighs the
+harms of no decision. The other operating points say what they are for: a sensitivity or a specificity to reach.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit, logit
+
+from ecg_evaluation.bootstrap import resampled_sums
+from ecg_evaluation.intervals import effective_number, share_interval, t_interval
+from ecg_evaluation.metrics import rates, ratios, unit_sums
+from ecg_evaluation.results import Evaluation
+
+SHARES = ("recall", "specificity", "precision", "npv")
+COUNTS = ("tp", "fp", "fn", "tn")
+
+
+def rules(results: Evaluation) -> dict[str, np.ndarray]:
+    """Return the thresholds (labels,) of every rule: the one of the evaluation first."""
+    rule = results.decisions.rule
+    name = f"fixed {rule:g}" if isinstance(rule, float) else rule or "as given"
+    return {name: results.decisions.thresholds, **results.decisions.further}
+
+
+def counted(results: Evaluation) -> Iterator[tuple[dict, np.ndarray]]:
+    """Yield of each rule and label its row (`label`, `rule`, `threshold`) and its counts per unit: (units, 4)."""
+    truth, units = results.test.truth, int(results.unit.max()) + 1
+    for rule, thresholds in rules(results).items():
+        for label in np.flatnonzero(results.annotated & ~np.isnan(thresholds)):
+            known = ~np.isnan(truth[:, label])
+            positive = truth[known, label] == 1
+            decided = results.probabilities[known, label] >= thresholds[label]
+            cells = (positive & decided, ~positive & decided, positive & ~decided, ~positive & ~decided)
+            row = {"label": results.test.labels.names[label], "rule": rule, "threshold": thresholds[label]}
+            yield row, unit_sums(np.stack(cells, axis=1), results.unit[known], units)
+
+
+def operating_table(results: Evaluation) -> pd.DataFrame:
+    """Return the counts and shares of every operating point.
+
+    Returns
+    -------
+    DataFrame
+        A row per label and rule: `label`, `rule` (that of the evaluation, "sensitivity 0.9", ...), `threshold`, `tp`,
+        `fp`, `fn`, `tn`, and recall (sensitivity), specificity, precision (PPV) and NPV with their `_low` and `_high`.
+    """
+    rows = []
+    for row, sums in counted(results):
+        whole, drawn = rates(*sums.sum(axis=0)), rates(*resampled_sums(sums, len(results.estimates.drawn)).T)
+        denominators = ratios(*sums.T)
+        row |= dict(zip(COUNTS, sums.sum(axis=0).astype(int).tolist()))
+        for share in SHARES:
+            low, high = share_interval(whole[share], drawn[share], denominators[share][1])
+            row |= {share: float(whole[share]), f"{share}_low": float(low), f"{share}_high": float(high)}
+        rows.append(row)
+    columns = [f"{share}{end}" for share in SHARES for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=["label", "rule", "threshold", *COUNTS, *columns])
+
+
+def prevalence_table(results: Evaluation, prevalences: Sequence[float]) -> pd.DataFrame:
+    """Return the predictive values that each operating point would have at other prevalences.
+
+    Sensitivity and specificity are taken as measured, which a population of other patients may not have. Intervals are
+    t intervals of the logit.
+
+    Parameters
+    ----------
+    results : Evaluation
+        The evaluation.
+    prevalences : sequence of float
+        From 0 to 1, both excluded.
+
+    Returns
+    -------
+    DataFrame
+        A row per label, rule and prevalence: `label`, `rule`, `threshold`, `prevalence`, `ppv` and `npv` with their
+        `_low` and `_high`; empty where a sensitivity or specificity of 0 or 1 leaves nothing to reckon with.
+    """
+    rows = []
+    for row, sums in counted(results):
+        drawn = resampled_sums(sums, len(results.estimates.drawn))
+        rarer = min(sums[:, 0] + sums[:, 2], sums[:, 1] + sums[:, 3], key=effective_number)
+        for prevalence in prevalences:
+            line = {**row, "prevalence": prevalence}
+            for name, value, resampled in zip(
+                ("ppv", "npv"), predictive_values(sums.sum(axis=0), prevalence), predictive_values(drawn, prevalence)
+            ):
+                inside = 0 < value < 1
+                low, high = t_interval(value, resampled, rarer, logit, expit) if inside else (np.nan, np.nan)
+                line |= {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
+            rows.append(line)
+    columns = [f"{name}{end}" for name in ("ppv", "npv") for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=["label", "rule", "threshold", "prevalence", *columns])
+
+
+def predictive_values(counts: np.ndarray, prevalence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return PPV and NPV at a prevalence, from counts (..., 4) of true and false positives, false and true negatives.
+
+    >>> ppv, npv = predictive_values(np.array([90, 5, 10, 95]), 0.02)
+    >>> round(float(ppv), 3), round(float(npv), 4)
+    (0.269, 0.9979)
+    """
+    found = rates(*np.moveaxis(np.asarray(counts, dtype=float), -1, 0))
+    recall, specificity = found["recall"], found["specificity"]
+    with np.errstate(invalid="ignore"):
+        ppv = prevalence * recall / (prevalence * recall + (1 - prevalence) * (1 - specificity))
+        npv = (1 - prevalence) * specificity / ((1 - prevalence) * specificity + prevalence * (1 - recall))
+    return ppv, npv
