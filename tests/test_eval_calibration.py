@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 from ecg_evaluation.bootstrap import draw
-from ecg_evaluation.calibration_quality import agreement, calibration_tables, quantile_bins, qualities, regression
+from ecg_evaluation.calibration_quality import agreement, calibration_tables, qualities, quantile_bins, regression
 from ecg_evaluation.decision_curves import PROBABILITIES, decision_curves
 from ecg_evaluation.inputs import Labelled
 from ecg_evaluation.results import decide, evaluate

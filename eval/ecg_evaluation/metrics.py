@@ -118,7 +118,7 @@ def rates(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> dic
 
 
 def unit_sums(values: np.ndarray, unit: np.ndarray, units: int) -> np.ndarray:
-    """Return the sums (units, ...) over each unit, int `unit` (records,), of the values (records, ...) of its records."""
+    """Return the sums (units, ...) of values (records, ...) over the records of each unit, `unit` int (records,)."""
     of_unit = csr_array((np.ones(len(unit)), (unit, np.arange(len(unit)))), shape=(units, len(unit)))
     return (of_unit @ values.reshape(len(unit), -1).astype(float)).reshape(units, *values.shape[1:])
 
@@ -167,7 +167,7 @@ class Scored:
         known = positive | negative
         self.units = int(unit.max()) + 1 if units is None else units
         self.records, labels = truth.shape
-        self.equal_units = equal_units
+        self.pooled, self.equal_units = pooled, equal_units
         weight, pooled_weight = None, None
         if equal_units:
             count = unit_sums(known, unit, self.units)

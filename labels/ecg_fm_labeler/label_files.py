@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from ecg_finetune.paths import inside
 from ecg_finetune.studies import SPLITS
 from ecg_finetune.tables import iterate_rows, write_rows
 from ecg_fm_labeler.configuration import PROJECT_CONFIG
+from ecg_fm_labeler.labeler import POLICIES
 
 LABEL_DEFINITION = "label_def.csv"
 # The reports of MIMIC-IV-ECG v1.0; the counts of label_def.csv's `all_reports` are over them.
 ALL_REPORTS = 800_035
 # What the lineage vouches for.
-CHECKED = ("labels", "study_id_mapping", "y", "y_soft")
+CHECKED = ("labels", "study_id_mapping", "y", "y_soft", "policy_differences")
 MARK_ABOVE = 0.1  # relative difference of the prevalence
 
 
@@ -37,6 +38,7 @@ def write_outputs(
     study_id: np.ndarray,
     split: np.ndarray,
     soft: np.ndarray,
+    differences: Iterable[tuple[int, str, float, float]],
     unmatched: Counter,
     settings: Mapping[str, Any],
     inputs: Inputs,
@@ -51,6 +53,8 @@ def write_outputs(
         int64; the position in `SPLITS`, one beyond where there is none.
     soft : ndarray of float32 (rows, 17)
         Probabilities.
+    differences : iterable of tuples
+        As `policy_differences` gives them.
     unmatched : Counter
         Runs of words that no pattern took.
     settings, inputs
@@ -61,6 +65,7 @@ def write_outputs(
     write_array(inside(folder, "y_soft"), soft)
     write_array(inside(folder, "y"), hard)
     write_label_table(inside(folder, "labels"), LABELS, range(len(hard)), hard)
+    write_rows(inside(folder, "policy_differences"), ["idx", "label", *POLICIES], differences)
     mapping = ((idx, study, names[code]) for idx, (study, code) in enumerate(zip(study_id.tolist(), split.tolist())))
     write_rows(inside(folder, "study_id_mapping"), ["idx", "study_id", "split"], mapping)
     write_label_definition(inside(folder, "label_def_recomputed"), ECG_FM, hard, combine=False)
@@ -72,6 +77,17 @@ def write_outputs(
     write_rows(inside(folder, "unmatched"), ["words", "count"], ordered)
     written = [inside(folder, name) for name in CHECKED]
     write_json(inside(folder, "labels_lineage"), lineage("labels", settings, inputs, written))
+
+
+def policy_differences(soft: Mapping[str, np.ndarray]) -> Iterator[tuple[int, str, float, float]]:
+    """Yield the cells in which the policies disagree: row, label, and the probability that each of `POLICIES` gives.
+
+    With them the labels of one policy can be made from those of the other; `soft` holds both, (rows, 17).
+    """
+    one, other = (soft[policy] for policy in POLICIES)
+    for row, label in zip(*(place.tolist() for place in np.nonzero(one != other))):
+        # With the digits that give the same float32 again, not those of the float64 that it becomes.
+        yield row, LABELS[label], *(np.format_float_positional(both[row, label], trim="-") for both in (one, other))
 
 
 def published_shares() -> np.ndarray:
