@@ -82,6 +82,13 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
     patient_of = read_patients(settings.record_list) if settings.record_list.exists() else None
     patients, alarms, unchecked = patients_of(settings, records, patient_of)
     findings += unchecked
+    records_lineage = lineage_of_records(settings)
+    source = source_of(records_lineage)
+    if not source.patients:
+        findings.append(
+            f"the patients of {source.name} are not known, so each recording counts as one: where a patient has "
+            "several, intervals are too narrow"
+        )
     other = None if settings.compare is None else read_other(settings, records)
     read_scale(settings.signal_report)
     if given is not None:
@@ -98,8 +105,6 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
         model, made_by = model_of(settings, records.labels)
         finetuning = finetuning_of(settings.model_path)
         known = records_of_checkpoint(settings.model_path, model.training_records)
-    records_lineage = lineage_of_records(settings)
-    source = source_of(records_lineage)
     elsewhere = trained_elsewhere(trained_on_sources(finetuning), source)
     trained = trained_on(None if elsewhere else known, told)
     # The valid split may have been used in validation, but not in training.
