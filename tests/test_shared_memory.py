@@ -15,7 +15,7 @@ from evaluation_world import make_world
 
 from ecg_finetune.ecg_fm import EcgClassifier
 from ecg_finetune.files import UserError
-from ecg_finetune.label_set import LABELS
+from ecg_finetune.label_set import ECG_FM, LABELS
 from ecg_finetune.paths import locate
 from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
 
@@ -32,7 +32,9 @@ def read_with_workers(base: str) -> None:
 
     manifests = locate(base, "manifests")
     segments = SegmentDataset(read_manifest(manifests / "valid.tsv"), *read_label_rows(manifests), cache_bytes=0)
-    settings = FinetuneSettings(manifests=manifests, output=Path(base), pretrained=None, batch_size=2, workers=2)
+    settings = FinetuneSettings(
+        manifests=manifests, label_set=ECG_FM, output=Path(base), pretrained=None, batch_size=2, workers=2
+    )
     trainer = Trainer(EcgClassifier(TINY), [1] * len(LABELS), settings, torch.device("cpu"))
     leads, targets = next(trainer.loader(segments, [list(range(80))]))
     print("read", len(study), tuple(leads.shape), tuple(targets.shape))
