@@ -276,7 +276,9 @@ def contents(base: Path, stage: Stage) -> dict[str, str]:
     for artefact in stage.artefacts:
         root = locate(base, artefact)
         # Unlike a glob, a walk does not mind that workers who outlive their main process remove folders under it.
-        files = [root] if root.is_file() else sorted(Path(folder, n) for folder, _, names in os.walk(root) for n in names)
+        files = (
+            [root] if root.is_file() else sorted(Path(folder, n) for folder, _, names in os.walk(root) for n in names)
+        )
         for file in files:
             name = TIME_STAMP.sub(b"TIME", str(file.relative_to(base)).encode()).decode()
             digest = digest_of(file, base)
