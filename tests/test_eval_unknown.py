@@ -11,7 +11,7 @@ from ecg_evaluation.inputs import Labelled, read_test_set
 from ecg_evaluation.metrics import METRICS, Scored
 from ecg_evaluation.misses import named, rank_misses
 from ecg_evaluation.prediction import combine_segments, load_model
-from ecg_evaluation.report import shares_together
+from ecg_evaluation.analyses import shares_together
 from ecg_evaluation.results import NOT_ANNOTATED, compare, decide, evaluate, same_order
 from ecg_evaluation.thresholds import choose_thresholds
 from evaluation_world import make_world, write_checkpoint

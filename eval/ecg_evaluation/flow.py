@@ -18,6 +18,8 @@ ENTERED, EXCLUDED, EVALUATED = "entered", "excluded", "evaluated"
 LISTED, SPLIT, BUILD, EVALUATION = "record list", "split", "preprocess and build", "evaluation"
 NOT_LISTED = "in no list of excluded records"
 
+StudyLabels = tuple[np.ndarray, np.ndarray, LabelSet]  # as `read_study_labels`
+
 
 @dataclass
 class Flow:
@@ -25,13 +27,13 @@ class Flow:
 
     Parameters
     ----------
-    labels : tuple (study_id int64 (studies,), labels (studies, labels), LabelSet) or None
-        What is known of the studies, as `read_study_labels`; None: no labels.
+    labels : StudyLabels or None
+        What is known of all studies; None: no labels.
     patient_of : Series or None
         The patient of each study, as `read_patients`; None: not known.
     """
 
-    labels: tuple[np.ndarray, np.ndarray, LabelSet] | None
+    labels: StudyLabels | None
     patient_of: pd.Series | None
     rows: list[dict] = field(default_factory=list)
 
@@ -54,7 +56,7 @@ class Flow:
             self.add(stage, split, EXCLUDED, name, study_id[reason == name])
 
 
-def labels_of_studies(folder: Path) -> tuple[np.ndarray, np.ndarray, LabelSet] | None:
+def labels_of_studies(folder: Path) -> StudyLabels | None:
     """Return what the labels stage, or an import, says of all studies; None where the folder has no labels."""
     return read_study_labels(folder) if (folder / "labels.csv").is_file() else None
 
@@ -75,7 +77,7 @@ def flow_table(
     test_set: np.ndarray,
     not_evaluated: str,
     split: str,
-    labels: tuple[np.ndarray, np.ndarray, LabelSet] | None,
+    labels: StudyLabels | None,
     patient_of: pd.Series | None,
     files: dict[str, Path],
 ) -> pd.DataFrame:

@@ -111,11 +111,3 @@ def definitions_table(results: Evaluation, definitions: Definitions) -> pd.DataF
         for name, truth in definitions.truths.items()
     }
     return variants_table(results, "definition", variants)
-
-
-def belong_together(definitions: Definitions, names: tuple[str, ...], truth: np.ndarray) -> bool:
-    """Tell whether truth (records, labels) of labels `names` is what the run of these definitions gave."""
-    if not set(names) <= set(definitions.names):
-        return False
-    columns = [definitions.names.index(name) for name in names]
-    return np.array_equal(definitions.truths[f"policy {definitions.policy}"][:, columns], truth)

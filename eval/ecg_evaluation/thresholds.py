@@ -46,6 +46,9 @@ def choose_thresholds(truth: np.ndarray, probabilities: np.ndarray, rule: str | 
     return thresholds
 
 
+MEASURES = ("sensitivity", "specificity")
+
+
 @dataclass(frozen=True)
 class Target:
     """What a threshold is to reach on the valid split: a `share` as "sensitivity" or "specificity" (`measure`)."""
