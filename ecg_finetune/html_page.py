@@ -41,7 +41,6 @@ th[aria-sort=descending]::after { content: " \\25BE"; }
 tbody tr:last-child td { border-bottom-width: 2px; } tfoot td { background: var(--band); }
 .n { text-align: right; white-space: nowrap; }
 a { color: var(--accent); }
-.lead { color: var(--soft); margin: 0 0 1rem; }
 .contents { columns: 16rem; font-size: .875rem; margin: 0 0 1rem; padding: .5rem .8rem; background: var(--band); }
 .contents ol { margin: 0; } h2[id] { scroll-margin-top: .5rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.6rem, 1fr)); gap: .6rem; margin: 1rem 0; }
@@ -56,7 +55,7 @@ a { color: var(--accent); }
 @media print { @page { size: A4; margin: 14mm; } html { font-size: 12px; }
   body { font-size: 9pt; max-width: none; padding: 0; } p { max-width: none; } tfoot { display: table-row-group; }
   .scroll { overflow: visible; } table { font-size: 7.5pt; } th, td { padding: 1mm 1.2mm; }
-  thead { display: table-header-group; } th { white-space: normal; }
+  thead { display: table-header-group; } th, th.n { white-space: normal; }
   tr, figure, .card { break-inside: avoid; } h2, h3 { break-after: avoid; }
   td { line-height: 1.25; } td small { display: block; } .panels, .cards { grid-template-columns: repeat(4, 1fr); }
   @page strips { size: A4 landscape; } .strips { page: strips; }
@@ -99,7 +98,7 @@ function sort(table, head, column) {
 NUMBER = re.compile(r"<?[-+\u2212]?[0-9][0-9,]*(\.[0-9]+)?(e[-+]?[0-9]+)?\s?%?(\s.*)?", re.DOTALL)
 
 
-def html_page(title: str, body: str, style: str = "", *, lead: str = "", contents: bool = False) -> str:
+def html_page(title: str, body: str, style: str = "", *, contents: bool = False) -> str:
     """Return a complete HTML document: no file, font or script is loaded from elsewhere.
 
     Parameters
@@ -112,18 +111,17 @@ def html_page(title: str, body: str, style: str = "", *, lead: str = "", content
         print, pages wide enough for 10 s at 25 mm/s).
     style : str
         CSS of this page alone.
-    lead : str
-        Plain text below the heading: what the page is about. Printed pages have title and page number at their edges.
     contents : bool
         Whether a list of the sections, each an <h2>, comes before them.
+
+    Printed pages have the title and their number at their edges.
     """
     if contents:
         body = with_contents(body)
-    about = f'<p class="lead">{escape(lead)}</p>\n' if lead else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}{RUNNING_HEAD.format(css_string(title))}{style}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n{about}"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{RUNNING_HEAD.format(css_string(title))}{style}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
         f"{body}\n<script>{SORTING}</script>\n</body>\n</html>\n"
     )
 

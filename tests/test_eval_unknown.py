@@ -230,7 +230,7 @@ def test_three_labels_of_ones_own_from_the_checkpoint_to_the_report(own_world, c
     assert "the 17" not in page
     assert "the higher of the two for tachycardia, and their mean for the other labels" in page
     assert "nan" not in " ".join(reader.cells).lower() and "&lt;NA&gt;" not in page and "<NA>" not in page
-    assert page.count('class="three"') == 3  # two labels and the micro average
+    assert page.count('class="four"') == 3  # two labels and the micro average
 
 
 def test_segments_combine_as_the_label_set_says():

@@ -107,7 +107,7 @@ def test_where_they_come_from_is_told(development, external, validated):
     }
     assert digest in written["inputs"].values()
     ours = outputs(locate(external, "eval"), "metrics")[0]
-    assert written["outputs"] == {ours.name: sha256(ours)}
+    assert written["outputs"][ours.name] == sha256(ours)
     # Chained on: those of the external evaluation are those of the development.
     again = read_operating_points(ours, LABELS)
     assert again.choices["set"] == "valid_lead1_duplicated" and again.decisions.rule == "f1"
@@ -190,7 +190,7 @@ def test_a_model_folder_will_do_and_labels_it_lacks_get_no_threshold(development
         rf"accuracy, recall, .* are means over \d+ labels .undefined for {lacking}.", found["note"].iloc[-2]
     )
     page = outputs(tmp_path, "report", ".html")[0].read_text()
-    assert "was chosen on the development's valid split" in page and "nan" not in page.split("<h2>Provenance")[0]
+    assert "was chosen on the development's valid split" in page and " nan" not in page
 
 
 def test_operating_points_that_are_none(development, tmp_path):

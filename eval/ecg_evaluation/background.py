@@ -16,8 +16,6 @@ from ecg_finetune.studies import find_rows
 from ecg_finetune.tables import read_header, read_table
 from ecg_finetune.waveform import lead_number
 
-BY = ("sex", "age")
-
 
 @dataclass(frozen=True)
 class Background:
@@ -58,7 +56,7 @@ def read_background(
     """
     groups: Groups = {}
     if settings.subgroups is not None:
-        groups = read_subgroups(settings.subgroups, settings.by or BY, records.study_id, patients)
+        groups = read_subgroups(settings.subgroups, settings.by.split(","), records.study_id, patients)
     labels, definitions, remark = labels_of_studies(settings.labels), None, ""
     if labels is None:
         remark = f"{settings.labels} does not exist"

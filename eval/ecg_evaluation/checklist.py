@@ -106,7 +106,8 @@ def answers(report: Report) -> dict[str, str]:
     known: dict[str, str] = {
         "1": f"{plain(model_name(report))}, Lead {report.lead}, {plain(report.data_set)}. {GAP} The population.",
         "4": "Evaluation of a model that was developed before; the same pipeline develops it (see 12).",
-        "5a": f"Evaluated on {plain(report.data_set)} (`{plain(results.test.name)}`). {sources_of(report)}",
+        "5a": f"Evaluated on {plain(report.data_set)} (`{results.test.name}`). "
+        f"{GAP} Why these data, and how representative they are.",
         "7": "Each record is read, checked for missing samples, flat stretches and amplitude, and standardised by the "
         f"preprocess stage; what was excluded for which reason is in flow.csv. {excluded_text(tables['flow'], report)}",
         "8a": outcome(report),
@@ -131,8 +132,7 @@ def answers(report: Report) -> dict[str, str]:
         else "None.",
         "12g": f"From the checkpoint, in precision and versions as in the predictions' .json; Python "
         f"{software()['python']}, PyTorch {software()['torch']}.",
-        "14": "Performance by " + ", ".join(map(plain, report.settings["by"] or ("sex", "age"))) + " in subgroups.csv. "
-        f"{GAP} Why these groups."
+        "14": "Performance by " + plain(report.settings["by"]) + f" in subgroups.csv. {GAP} Why these groups."
         if "subgroups" in tables
         else f"{GAP} No subgroups were evaluated: --subgroups gives them.",
         "15": f"A probability per label, thresholds by rule in operating_points.csv ({thresholds(report)}). "
@@ -163,13 +163,6 @@ def answers(report: Report) -> dict[str, str]:
         )
         known["13"] += "calibrated afterwards."
     return known
-
-
-def sources_of(report: Report) -> str:
-    """Say which data set the model was developed on, as far as its lineage says."""
-    split = stage_settings(report.origin, "split")
-    told = f"Split: {settings_text(split)}. " if split else ""
-    return f"{told}{GAP} Why these data, and how representative they are."
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
@@ -224,7 +217,8 @@ def divided(report: Report) -> str:
     told = "Train fits the network; valid chooses epoch, thresholds and calibration; test is only evaluated."
     if report.settings["set"] == "valid":
         told += " This evaluation is of the valid split: it is not one of new data."
-    return f"{told} The split is by patient where its lineage says so ({sources_of(report).split('. ')[0]})."
+    split = stage_settings(report.origin, "split")
+    return f"{told} Split: {settings_text(split) or GAP}."
 
 
 def thresholds(report: Report) -> str:

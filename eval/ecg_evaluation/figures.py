@@ -48,11 +48,12 @@ def panel(content: str, x_label: str, y_label: str, alt: str, top: float = 1) ->
         f'<text class="soft end" x="{LEFT - 3}" y="{TOP + (1 - value) * SIDE + 3:g}">{value * top:g}</text>'
         for value in (0, 0.5, 1)
     )
+    left = LEFT if top == 1 else LEFT + 11  # the smaller the axis, the longer its numbers
     return (
-        f'<svg class="figure" viewBox="0 0 {LEFT + SIDE + 6} {TOP + SIDE + 24}" role="img" '
+        f'<svg class="figure" viewBox="{LEFT - left} 0 {left + SIDE + 6} {TOP + SIDE + 24}" role="img" '
         f'aria-label="{escape(alt)}">{ticks}'
         f'<text class="middle" x="{LEFT + SIDE / 2}" y="{TOP + SIDE + 21}">{x_label}</text>'
-        f'<text class="middle" transform="translate(7 {TOP + SIDE / 2}) rotate(-90)">{y_label}</text>'
+        f'<text class="middle" transform="translate({LEFT - left + 7} {TOP + SIDE / 2}) rotate(-90)">{y_label}</text>'
         f'<g transform="translate({LEFT} {TOP})"><path class="grid" d="M0 {SIDE / 2}h{SIDE}M{SIDE / 2} 0v{SIDE}"/>'
         f'<path class="axis" d="M0 0h{SIDE}v{SIDE}h-{SIDE}z"/>{content}</g></svg>'
     )

@@ -143,7 +143,9 @@ def share_interval(share: np.ndarray, drawn: np.ndarray, weights: np.ndarray) ->
 def t_interval(
     value: np.ndarray, drawn: np.ndarray, weights: np.ndarray, scale: Callable = identity, back: Callable = identity
 ) -> np.ndarray:
-    """Return the ends of t intervals that are formed on a scale such as the logarithm: (2, ...); NaN where undefined.
+    """Return the ends of t intervals that are formed on a scale such as the logarithm: (2, ...).
+
+    They are NaN where the value is not defined, and where a single patient is behind it.
 
     Parameters
     ----------
@@ -160,7 +162,8 @@ def t_interval(
         return np.full((2, *np.shape(value)), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         centre, margin = scale(value), margins(scale(drawn), effective_number(weights))
-        return np.stack((back(centre - margin), back(centre + margin)))
+        ends = np.stack((back(centre - margin), back(centre + margin)))
+    return np.where(np.isfinite(margin), ends, np.nan)
 
 
 @dataclass(frozen=True)
@@ -187,12 +190,11 @@ def estimate(scored: Scored, drawn: np.ndarray) -> Estimates:
     point, weights = scored.measure()[0], patient_weights(scored)
     if len(drawn) < 2:
         return Estimates(point, drawn, weights, *np.full((2, *point.shape), np.nan))
-    effective, records = effective_number(weights), weights.sum(axis=0)
+    effective = effective_number(weights)
     low, high = np.where(IS_RATIO, share_interval(point, drawn, weights), clopper_pearson(point, patients(weights)))
 
     # The logit of an area of 1 is infinite: a resample without any misplaced record counts as half of one.
-    pairs = np.maximum(scored.positives.sum(axis=0) * records[:, METRICS.index("brier")], 1)
-    smallest = np.where(IS_AREA, 1 / (2 * pairs)[:, None], 1e-12)
+    smallest = np.where(IS_AREA, 1 / (2 * scored.pairs)[:, None], 1e-12)
     margin = margins(logit(np.clip(drawn, smallest, 1 - smallest)), effective)
     varies = ~IS_RATIO & (margin > 0) & (point > 0) & (point < 1)
     centre = logit(np.where(varies, point, 0.5))

@@ -7,7 +7,7 @@ from ecg_evaluation.intervals import macro
 from ecg_evaluation.metrics import METRICS
 from ecg_evaluation.results import Evaluation
 
-RHYTHM, CONDUCTION, NOT_VISIBLE, OTHER = "rhythm", "conduction", "not visible in Lead I", "other"
+RHYTHM, CONDUCTION, NOT_VISIBLE, OTHER, ALL = "rhythm", "conduction", "not visible in Lead I", "other", "all labels"
 # Infarction shows in the leads that face it, and quality is that of all twelve leads.
 GROUPS = {
     RHYTHM: (
@@ -52,12 +52,12 @@ def label_groups_table(results: Evaluation) -> pd.DataFrame:
         A row per group that has labels: `group`, `n_labels` (those with enough patients, which the mean is over),
         `labels` (their names, joined by "; "), then metrics with `_low` and `_high`.
     """
-    enough = (results.table["few_patients"][:-2] == 0).to_numpy()
+    enough = results.table["few_patients"][:-2].eq(0).fillna(False).to_numpy(dtype=bool)
     own = np.array([group_of(name) for name in results.test.labels.names])
     rows = {group: own == group for group in (*GROUPS, OTHER) if (own == group).any()}
-    rows["all labels"] = np.ones(len(own), bool)
+    rows[ALL] = np.ones(len(own), bool)
     if NOT_VISIBLE in rows:
-        rows[f"all labels but those {NOT_VISIBLE}"] = own != NOT_VISIBLE
+        rows[f"{ALL} but those {NOT_VISIBLE}"] = own != NOT_VISIBLE
     lines = []
     for group, members in rows.items():
         included = members & enough

@@ -152,6 +152,8 @@ class Scored:
     ----------
     units : int
     records : int
+    pairs : ndarray (labels + 1,)
+        Positive records times known records, at least 1: below its inverse an area cannot tell from 0 or 1.
     sums : ndarray (units, 8, labels + 1), float64
         Of each unit true positives, false positives, false negatives and true negatives, positive and negative
         records, and the two sums of squared errors; per label, and last of all pooled.
@@ -166,6 +168,8 @@ class Scored:
         self.units = int(unit.max()) + 1 if units is None else units
         self.records, labels = truth.shape
         self.pooled, self.equal_units = pooled, equal_units
+        counts = [np.append(kind.sum(axis=0), kind.sum()).astype(float) for kind in (positive, known)]
+        self.pairs = np.maximum(counts[0] * counts[1], 1)
         weight, pooled_weight = None, None
         if equal_units:
             count = unit_sums(known, unit, self.units)

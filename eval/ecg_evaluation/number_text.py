@@ -55,6 +55,15 @@ def with_small_interval(value: str, interval: str, *, bold: bool = False) -> Mar
     return Markup("{} <small>{}</small>").format(shown, ends) if interval else shown
 
 
+def capital(text: str) -> str:
+    """Return a text with a capital at its beginning; what follows stays as it is.
+
+    >>> capital("not visible in Lead I")
+    'Not visible in Lead I'
+    """
+    return text[:1].upper() + text[1:]
+
+
 def p_text(p: float) -> str:
     """Return a p value.
 

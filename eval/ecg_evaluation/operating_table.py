@@ -17,6 +17,7 @@ from ecg_evaluation.results import Evaluation
 
 SHARES = ("recall", "specificity", "precision", "npv")
 COUNTS = ("tp", "fp", "fn", "tn")
+MEASURED, PREDICTIVE = ("recall", "specificity"), ("ppv", "npv")
 
 
 def rules(results: Evaluation) -> dict[str, np.ndarray]:
@@ -65,7 +66,7 @@ def prevalence_table(results: Evaluation, prevalences: Sequence[float]) -> pd.Da
     """Return the predictive values that each operating point would have at other prevalences.
 
     Sensitivity and specificity are taken as measured, which a population of other patients may not have. Intervals are
-    t intervals of the logit.
+    t intervals of the logit; where a value is 0 or 1, what the ends of those of sensitivity and specificity give.
 
     Parameters
     ----------
@@ -78,35 +79,39 @@ def prevalence_table(results: Evaluation, prevalences: Sequence[float]) -> pd.Da
     -------
     DataFrame
         A row per label, rule and prevalence: `label`, `rule`, `threshold`, `prevalence`, `ppv` and `npv` with their
-        `_low` and `_high`; empty where a sensitivity or specificity of 0 or 1 leaves nothing to reckon with.
+        `_low` and `_high`.
     """
-    rows = []
+    rows, count = [], len(results.estimates.drawn)
     for row, sums in counted(results):
-        drawn = resampled_sums(sums, len(results.estimates.drawn))
-        rarer = min(sums[:, 0] + sums[:, 2], sums[:, 1] + sums[:, 3], key=effective_number)
+        drawn, rarer = (
+            resampled_sums(sums, count),
+            min(sums[:, 0] + sums[:, 2], sums[:, 1] + sums[:, 3], key=effective_number),
+        )
+        whole, of_drawn = rates(*sums.sum(axis=0)), rates(*drawn.T)
+        shares = [(whole[share], of_drawn[share]) for share in MEASURED]
+        intervals = [share_interval(*one, ratios(*sums.T)[share][1]) for one, share in zip(shares, MEASURED)]
         for prevalence in prevalences:
             line = {**row, "prevalence": prevalence}
-            for name, value, resampled in zip(
-                ("ppv", "npv"), predictive_values(sums.sum(axis=0), prevalence), predictive_values(drawn, prevalence)
-            ):
-                inside = 0 < value < 1
-                low, high = t_interval(value, resampled, rarer, logit, expit) if inside else (np.nan, np.nan)
-                line |= {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
+            value, resampled = (predictive_values(*pair, prevalence) for pair in zip(*shares))
+            ends = [predictive_values(*pair, prevalence) for pair in zip(*intervals)]
+            for place, name in enumerate(PREDICTIVE):
+                low, high = t_interval(value[place], resampled[place], rarer, logit, expit)
+                if not 0 < value[place] < 1:  # it has no logit: what the ends of the two intervals give
+                    low, high = ends[0][place], ends[1][place]
+                line |= {name: float(value[place]), f"{name}_low": float(low), f"{name}_high": float(high)}
             rows.append(line)
-    columns = [f"{name}{end}" for name in ("ppv", "npv") for end in ("", "_low", "_high")]
+    columns = [f"{name}{end}" for name in PREDICTIVE for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=["label", "rule", "threshold", "prevalence", *columns])
 
 
-def predictive_values(counts: np.ndarray, prevalence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return PPV and NPV at a prevalence, from counts (..., 4) of true and false positives, false and true negatives.
+def predictive_values(recall: np.ndarray, specificity: np.ndarray, prevalence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return PPV and NPV at a prevalence; NaN where nothing is predicted, or everything.
 
-    >>> ppv, npv = predictive_values(np.array([90, 5, 10, 95]), 0.02)
+    >>> ppv, npv = predictive_values(np.array(0.9), np.array(0.95), 0.02)
     >>> round(float(ppv), 3), round(float(npv), 4)
     (0.269, 0.9979)
     """
-    found = rates(*np.moveaxis(np.asarray(counts, dtype=float), -1, 0))
-    recall, specificity = found["recall"], found["specificity"]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         ppv = prevalence * recall / (prevalence * recall + (1 - prevalence) * (1 - specificity))
         npv = (1 - prevalence) * specificity / ((1 - prevalence) * specificity + prevalence * (1 - recall))
     return ppv, npv

@@ -187,10 +187,9 @@ def add_analyses(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--by",
-        type=names,
-        default=None,
+        default="sex,age",
         metavar="COLUMN,COLUMN",
-        help="the columns of --subgroups; age is put into bands (default: sex,age)",
+        help="the columns of --subgroups; age is put into bands (default: %(default)s)",
     )
     parser.add_argument(
         "--baselines",
@@ -213,8 +212,6 @@ def refuse_contradictions(parser: argparse.ArgumentParser) -> Callable[[argparse
     def check(args: argparse.Namespace) -> None:
         if args.operating_points is not None and args.valid_predictions is not None:
             parser.error("argument --valid-predictions: not allowed with argument --operating-points")
-        if args.by is not None and args.subgroups is None:
-            parser.error("argument --by: needs the table that has these columns as --subgroups")
         if args.baselines and args.set == "valid":
             parser.error("argument --baselines: not allowed with --set valid, of which there are no 10 s records")
 
@@ -240,14 +237,6 @@ def shares(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(
             f"{short_repr(text)}: give different numbers between 0 and 1, separated by commas"
         )
-    return values
-
-
-def names(text: str) -> tuple[str, ...]:
-    """Parse names, separated by commas, for argparse."""
-    values = tuple(part.strip() for part in text.split(","))
-    if not all(values) or len(set(values)) < len(values):
-        raise argparse.ArgumentTypeError(f"{short_repr(text)}: give different names of columns, separated by commas")
     return values
 
 
@@ -294,6 +283,6 @@ class EvaluationSettings:
     specificity: tuple[float, ...]
     prevalence: tuple[float, ...]
     subgroups: Path | None
-    by: tuple[str, ...] | None
+    by: str
     baselines: bool
     figures: Path | None

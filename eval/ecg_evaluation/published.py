@@ -48,7 +48,7 @@ def published_table(results: Evaluation, same_split: bool) -> pd.DataFrame | Non
         return None
     theirs = published.reindex(shown["label"])
     table = shown[["label", "n_pos"]].reset_index(drop=True)
-    table["n_pos_published"] = theirs["n_pos"].astype("Int64").to_numpy()
+    table["n_pos_published"] = theirs["n_pos"].astype("Int64").array
     for metric in AREAS:
         value, low, high = (shown[f"{metric}{end}"].to_numpy(dtype=float) for end in ("", "_low", "_high"))
         other = theirs[metric].to_numpy()

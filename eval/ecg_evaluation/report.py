@@ -93,13 +93,9 @@ def write_report(path: Path, report: Report) -> Album:
         sections.flow_section(tables, report.settings["set"], album),
         provenance_section(report),
     ]
-    title = f"{model_name(report)} on Lead {report.lead} of {report.data_set}"
-    lead = (
-        f"Data set {report.data_set} ({results.test.name}), Lead {report.lead}, checkpoint {model_name(report)}, "
-        f"evaluated {report.date}."
-    )
+    title = f"{model_name(report)} on Lead {report.lead} of {report.data_set}, {report.date}"
     style = figures.STYLE + figures.LAYOUT
-    page = html_page(title, "\n".join(filter(None, parts)), style, lead=lead, contents=True)
+    page = html_page(title, "\n".join(filter(None, parts)), style, contents=True)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return album

@@ -1,5 +1,6 @@
 """Sections of the report, each from the table of an analysis, so that every number in it is in a CSV file."""
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,8 +10,8 @@ from markupsafe import Markup, escape
 from ecg_evaluation import figures, flow
 from ecg_evaluation.calibration_quality import AS_PREDICTED, CALIBRATED
 from ecg_evaluation.figure_files import Album
-from ecg_evaluation.label_groups import NOT_VISIBLE
-from ecg_evaluation.number_text import p_text, plain_interval, share_text, signed_interval, with_small_interval
+from ecg_evaluation.label_groups import ALL, NOT_VISIBLE
+from ecg_evaluation.number_text import capital, p_text, plain_interval, share_text, signed_interval, with_small_interval
 from ecg_evaluation.published import ABOVE, BELOW, OTHER_DATA, SOURCE, WITHIN
 from ecg_evaluation.results import SHOWN
 from ecg_evaluation.subgroups import SHOWN as OF_GROUPS
@@ -68,7 +69,7 @@ def calibration_section(tables: Mapping[str, pd.DataFrame]) -> str:
             for row in rows
         ]
         heads = ["Label", *(NAMES[name] for name in ("intercept", "slope", "expected_observed", "ece"))]
-        parts.append(f"<h3>{kind.capitalize()}</h3>{html_table(heads, lines)}")
+        parts.append(f"<h3>{capital(kind)}</h3>{html_table(heads, lines)}")
     return (
         "<h2>Calibration</h2><p>Intercept: calibration in the large, the shift of the logits that makes the mean "
         "right; 0 is right, and below 0 the probabilities are too high. Slope: of a logistic regression on the "
@@ -81,7 +82,7 @@ def calibration_section(tables: Mapping[str, pd.DataFrame]) -> str:
 
 def starred(row: dict) -> str:
     """Return the label of a row, with an asterisk where it rests on few patients."""
-    return shown(row["label"]) + (" *" if row.get("few_patients") == 1 else "")
+    return shown(row["label"]) + (" *" if row["few_patients"] == 1 else "")
 
 
 def operating_section(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -93,7 +94,7 @@ def operating_section(tables: Mapping[str, pd.DataFrame]) -> str:
         lines = [
             [
                 row["label"],
-                f"{row['threshold']:.3g}",
+                f"{row['threshold']:#.3g}",
                 f"{row['tp'] + row['fp']:,}",
                 *(cell(row, share) for share in shares),
             ]
@@ -115,20 +116,29 @@ def rule_text(rule: str) -> str:
     words = {"f1": "Highest F1 on the valid split", "youden": "Highest recall + specificity on the valid split"}
     if rule in words:
         return words[rule]
-    return f"{rule.capitalize()} on the valid split" if rule.startswith("s") else rule.capitalize()
+    return f"{capital(rule)} on the valid split" if rule.startswith("s") else capital(rule)
+
+
+def short_rule(rule: str) -> str:
+    """Return a rule in a word or two, for the head of a column."""
+    return {"f1": "highest F1", "youden": "highest sum"}.get(rule, rule)
 
 
 def prevalence_part(tables: Mapping[str, pd.DataFrame]) -> str:
     """Return the predictive values at other prevalences; empty where none was asked for."""
     if "prevalence" not in tables:
         return ""
-    table, parts = tables["prevalence"], []
-    for prevalence, rows in table.groupby("prevalence"):
-        lines = [
-            [row["label"], rule_text(row["rule"]), cell(row, "ppv"), cell(row, "npv", 4)]
-            for row in rows.to_dict("records")
-        ]
-        heads = ["Label", "Operating point", "PPV", "NPV"]
+    parts = []
+    for prevalence, table in tables["prevalence"].groupby("prevalence"):
+        rules, lines = table["rule"].unique().tolist(), []
+        for label in table["label"].unique():
+            rows = table[table["label"] == label].set_index("rule").to_dict("index")
+            cells = (
+                (cell(rows[rule], "ppv"), cell(rows[rule], "npv", 4)) if rule in rows else (None, None)
+                for rule in rules
+            )
+            lines.append([label, *itertools.chain.from_iterable(cells)])
+        heads = ["Label", *(f"{value}, {short_rule(rule)}" for rule in rules for value in ("PPV", "NPV"))]
         parts.append(html_table(heads, lines, f"Prevalence {prevalence:.4g}"))
     return (
         '<h3>At other prevalences</h3><p class="note">Sensitivity and specificity are taken as measured here, which '
@@ -144,14 +154,13 @@ def subgroups_section(tables: Mapping[str, pd.DataFrame], min_patients: int) -> 
     for by, table in tables["subgroups"].groupby("by", sort=False):
         lines = []
         for row in table.to_dict("records"):
-            line = [row["label"], row["group"], f"{row['n']:,}", share_text(row["prevalence"])]
-            if row["too_small"]:
-                line += [Markup("<small>too small</small>"), *[None] * (2 * len(OF_GROUPS) - 1)]
-            else:
-                for metric in OF_GROUPS:
-                    line += [cell(row, metric), difference(row, metric)]
+            remark = Markup(" <small>too small</small>") if row["too_small"] else ""
+            line = [row["label"], Markup("{}{}").format(row["group"], remark), f"{row['n']:,}"]
+            line.append(share_text(row["prevalence"]))
+            for metric in OF_GROUPS:
+                line += [cell(row, metric), difference(row, metric)]
             lines.append(line)
-        heads = ["Label", by.capitalize(), "Records", "Prevalence"]
+        heads = ["Label", capital(by), "Records", "Prevalence"]
         heads += [f"{NAMES[metric]}{what}" for metric in OF_GROUPS for what in ("", ", difference")]
         parts.append(f"<h3>By {escape(by)}</h3>{html_table(heads, sorted(lines, key=lambda line: line[0]))}")
     return (
@@ -198,7 +207,7 @@ def estimands_section(tables: Mapping[str, pd.DataFrame], by_time: bool) -> str:
         f"with many. First ECG per patient: only the first here ({first}). Patient-weighted: every record, and every "
         f"patient the same weight. Macro averages here are over the {int(count.iloc[0]) if len(count) else 0} labels "
         "that have enough patients in all three.</p>"
-        f"{html_table(['', *(name.capitalize() for name in names)], lines)}"
+        f"{html_table(['', *(capital(name) for name in names)], lines)}"
     )
 
 
@@ -223,7 +232,7 @@ def definitions_section(tables: Mapping[str, pd.DataFrame], remark: str) -> str:
                     *(part for name, count in zip(names, counts) for part in (count, cell(rows[name], metric))),
                 ]
             )
-        heads = [head for name in names for head in ("Positive", name.capitalize())]
+        heads = [head for name in names for head in ("Positive", capital(name))]
         parts.append(f"<h3>{NAMES[metric]}</h3>{html_table(['Label', *heads], lines[:-1], footer=lines[-1:])}")
     return (
         "<h2>Other definitions of the labels</h2><p>The same predictions against the same machine statements, read "
@@ -238,15 +247,22 @@ def groups_section(tables: Mapping[str, pd.DataFrame]) -> str:
     """Return the macro averages of groups of labels."""
     metrics = ("auroc", "auprc", "recall", "precision", "f1", "specificity")
     lines = [
-        [row["group"].capitalize(), row["n_labels"], *(cell(row, metric) for metric in metrics), row["labels"]]
+        [capital(row["group"]), row["n_labels"], *(cell(row, metric) for metric in metrics)]
         for row in tables["label_groups"].to_dict("records")
     ]
     told = (
         f"The labels {NOT_VISIBLE} are findings of other leads (infarction) or of all twelve (quality): one lead "
         "cannot show them, so a macro average with them says less about the network."
     )
-    heads = ["Group", "Labels", *(NAMES[metric] for metric in metrics), "Which"]
-    return f"<h2>Groups of labels</h2><p>Macro averages. {told}</p>{html_table(heads, lines)}"
+    heads = ["Group", "Labels", *(NAMES[metric] for metric in metrics)]
+    groups = tables["label_groups"][~tables["label_groups"]["group"].str.startswith(ALL)]
+    members = "".join(
+        f"<li>{capital(group)}: {escape(names)}</li>" for group, names in zip(groups["group"], groups["labels"])
+    )
+    return (
+        f"<h2>Groups of labels</h2><p>Macro averages of the labels that have enough patients. {told}</p>"
+        f'{html_table(heads, lines)}<ul class="note">{members}</ul>'
+    )
 
 
 def published_section(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -299,8 +315,8 @@ def baselines_section(tables: Mapping[str, pd.DataFrame]) -> str:
     heads += ["AUPRC, network", "rule", "difference", "Recall, rule", "Specificity, rule", "Precision, rule"]
     return (
         "<h2>Rules on Lead I</h2><p>What heart rate and irregularity of the beats tell of the same 10 s, a reference "
-        "that a network has to beat. Beats are those of sleepecg\u2019s detector. RR irregularity: the root mean "
-        "square of successive differences of RR distances over their mean. A record with fewer than three beats "
+        "that a network has to beat. Beats are those of sleepecg\u2019s detector. RR irregularity: the median "
+        "difference of successive RR distances over the median distance. A record with fewer than three beats "
         "counts as the least likely to have the label. Differences are network minus rule, paired.</p>"
         f"{html_table(heads, lines)}"
     )
@@ -314,20 +330,14 @@ def flow_section(tables: Mapping[str, pd.DataFrame], split: str, album: Album) -
         f"{'; '.join(box)}." + (f" Excluded: {'; '.join(aside[1:])}." if aside else "") for box, aside in steps
     )
     svg = album.add("flow", figures.boxes(steps, alt), table)
-    excluded = table[table["outcome"].isin([flow.EXCLUDED, flow.EVALUATED])]
-    counts = list(table.columns[table.columns.get_loc("n_patients") :])
-    lines = [
-        [
-            row["stage"],
-            row["split"],
-            row["reason"] or row["outcome"],
-            f"{row['n_records']:,}",
-            *(count_text(row[name]) for name in counts),
-        ]
-        for row in excluded.to_dict("records")
+    columns = table[table["outcome"].isin([flow.EXCLUDED, flow.EVALUATED])].to_dict("records")
+    words = {"n_records": "Records", "n_patients": "Patients", "n_labelled": "With labels"}
+    counts = table.columns[table.columns.get_loc("n_records") :]
+    lines = [[words.get(name, name), *(count_text(column[name]) for column in columns)] for name in counts]
+    heads = [
+        "",
+        *(f"{column['split'] or column['stage']}: {cut(column['reason'] or 'evaluated')}" for column in columns),
     ]
-    words = {"n_patients": "Patients", "n_labelled": "With labels"}
-    heads = ["Stage", "Split", "Excluded because", "Records", *(words.get(name, name) for name in counts)]
     by_label = html_table(heads, lines, "The excluded, and those evaluated, by label")
     return f'<h2>Flow of records</h2><div class="flow">{svg}</div>{by_label}'
 
@@ -358,12 +368,17 @@ def flow_steps(table: pd.DataFrame, split: str) -> list[tuple[list[str], list[st
         return told + [f"{row['n_records']:,} {cut(row['reason'])}" for row in own.to_dict("records")]
 
     splits = rows(flow.SPLIT, None, flow.ENTERED)
-    divided = [f"{row['split']}: {row['n_records']:,} records" for row in splits.to_dict("records")]
+    later = {name: rows(flow.BUILD, name, flow.EXCLUDED)["n_records"].sum() for name in splits["split"]}
+    divided = [
+        f"{row['split']}: {row['n_records']:,} records"
+        + (f", {later[row['split']]:,} excluded" if row["split"] != split and later[row["split"]] else "")
+        for row in splits.to_dict("records")
+    ]
     return [
         (box("Record list", rows(flow.LISTED, "", flow.ENTERED)), aside(rows(flow.SPLIT, "", flow.EXCLUDED))),
         (["Split", *divided] if divided else [], []),
         (
-            box(f"{split.capitalize()} split", rows(flow.SPLIT, split, flow.ENTERED)),
+            box(f"{capital(split)} split", rows(flow.SPLIT, split, flow.ENTERED)),
             aside(rows(flow.BUILD, split, flow.EXCLUDED)),
         ),
         (

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ecg_evaluation.analyses import analyse
-from ecg_evaluation.background import BY, read_background
+from ecg_evaluation.background import read_background
 from ecg_evaluation.baselines import beats_table
 from ecg_evaluation.calibration import uncalibrate
 from ecg_evaluation.checklist import write_checklist
@@ -354,7 +354,7 @@ def lineage_settings(settings: EvaluationSettings, records: Labelled, test_file:
         "--bootstrap": settings.bootstrap,
         "--min-positive-patients": settings.min_positive_patients,
         "--prevalence": list(settings.prevalence),
-        "--by": list(settings.by or BY) if settings.subgroups is not None else [],
+        "--by": None if settings.subgroups is None else settings.by,
         "--baselines": settings.baselines,
         CHOICES: choices,
         "predictions": {"path": str(test_file), "sha256": sha256(test_file)},
