@@ -122,7 +122,8 @@ def test_report_of_a_run(tmp_path):
     (report,) = locate(base, "eval").glob("report_*.html")
     page = report.read_text(encoding="utf-8")
     reader = Reader(page)
-    assert all(address.startswith("#section-") for address in reader.addresses) and "@import" not in page and "url(" not in page
+    assert all(address.startswith("#section-") for address in reader.addresses)
+    assert "@import" not in page and "url(" not in page
     assert all(label in reader.cells or f"{label} *" in reader.cells for label in LABELS)
     # Few patients are marked in tables, forest plot and text; the positives that a threshold rests on stand beside it.
     assert f"{LABELS[RARE]} *" in reader.cells and LABELS[-2] in reader.cells

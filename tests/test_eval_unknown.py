@@ -5,13 +5,13 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from ecg_evaluation.analyses import shares_together
 from ecg_evaluation.bootstrap import draw, replicates
 from ecg_evaluation.calibration import calibrate, fit_calibration, uncalibrate
 from ecg_evaluation.inputs import Labelled, read_test_set
 from ecg_evaluation.metrics import METRICS, Scored
 from ecg_evaluation.misses import named, rank_misses
 from ecg_evaluation.prediction import combine_segments, load_model
-from ecg_evaluation.analyses import shares_together
 from ecg_evaluation.results import NOT_ANNOTATED, compare, decide, evaluate, same_order
 from ecg_evaluation.thresholds import choose_thresholds
 from evaluation_world import make_world, write_checkpoint
