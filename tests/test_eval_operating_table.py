@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from ecg_evaluation.inputs import Labelled
-from ecg_evaluation.operating_table import operating_table, prevalence_table
+from ecg_evaluation.operating_table import operating_tables
 from ecg_evaluation.results import decide, evaluate
 from ecg_evaluation.thresholds import Target
 from sklearn.metrics import confusion_matrix, recall_score
@@ -31,7 +31,7 @@ def results():
 
 
 def test_counts_and_shares_equal_scikit_learn(results):
-    table = operating_table(results)
+    table, _ = operating_tables(results, [])
     assert list(table["rule"]) == ["f1"] * 2 + ["sensitivity 0.9"] * 2 + ["specificity 0.95"] * 2
     for row in table.to_dict("records"):
         label = results.test.labels.names.index(row["label"])
@@ -48,17 +48,16 @@ def test_counts_and_shares_equal_scikit_learn(results):
 
 
 def test_predictive_values_follow_bayes(results):
-    table, at = operating_table(results), prevalence_table(results, [0.02, 0.5])
-    assert len(at) == 2 * len(table)
+    share = np.nanmean(results.test.truth[:, 1])
+    table, at = operating_tables(results, [0.02, 0.5, share])
+    assert len(at) == 3 * len(table)
     for row in at.to_dict("records"):
         (same,) = table[(table["label"] == row["label"]) & (table["rule"] == row["rule"])].to_dict("records")
         odds = row["prevalence"] / (1 - row["prevalence"]) * same["recall"] / (1 - same["specificity"])
         assert row["ppv"] == pytest.approx(odds / (1 + odds))
         assert row["ppv_low"] < row["ppv"] < row["ppv_high"] and row["npv_low"] < row["npv"] < row["npv_high"]
     # At the prevalence of the records themselves they are precision and NPV.
-    share = np.nanmean(results.test.truth[:, 1])
-    same, own = (
-        one[(one["label"] == "Common") & (one["rule"] == "f1")] for one in (table, prevalence_table(results, [share]))
-    )
+    own = at[at["prevalence"] == share]
+    same, own = (one[(one["label"] == "Common") & (one["rule"] == "f1")] for one in (table, own))
     assert own["ppv"].item() == pytest.approx(same["precision"].item())
     assert own["npv"].item() == pytest.approx(same["npv"].item())

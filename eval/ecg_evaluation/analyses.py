@@ -10,7 +10,7 @@ from ecg_evaluation.decision_curves import decision_curves
 from ecg_evaluation.estimands import estimands_table
 from ecg_evaluation.label_definitions import definitions_table
 from ecg_evaluation.label_groups import label_groups_table
-from ecg_evaluation.operating_table import operating_table, prevalence_table
+from ecg_evaluation.operating_table import operating_tables
 from ecg_evaluation.published import published_table
 from ecg_evaluation.results import Evaluation
 from ecg_evaluation.subgroups import subgroup_table
@@ -33,12 +33,13 @@ def analyse(
         As `beats_table`; None: the rules on Lead I are not wanted.
     """
     calibration, reliability = calibration_tables(results)
+    operating_points, predictive = operating_tables(results, prevalences)
     tables = {
         "calibration": calibration,
         "reliability": reliability,
         "decision_curves": decision_curves(results),
-        "operating_points": operating_table(results),
-        "prevalence": prevalence_table(results, prevalences) if prevalences else None,
+        "operating_points": operating_points,
+        "prevalence": predictive if prevalences else None,
         "estimands": estimands_table(results, background.when),
         "label_groups": label_groups_table(results),
         "definitions": None if background.definitions is None else definitions_table(results, background.definitions),

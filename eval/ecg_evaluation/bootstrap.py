@@ -12,6 +12,7 @@ from ecg_finetune.progress_bar import progress_bar
 
 SEED = 42
 CHUNK = 25  # resamples measured together: enough for a fast matrix product, small enough for memory
+BLOCK = 250  # resamples in one matrix product with sums
 
 
 def draw(units: int, replicate: int) -> np.ndarray:
@@ -52,10 +53,17 @@ def resampled_sums(sums: np.ndarray, count: int) -> np.ndarray:
     """
     flat = sums.reshape(len(sums), -1)
     drawn = np.empty((count, flat.shape[1]))
-    for start in range(0, count, CHUNK):
-        stop = min(start + CHUNK, count)
-        drawn[start:stop] = draws(len(sums), start, stop).astype(float) @ flat
+    for start in range(0, count, BLOCK):
+        stop = min(start + BLOCK, count)
+        drawn[start:stop] = draws_to_multiply(len(sums), start, stop) @ flat
     return drawn.reshape(count, *sums.shape[1:])
+
+
+@functools.lru_cache(maxsize=1000 // BLOCK)
+def draws_to_multiply(units: int, start: int, stop: int) -> np.ndarray:
+    """Return `draws` as float64, which BLAS multiplies."""
+    chunks = range(start, stop, CHUNK)
+    return np.concatenate([draws(units, one, min(one + CHUNK, stop)) for one in chunks]).astype(float)
 
 
 def _in_threads(function, chunks: list[range], advance: Callable[[int], None]) -> Iterator[np.ndarray]:

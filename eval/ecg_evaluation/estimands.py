@@ -33,12 +33,11 @@ def estimands_table(results: Evaluation, when: np.ndarray | None) -> pd.DataFram
     known, only those per record.
     """
     test, thresholds, units = results.test, results.decisions.thresholds, int(results.unit.max()) + 1
-    every = test.truth, results.probabilities, thresholds, results.unit
-    variants = {PER_RECORD: Scored(*every)}
+    variants = {PER_RECORD: results.scored}
     if results.resampled == "patients":
         first = first_records(results.unit, test.study_id, when)
         variants[FIRST] = Scored(
             test.truth[first], results.probabilities[first], thresholds, results.unit[first], units=units
         )
-        variants[PER_PATIENT] = Scored(*every, equal_units=True)
+        variants[PER_PATIENT] = Scored(test.truth, results.probabilities, thresholds, results.unit, equal_units=True)
     return variants_table(results, "estimand", variants)

@@ -106,8 +106,11 @@ def read_definitions(folder: Path, study_id: np.ndarray) -> Definitions | None:
 def definitions_table(results: Evaluation, definitions: Definitions) -> pd.DataFrame:
     """Return the metrics under each definition, at the same thresholds; columns as in `variants_table`."""
     columns = [definitions.names.index(name) for name in results.test.labels.names]
-    variants = {
-        name: Scored(truth[:, columns], results.probabilities, results.decisions.thresholds, results.unit, pooled=False)
-        for name, truth in definitions.truths.items()
-    }
+    variants, thresholds = {}, results.decisions.thresholds
+    for name, every in definitions.truths.items():
+        truth = every[:, columns]
+        if np.array_equal(truth, results.test.truth):
+            variants[name] = results.scored
+        else:
+            variants[name] = Scored(truth, results.probabilities, thresholds, results.unit, pooled=False)
     return variants_table(results, "definition", variants)

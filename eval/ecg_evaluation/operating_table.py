@@ -40,33 +40,12 @@ def counted(results: Evaluation) -> Iterator[tuple[dict, np.ndarray]]:
             yield row, unit_sums(np.stack(cells, axis=1), results.unit[known], units)
 
 
-def operating_table(results: Evaluation) -> pd.DataFrame:
-    """Return the counts and shares of every operating point.
+def operating_tables(results: Evaluation, prevalences: Sequence[float]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the counts and shares of every operating point, and the predictive values at other prevalences.
 
-    Returns
-    -------
-    DataFrame
-        A row per label and rule: `label`, `rule` (that of the evaluation, "sensitivity 0.9", ...), `threshold`, `tp`,
-        `fp`, `fn`, `tn`, and recall (sensitivity), specificity, precision (PPV) and NPV with their `_low` and `_high`.
-    """
-    rows = []
-    for row, sums in counted(results):
-        whole, drawn = rates(*sums.sum(axis=0)), rates(*resampled_sums(sums, len(results.estimates.drawn)).T)
-        denominators = ratios(*sums.T)
-        row |= dict(zip(COUNTS, sums.sum(axis=0).astype(int).tolist()))
-        for share in SHARES:
-            low, high = share_interval(whole[share], drawn[share], denominators[share][1])
-            row |= {share: float(whole[share]), f"{share}_low": float(low), f"{share}_high": float(high)}
-        rows.append(row)
-    columns = [f"{share}{end}" for share in SHARES for end in ("", "_low", "_high")]
-    return pd.DataFrame(rows, columns=["label", "rule", "threshold", *COUNTS, *columns])
-
-
-def prevalence_table(results: Evaluation, prevalences: Sequence[float]) -> pd.DataFrame:
-    """Return the predictive values that each operating point would have at other prevalences.
-
-    Sensitivity and specificity are taken as measured, which a population of other patients may not have. Intervals are
-    t intervals of the logit; where a value is 0 or 1, what the ends of those of sensitivity and specificity give.
+    For these, sensitivity and specificity are taken as measured, which a population of other patients may not have;
+    intervals are t intervals of the logit, and where a value is 0 or 1 what the ends of the intervals of sensitivity
+    and specificity give.
 
     Parameters
     ----------
@@ -77,31 +56,45 @@ def prevalence_table(results: Evaluation, prevalences: Sequence[float]) -> pd.Da
 
     Returns
     -------
-    DataFrame
+    operating_points : DataFrame
+        A row per label and rule: `label`, `rule` (that of the evaluation, "sensitivity 0.9", ...), `threshold`, `tp`,
+        `fp`, `fn`, `tn`, and recall (sensitivity), specificity, precision (PPV) and NPV with their `_low` and `_high`.
+    predictive : DataFrame
         A row per label, rule and prevalence: `label`, `rule`, `threshold`, `prevalence`, `ppv` and `npv` with their
         `_low` and `_high`.
     """
-    rows, count = [], len(results.estimates.drawn)
-    for row, sums in counted(results):
-        drawn, rarer = (
-            resampled_sums(sums, count),
-            min(sums[:, 0] + sums[:, 2], sums[:, 1] + sums[:, 3], key=effective_number),
-        )
-        whole, of_drawn = rates(*sums.sum(axis=0)), rates(*drawn.T)
-        shares = [(whole[share], of_drawn[share]) for share in MEASURED]
-        intervals = [share_interval(*one, ratios(*sums.T)[share][1]) for one, share in zip(shares, MEASURED)]
+    rows, lines = [], []
+    for key, sums in counted(results):
+        resampled = resampled_sums(sums, len(results.estimates.drawn))
+        whole, drawn, denominators = rates(*sums.sum(axis=0)), rates(*resampled.T), ratios(*sums.T)
+        row = key | dict(zip(COUNTS, sums.sum(axis=0).astype(int).tolist()))
+        intervals = {share: share_interval(whole[share], drawn[share], denominators[share][1]) for share in SHARES}
+        for share, (low, high) in intervals.items():
+            row |= {share: float(whole[share]), f"{share}_low": float(low), f"{share}_high": float(high)}
+        rows.append(row)
+        rarer = min(sums[:, 0] + sums[:, 2], sums[:, 1] + sums[:, 3], key=effective_number)
         for prevalence in prevalences:
-            line = {**row, "prevalence": prevalence}
-            value, resampled = (predictive_values(*pair, prevalence) for pair in zip(*shares))
-            ends = [predictive_values(*pair, prevalence) for pair in zip(*intervals)]
+            line = key | {"prevalence": prevalence}
+            value, of_drawn = (
+                predictive_values(*(one[share] for share in MEASURED), prevalence) for one in (whole, drawn)
+            )
+            ends = [predictive_values(*pair, prevalence) for pair in zip(*(intervals[share] for share in MEASURED))]
             for place, name in enumerate(PREDICTIVE):
-                low, high = t_interval(value[place], resampled[place], rarer, logit, expit)
-                if not 0 < value[place] < 1:  # it has no logit: what the ends of the two intervals give
+                low, high = t_interval(value[place], of_drawn[place], rarer, logit, expit)
+                if not 0 < value[place] < 1:  # it has no logit
                     low, high = ends[0][place], ends[1][place]
                 line |= {name: float(value[place]), f"{name}_low": float(low), f"{name}_high": float(high)}
-            rows.append(line)
-    columns = [f"{name}{end}" for name in PREDICTIVE for end in ("", "_low", "_high")]
-    return pd.DataFrame(rows, columns=["label", "rule", "threshold", "prevalence", *columns])
+            lines.append(line)
+    key = ["label", "rule", "threshold"]
+    return (
+        pd.DataFrame(rows, columns=[*key, *COUNTS, *with_ends(SHARES)]),
+        pd.DataFrame(lines, columns=[*key, "prevalence", *with_ends(PREDICTIVE)]),
+    )
+
+
+def with_ends(names: Sequence[str]) -> list[str]:
+    """Return the columns of values and of the ends of their intervals."""
+    return [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
 
 
 def predictive_values(recall: np.ndarray, specificity: np.ndarray, prevalence: float) -> tuple[np.ndarray, np.ndarray]:

@@ -90,6 +90,7 @@ class Evaluation:
     decisions: Decisions
     unit: np.ndarray  # int (records,): the patient of each record, 0 to patients - 1; or the record itself
     resampled: str  # "patients", or "records" when the patients are not known
+    scored: Scored
     estimates: Estimates  # (labels + 1, 10): the labels and the micro average
     min_patients: int  # see `evaluate`
     table: pd.DataFrame  # metrics.csv
@@ -134,7 +135,9 @@ def evaluate(
     estimates = estimate(scored, replicates(scored, bootstrap))
     resampled = "records" if patients is None else "patients"
     table = metrics_table(test.labels, scored, estimates, decisions, min_patients, resampled)
-    return Evaluation(test, probabilities, calibrated, decisions, unit, resampled, estimates, min_patients, table)
+    return Evaluation(
+        test, probabilities, calibrated, decisions, unit, resampled, scored, estimates, min_patients, table
+    )
 
 
 def metrics_table(

@@ -23,7 +23,7 @@ def variants_table(results: Evaluation, by: str, variants: Mapping[str, Scored])
     by : str
         The column that names the variant.
     variants : mapping
-        Name to predictions; a variant of which the areas of all decisions pooled are not computed has no micro average.
+        Name to predictions; without a micro average where the areas of all decisions pooled are not computed for one.
 
     Returns
     -------
@@ -36,7 +36,9 @@ def variants_table(results: Evaluation, by: str, variants: Mapping[str, Scored])
     any_few = np.any(list(few.values()), axis=0)
     tables = []
     for name, scored in variants.items():
-        estimates = estimate(scored, replicates(scored, len(results.estimates.drawn), f"resamples, {name}"))
+        estimates = results.estimates
+        if scored is not results.scored:
+            estimates = estimate(scored, replicates(scored, len(results.estimates.drawn), f"resamples, {name}"))
         values = with_macro(estimates, any_few, logits=True)
         table = pd.DataFrame({by: name, "label": [*results.test.labels.names, MACRO, MICRO]})
         table["n_pos"], table["n_neg"], table["n_unknown"] = (
@@ -47,8 +49,9 @@ def variants_table(results: Evaluation, by: str, variants: Mapping[str, Scored])
                 table[f"{metric}{end}"] = column[:, METRICS.index(metric)]
         table["few_patients"] = pd.Series([*few[name][:-1], None, few[name][-1]], dtype="Int64")
         table["n_labels"] = pd.Series([None] * (len(table) - 2) + [int((~any_few[:-1]).sum()), None], dtype="Int64")
-        tables.append(table if scored.pooled else table[table["label"] != MICRO])
-    return pd.concat(tables, ignore_index=True)
+        tables.append(table)
+    table = pd.concat(tables, ignore_index=True)
+    return table if all(scored.pooled for scored in variants.values()) else table[table["label"] != MICRO]
 
 
 def known_of(results: Evaluation) -> np.ndarray:
