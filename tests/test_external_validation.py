@@ -97,7 +97,7 @@ def test_where_they_come_from_is_told(development, external, validated):
     assert f"The operating points are frozen: {told}." in page and digest in page
     assert "A label's threshold is the one that has the highest F1 on the development's valid split." in page
     checkpoint = sha256(locate(base, "checkpoint_best"))
-    assert f"<h1>checkpoint_best.pt ({checkpoint[:8]}) on Lead I of PTB-XL</h1>" in page
+    assert f"<h1>checkpoint_best.pt ({checkpoint[:8]}) on Lead I of PTB-XL, " in page
     assert "Labels are what PTB-XL says of its records" in page and "from physicians" not in page
     written = json.loads(outputs(locate(external, "eval"), "metrics", ".json")[0].read_text())
     choices = written["settings"]["operating points"]
