@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from ecg_evaluation.background import on_published_split
 from ecg_evaluation.baselines import RULES, baselines_table, beats_table, measure_beats
 from ecg_evaluation.inputs import Labelled
 from ecg_evaluation.published import is_published_split, published_results, published_table
@@ -115,3 +116,20 @@ def test_rules_equal_scikit_learn_on_the_records(tmp_path):
         assert row["auroc_difference"] == pytest.approx(row["auroc"] - row["auroc_rule"])
         assert row["auroc_difference_low"] < row["auroc_difference"] < row["auroc_difference_high"]
     assert baselines_table(random_results(LabelSet.of(["Mine"]), 60), beats) is None
+
+
+def test_the_published_split_is_known_with_and_without_its_excluded_records():
+    counts = published_results()["n_pos"].iloc[:17].to_numpy(int)
+    truth = np.zeros((78_370, 17))
+    for label, count in enumerate(counts):
+        truth[:count, label] = 1
+    every = Labelled("test", np.arange(78_370), truth, ECG_FM, None)
+    nothing = pd.DataFrame({"stage": [], "split": [], "outcome": []})
+    assert on_published_split(every, nothing)
+    usable = every.rows(np.arange(78_370) % 2000 > 0)
+    assert not on_published_split(usable, nothing)
+    split = {"stage": ["split"], "split": ["test"], "outcome": ["entered"], "n_records": [78_370]}
+    flow = pd.DataFrame({**split, **{name: [count] for name, count in zip(LABELS, counts)}})
+    assert on_published_split(usable, flow)
+    assert not on_published_split(every.rows(np.arange(78_370) < 500), flow)  # --max-samples 500
+    assert not on_published_split(usable, flow.assign(Infarction=counts[15] + 1))  # of another policy
