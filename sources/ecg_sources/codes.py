@@ -77,7 +77,7 @@ class CodeTable:
                 raise UserError(f"{path}: line {line}: {error}") from None
             opened, absent = (frozenset(_listed(row[name])) for name in ("open", "absent"))
             if wrong := (opened | absent) - set(LABELS):
-                raise UserError(f"{path}: line {line}: {wrong.pop()!r} is none of the labels; correct it")
+                raise UserError(f"{path}: line {line}: {min(wrong)!r} is none of the labels; correct it")
             databases = frozenset(row["databases"].split())
             self.codes[code] = Code(findings, implied, opened, absent, row["kind"], databases)
         self._states_rhythm = any(code.kind == RHYTHM for code in self.codes.values())

@@ -17,7 +17,7 @@ FILE_COLUMN = {500: "filename_hr", 100: "filename_lr"}
 GROUPS = ("site", "device", "strat_fold")
 SEX = {"0": "M", "1": "F"}
 # {'NORM': 100.0, 'SR': 0.0}: read by its form, never evaluated.
-_STATEMENT = r"""(?:'([^'\\]{1,40})'|"([^"\\]{1,40})")\s*:\s*([0-9]{1,4}(?:\.[0-9]{1,20})?)"""
+_STATEMENT = r"""(?:'([^'\\]{1,40})'|"([^"\\]{1,40})")\s*:\s*((?:0|[1-9][0-9]{0,3})(?:\.[0-9]{1,20})?)"""
 _CODES = re.compile(rf"\{{\s*(?:{_STATEMENT}\s*(?:,\s*{_STATEMENT}\s*){{0,200}},?\s*)?\}}")
 _EACH = re.compile(_STATEMENT)
 
