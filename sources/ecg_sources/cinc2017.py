@@ -3,7 +3,6 @@
 import csv
 import io
 import re
-from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from ecg_fm_labeler import Labeler
@@ -38,9 +37,6 @@ def read(files: Files, table: Path | None) -> DataSet:
     found = DataSet(LABELS, NOT_INCLUDED, False, [table], ("class",))
     finder, folder = Finder(files.records), files.below(table)
     rows = _rows(table, codes)
-    twice = [name for name, times in Counter(name for name, _ in rows).items() if times > 1]
-    if twice:
-        raise UserError(f"{table}: {shown(twice[0])} is listed twice; remove one of the rows")
     for number, (name, code) in enumerate(rows, start=1):
         path = finder.find(folder + name, f"{folder}{name[:3]}/{name}", name)
         if path is None:

@@ -1,12 +1,14 @@
 """What the import writes: the record list, the labels and what is known of them, the subjects."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from ecg_finetune.files import UserError, read_json, refuse_outputs, shown, write_json
+from ecg_finetune.files import UserError, read_json, shown, write_json
 from ecg_finetune.label_files import CHECKED, NO_SPLIT, write_label_files
 from ecg_finetune.label_set import MAX, MEAN, LabelSet, known_counts
 from ecg_finetune.lineage import Inputs, lineage
@@ -19,9 +21,16 @@ STAGE = "sources"
 PATIENT = "patient"  # the column of patients that are no numbers
 
 
+class Numbers(NamedTuple):
+    """The ids of recordings: int64 (recordings,) each, and whether the patients had names that are no numbers."""
+
+    study_id: np.ndarray
+    subject_id: np.ndarray
+    named: bool
+
+
 def refuse_other_data(record_list: Path, labels: Path, source: str) -> None:
     """Raise `UserError` if the files to write are there and another data set's; a source may be imported again."""
-    refuse_outputs(files=[record_list], folders=[labels])
     path = inside(labels, "labels_lineage")
     found = read_json(path, dict) if path.is_file() else {}
     settings = found.get("settings")
@@ -42,7 +51,14 @@ def label_set_of(names: Sequence[str], by_max: Sequence[str] | None) -> LabelSet
 
 
 def write_outputs(
-    record_list: Path, subjects: Path, labels: Path, found: DataSet, label_set: LabelSet, settings: dict, inputs: Inputs
+    record_list: Path,
+    subjects: Path,
+    labels: Path,
+    found: DataSet,
+    numbers: Numbers,
+    label_set: LabelSet,
+    settings: dict,
+    inputs: Inputs,
 ) -> None:
     """Write every file of a data set, the lineage last.
 
@@ -50,12 +66,13 @@ def write_outputs(
     ----------
     record_list, subjects, labels : Path
         Two files, and the folder of labels.
-    found : DataSet
+    found, numbers : DataSet, Numbers
+        The data set, and the ids of its recordings.
     label_set : LabelSet
     settings, inputs
         Of this run, for its lineage.
     """
-    study_id, subject_id, named = numbers_of(found)
+    study_id, subject_id, named = numbers
     soft = np.stack(found.labels)
     write_label_files(
         labels, label_set, study_id, np.full(len(study_id), NO_SPLIT), soft, found.unmatched, combine=True
@@ -83,8 +100,8 @@ def known_table(label_set: LabelSet, soft: np.ndarray) -> list[tuple[str, int, i
     return list(zip(label_set.names, known.tolist(), (soft > 0).sum(axis=0).tolist(), (len(soft) - known).tolist()))
 
 
-def numbers_of(found: DataSet) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Return study_id and subject_id, int64 (recordings,), and whether the patients had names that are no numbers.
+def numbers_of(found: DataSet) -> Numbers:
+    """Number recordings and patients.
 
     Recordings in folders p########/s########, as MIMIC-IV-ECG's, have the ids of their folders. A recording without a
     patient is a patient of its own.
@@ -92,8 +109,12 @@ def numbers_of(found: DataSet) -> tuple[np.ndarray, np.ndarray, bool]:
     Raises
     ------
     UserError
-        Two recordings have the same study_id.
+        Two rows lead to the same recording, or have the same study_id.
     """
+    paths = Counter(recording.path for recording in found.recordings)
+    for path, times in paths.items():
+        if times > 1:
+            raise UserError(f"{found.tables[0]}: {shown(path)} is listed twice; remove one of the rows")
     ids = [PATIENT_AND_STUDY.search(recording.path) for recording in found.recordings]
     if all(ids):
         subject_id, study_id = (np.array([int(match[part]) for match in ids]) for part in (1, 2))
@@ -113,4 +134,4 @@ def numbers_of(found: DataSet) -> tuple[np.ndarray, np.ndarray, bool]:
         subject_id = np.array([numbers[patient or f"recording {place}"] for place, patient in enumerate(patients)])
     if (twice := first_repeated(study_id)) is not None:
         raise UserError(f"study_id {twice} is of two recordings; give each recording a number of its own")
-    return study_id, subject_id, named
+    return Numbers(study_id, subject_id, named)

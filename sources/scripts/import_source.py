@@ -35,10 +35,10 @@ import numpy as np
 from ecg_sources import cinc2017, ludb, physionet2021, ptbxl, table
 from ecg_sources.dataset import INCLUDED, NOT_INCLUDED, DataSet
 from ecg_sources.files import Files
-from ecg_sources.outputs import known_table, label_set_of, refuse_other_data, write_outputs
+from ecg_sources.outputs import known_table, label_set_of, numbers_of, refuse_other_data, write_outputs
 
 from ecg_finetune.cli import execute, real_number, stage_parser
-from ecg_finetune.files import UserError, shown
+from ecg_finetune.files import UserError, refuse_outputs, shown
 from ecg_finetune.label_set import LabelSet
 from ecg_finetune.lineage import Inputs
 from ecg_finetune.paths import ARTEFACTS, LOCK, beside, locate
@@ -133,6 +133,7 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     given = options_of(args)
     base = args.out or args.base_dir
     record_list, subjects, labels = (locate(base, name) for name in ("record_list", "subjects", "computed_labels"))
+    refuse_outputs(files=[record_list, subjects], folders=[labels])
     if not args.overwrite:
         refuse_other_data(record_list, labels, args.source)
     files = Files(args.root)
@@ -142,6 +143,7 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     if not found.recordings:
         name, reason = found.left_out[0]
         raise UserError(f"{args.root}: no recording of the data set is there; the first, {shown(name)}: {reason}")
+    numbers = numbers_of(found)
     label_set = label_set_of(found.names, args.combine_by_max)
     tell(found, label_set)
     settings = {
@@ -153,7 +155,7 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         "combine": list(label_set.combine),
     }
     with locked(labels, beside(labels, LOCK)):
-        write_outputs(record_list, subjects, labels, found, label_set, settings, inputs)
+        write_outputs(record_list, subjects, labels, found, numbers, label_set, settings, inputs)
     left_out = f", {len(found.left_out):,} left out" if found.left_out else ""
     return f"{len(found.recordings):,} recordings of {args.source} in {record_list}{left_out}; their labels in {labels}"
 
