@@ -173,8 +173,13 @@ def _named(rows: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(names, rows))
 
 
+def _real(values: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", over="ignore"):  # what a damaged file may hold
+        return np.asarray(values, dtype=np.float64)
+
+
 def _in_order(rows: np.ndarray) -> bool:
-    leads = dict(zip(LEADS, np.asarray(rows, dtype=np.float64)))
+    leads = dict(zip(LEADS, _real(rows)))
     for name, parts in DERIVED.items():
         expected = sum(weight * leads[part] for part, weight in parts.items())
         known = ~np.isnan(expected + leads[name])
@@ -195,7 +200,7 @@ def _recording(
         match = _UNIT.fullmatch(name)
         stated = millivolts_per(match[2]) if match else None
         scale = stated or millivolts_per(unit or "mV")
-        values = np.asarray(values, dtype=np.float64) * scale
+        values = _real(values) * scale
         values[~np.isfinite(values)] = np.nan
         leads[match[1] if stated else name] = values
     return Recording(leads, rate, source, left_out=left_out)

@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -352,10 +351,15 @@ def to_500_hz(values: np.ndarray, signal: LeadSignal, size: int) -> np.ndarray:
         case _:
             from scipy.signal import resample_poly  # 0.3 s to import, and most data sets never need it
 
-            # Off by less than a hundredth of a sample after 10 s, for any rate. The straight line from first to last
-            # sample is taken off meanwhile, so that the filter meets no step at the ends.
-            ratio = Fraction(SAMPLE_RATE / signal.rate).limit_denominator(1000)
-            return resample_poly(values, ratio.numerator, ratio.denominator, padtype="line")[:RECORD_SAMPLES]
+            # The straight line from first to last sample is taken off meanwhile, so that the filter meets no step at
+            # the ends.
+            rate = signal.rate
+            if rate == int(rate):
+                return resample_poly(values, SAMPLE_RATE, int(rate), padtype="line")[:RECORD_SAMPLES]
+            times = math.ceil(4 * SAMPLE_RATE / rate)  # so many samples for one that straight lines between them do
+            fine = resample_poly(values, times, 1, padtype="line")
+            positions = np.arange(min(size, RECORD_SAMPLES)) * (times * rate / SAMPLE_RATE)
+            return np.interp(positions, np.arange(len(fine)), fine)
 
 
 def fill_gaps(values: np.ndarray, rate: float) -> np.ndarray:
