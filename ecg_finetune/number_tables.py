@@ -97,7 +97,7 @@ def _number(cell: str, decimal_comma: bool) -> float | None:
 
 def read_npy(content: bytes, rate: float | None, unit: str | None) -> Recording:
     """Read an .npy file: one lead, or channels by samples, or samples by channels. Parameters as `read_text_table`."""
-    return _from_arrays({"": _decode_npy(content)}, rate, unit, "NumPy array")
+    return _from_arrays({"1": _decode_npy(content)}, rate, unit, "NumPy array")
 
 
 def read_npz(content: bytes, rate: float | None, unit: str | None) -> Recording:

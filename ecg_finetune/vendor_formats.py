@@ -110,7 +110,8 @@ def _recording(record, source: str) -> Recording:
     (rate, _), kept = max(layouts.items(), key=lambda item: sum(standard_lead(x.label) is not None for x in item[1]))
     leads = {}
     for lead in kept:
-        leads.setdefault(lead.label, np.asarray(lead.samples, dtype=np.float64))
+        values = np.asarray(lead.samples, dtype=np.float64)
+        leads.setdefault(lead.label, np.where(np.isfinite(values), values, np.nan))
     device = record.recording.device
     return Recording(
         leads,
