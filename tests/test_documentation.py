@@ -61,6 +61,7 @@ NOT_RUN = {
     "finetune_ecgfm.py --base-dir /data/ecg-seed43": "the same",
     "--dask": "test_batch.py runs on a cluster of its own",
     "cluster.py": "needs SLURM",
+    "/data/code-15": "recordings of the user's own; test_recordings.py runs preprocess on every format",
 }
 # Text that is not printed by what runs here, by words in it, and why.
 NOT_PRINTED = {
