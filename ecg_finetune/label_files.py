@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from ecg_finetune.files import replacing, write_array
-from ecg_finetune.label_set import LabelSet, label_counts, write_label_definition, write_pos_weight
+from ecg_finetune.files import write_array
+from ecg_finetune.label_set import (
+    LabelSet,
+    label_counts,
+    write_label_definition,
+    write_label_table,
+    write_pos_weight,
+)
 from ecg_finetune.paths import inside
 from ecg_finetune.studies import SPLITS
 from ecg_finetune.tables import write_rows
@@ -17,7 +22,6 @@ from ecg_finetune.tables import write_rows
 NO_SPLIT = len(SPLITS)
 # What the lineage vouches for.
 CHECKED = ("labels", "study_id_mapping", "y", "y_soft")
-_CELLS = ("0", "1", "")
 
 
 def write_label_files(
@@ -52,22 +56,10 @@ def write_label_files(
     names = [*SPLITS, ""]
     write_array(inside(folder, "y_soft"), soft)
     write_array(inside(folder, "y"), hard)
-    _write_labels(inside(folder, "labels"), label_set.names, hard)
+    write_label_table(inside(folder, "labels"), label_set.names, range(len(hard)), hard)
     mapping = ((idx, study, names[code]) for idx, (study, code) in enumerate(zip(study_id.tolist(), split.tolist())))
     write_rows(inside(folder, "study_id_mapping"), ["idx", "study_id", "split"], mapping)
     write_label_definition(inside(folder, "label_def_recomputed"), label_set, hard, combine=combine)
     write_pos_weight(inside(folder, "pos_weight"), label_counts(hard)[2])
     ordered = sorted(unmatched.items(), key=lambda item: (-item[1], item[0]))
     write_rows(inside(folder, "unmatched"), ["words", "count"], ordered)
-
-
-def _write_labels(path: Path, names: tuple[str, ...], hard: np.ndarray) -> None:
-    """Write labels.csv. Few combinations of labels occur, so each is spelled once."""
-    cells = np.where(np.isnan(hard), 2, hard).astype(np.uint8)
-    packed = np.packbits(np.hstack([cells == 1, cells == 2]), axis=1)
-    _, first, which = np.unique(packed, axis=0, return_index=True, return_inverse=True)
-    spelled = [",".join([_CELLS[cell] for cell in row]) for row in cells[first].tolist()]
-
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerow(["idx", *names])
-        file.writelines(f"{idx},{spelled[combination]}\n" for idx, combination in enumerate(which.ravel().tolist()))

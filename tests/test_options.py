@@ -27,7 +27,11 @@ OPTIONS = [
 
 def parsed(parser, action, text: str, capsys):
     """Return the value of an option; None where it is refused, in one line that names the option."""
-    needed = [f"{other.option_strings[0]}={(other.choices or 'x')[0]}" for other in parser._actions if other.required and other.option_strings]
+    needed = [
+        f"{other.option_strings[0]}={(other.choices or 'x')[0]}"
+        for other in parser._actions
+        if other.required and other.option_strings
+    ]
     try:
         return getattr(parser.parse_args([*needed, f"{action.option_strings[0]}={text}"]), action.dest)
     except SystemExit as end:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ecg_finetune.files import UserError, read_json, shown, write_json
 from ecg_finetune.label_files import CHECKED, NO_SPLIT, write_label_files
-from ecg_finetune.label_set import MAX, MEAN, LabelSet, known_counts
+from ecg_finetune.label_set import MAX, MEAN, LabelSet, known_counts, label_counts
 from ecg_finetune.lineage import Inputs, lineage
 from ecg_finetune.paths import inside
 from ecg_finetune.studies import PATIENT_AND_STUDY, first_repeated
@@ -77,7 +77,9 @@ def write_outputs(
     write_label_files(
         labels, label_set, study_id, np.full(len(study_id), NO_SPLIT), soft, found.unmatched, combine=True
     )
-    write_rows(inside(labels, "known"), ["label", "known", "positive", "unknown"], known_table(label_set, soft))
+    known, positive = known_counts(soft), label_counts(soft)[0]
+    counts = zip(label_set.names, known.tolist(), positive.tolist(), (len(soft) - known).tolist())
+    write_rows(inside(labels, "known"), ["label", "known", "positive", "unknown"], counts)
     extra = [*([PATIENT] if named else []), *found.further]
     places = [extra.index(name) for name in (*([PATIENT] if named else []), *found.groups)]
     records, people = [], []
@@ -92,12 +94,6 @@ def write_outputs(
     write_rows(record_list, ["subject_id", "study_id", "path", "name", "age", "sex", *extra], records)
     written = [record_list, subjects, *(inside(labels, name) for name in (*CHECKED, "known"))]
     write_json(inside(labels, "labels_lineage"), lineage(STAGE, settings, inputs, written))
-
-
-def known_table(label_set: LabelSet, soft: np.ndarray) -> list[tuple[str, int, int, int]]:
-    """Return (label, known, positive, unknown) of every label of an array (rows, labels) with NaN for unknown."""
-    known = known_counts(soft)
-    return list(zip(label_set.names, known.tolist(), (soft > 0).sum(axis=0).tolist(), (len(soft) - known).tolist()))
 
 
 def numbers_of(found: DataSet) -> Numbers:

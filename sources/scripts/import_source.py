@@ -35,11 +35,11 @@ import numpy as np
 from ecg_sources import cinc2017, ludb, physionet2021, ptbxl, table
 from ecg_sources.dataset import INCLUDED, NOT_INCLUDED, DataSet
 from ecg_sources.files import Files
-from ecg_sources.outputs import known_table, label_set_of, numbers_of, refuse_other_data, write_outputs
+from ecg_sources.outputs import label_set_of, numbers_of, refuse_other_data, write_outputs
 
 from ecg_finetune.cli import execute, real_number, stage_parser
 from ecg_finetune.files import UserError, refuse_outputs, shown
-from ecg_finetune.label_set import LabelSet
+from ecg_finetune.label_set import LabelSet, counts_table
 from ecg_finetune.lineage import Inputs
 from ecg_finetune.paths import ARTEFACTS, LOCK, beside, locate
 from ecg_finetune.run_folder import locked
@@ -188,10 +188,7 @@ def read(source: str, files: Files, given_table: Path | None, options: dict) -> 
 
 def tell(found: DataSet, label_set: LabelSet) -> None:
     """Print what is known of each label, of the patients and of ECG-FM's pretraining; warnings go to stderr."""
-    width = max(len("label"), *map(len, label_set.names)) + 2
-    print(f"{'label':<{width}}{'known':>9}{'positive':>10}{'unknown':>9}")
-    for name, known, positive, unknown in known_table(label_set, np.stack(found.labels)):
-        print(f"{name:<{width}}{known:>9,}{positive:>10,}{unknown:>9,}")
+    print(counts_table(label_set.names, np.stack(found.labels)))
     for note in found.notes:
         print(note)
     if found.patients:
