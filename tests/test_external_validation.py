@@ -160,10 +160,20 @@ def test_a_model_folder_will_do_and_labels_it_lacks_get_no_threshold(development
     assert "chosen on a set it does not record" in text
     found = pd.read_csv(outputs(tmp_path, "metrics")[0]).set_index("label")
     decided = ["accuracy", "recall", "precision", "f1", "specificity", "npv", "threshold"]
-    assert found.loc[[lacking, "__micro__"], decided].isna().all(axis=None)
+    assert found.loc[lacking, decided].isna().all()
     assert found.loc[lacking, ["auroc", "auprc", "brier", "n_pos", "n_neg"]].notna().all()
     assert "no threshold in the operating points" in found.at[lacking, "note"]
-    assert found.at["__micro__", "note"].startswith("accuracy, recall, precision, f1, specificity, npv undefined, no")
+    assert f"accuracy, recall, precision, f1, specificity, npv are without {lacking}" in found.at["__micro__", "note"]
+    predicted = pd.read_csv(predictions).set_index("study_id")
+    truth = pd.read_csv(locate(external, "test_labels")).set_index("idx").loc[predicted.index]
+    names = [name for name in LABELS[:-1] if name != lacking]
+    taken = (predicted[names] >= found.loc[names, "threshold"].to_numpy(float)).to_numpy()
+    known = truth[names].notna().to_numpy()
+    f1 = sklearn_metrics.f1_score(truth[names].to_numpy()[known], taken[known])
+    assert found.at["__micro__", "f1"] == pytest.approx(f1)
+    known = truth[list(LABELS)].notna().to_numpy()
+    pooled = truth[list(LABELS)].to_numpy()[known], predicted[list(LABELS)].to_numpy()[known]
+    assert found.at["__micro__", "auroc"] == pytest.approx(sklearn_metrics.roc_auc_score(*pooled))
     assert found.at["__macro__", "f1"] > 0
     page = outputs(tmp_path, "report", ".html")[0].read_text()
     assert "was chosen on the development's valid split" in page and "nan" not in page.split("<h2>Provenance")[0]

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ecg_fm_labeler.configuration import PROJECT_CONFIG
 from test_sources_import import SCRIPT, imported, rows_of, write_header
 
-from ecg_finetune.label_set import read_label_names
+from ecg_finetune.label_set import LabelSet, read_label_names, read_label_set
 
+PUBLISHED = PROJECT_CONFIG / "label_def.csv"
 HEADER = "name,subject_id,age,sex,Flutter,Fibrillation on a watch,comment"
 
 
@@ -87,6 +89,16 @@ def test_folders_of_mimic_keep_their_ids(tmp_path, call_script):
     ]
 
 
+def test_labels_of_another_network(clinic, import_table, tmp_path):
+    definition = tmp_path / "label_def.csv"
+    definition.write_text("name,combine\nAsystole,max\nFlutter,max\nNoise,mean\n")
+    output = import_table(f"{HEADER}\none,,,,1,0,\ntwo,,,,,1,\n", "--label-set", definition)
+    assert [tuple(row.values()) for row in imported(clinic / "out").values()] == [("", "1", ""), ("", "", "")]
+    found = read_label_set(clinic / "out/labels/computed_labels/label_def_recomputed.csv")
+    assert found == LabelSet(("Asystole", "Flutter", "Noise"), ("max", "max", "mean"))
+    assert "not taken, as not in label_def.csv: Fibrillation on a watch" in output.out
+
+
 def test_71_scp_codes_as_labels(tmp_path, test_data, run_script):
     codes = [row[""] for row in rows_of(test_data / "ptbxl/scp_statements.csv")]
     table = tmp_path / "codes.csv"
@@ -123,6 +135,7 @@ def test_71_scp_codes_as_labels(tmp_path, test_data, run_script):
         ("name,__macro__\none,1\n", [], "no label can be called __macro__"),
         ("name,X\n../../etc/passwd,1\n", [], "no recording of the data set is there"),
         ("name,X\none,1\n", ["--combine-by-max", "Y"], "--combine-by-max Y: no such label"),
+        ("name,X\none,1\n", ["--label-set", PUBLISHED], "label_def.csv: none of its labels is among X"),
     ],
 )
 def test_bad_tables_are_one_line(import_table, content, options, message):

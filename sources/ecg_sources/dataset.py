@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ecg_finetune.files import UserError
+
 INCLUDED, NOT_INCLUDED, NOT_KNOWN = "included", "not included", "not known"
 OLD = 90  # years; data sets hide the age of older people, and each in its own way
 OLDEST = 120
@@ -90,6 +92,23 @@ class DataSet:
         """Add a recording that is there."""
         self.recordings.append(recording)
         self.labels.append(labels)
+
+    def take_labels(self, names: Sequence[str], where: str) -> None:
+        """Take the labels of another list, of the file `where`, instead: those that are not here are unknown.
+
+        Raises
+        ------
+        UserError
+            None of them is here.
+        """
+        common = [name for name in names if name in self.names]
+        if not common:
+            raise UserError(f"{where}: none of its labels is among {', '.join(self.names)}; leave --label-set out")
+        if dropped := [name for name in self.names if name not in names]:
+            self.notes.append(f"not taken, as not in {where}: {', '.join(dropped)}")
+        columns = [self.names.index(name) if name in common else -1 for name in names]
+        self.labels = [np.append(row, np.float32(np.nan))[columns] for row in self.labels]
+        self.names = list(names)
 
     def note_several(self, number: int) -> None:
         """Note how many recordings were there more than once."""

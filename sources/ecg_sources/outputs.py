@@ -41,10 +41,8 @@ def refuse_other_data(record_list: Path, labels: Path, source: str) -> None:
             raise UserError(f"{path}: is there, of another data set; choose another --base-dir, or give --overwrite")
 
 
-def label_set_of(names: Sequence[str], by_max: Sequence[str] | None) -> LabelSet:
-    """Return the label set; `by_max` are the labels that combine by maximum, None for ECG-FM's."""
-    if by_max is None:
-        return LabelSet.of(names)
+def label_set_of(names: Sequence[str], by_max: Sequence[str]) -> LabelSet:
+    """Return the label set; `by_max` are the labels that combine by maximum."""
     if missing := [name for name in by_max if name not in names]:
         raise UserError(f"--combine-by-max {shown(missing[0])}: no such label; the labels are {', '.join(names)}")
     return LabelSet(tuple(names), tuple(MAX if name in by_max else MEAN for name in names))

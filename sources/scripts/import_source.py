@@ -39,7 +39,7 @@ from ecg_sources.outputs import label_set_of, numbers_of, refuse_other_data, wri
 
 from ecg_finetune.cli import execute, real_number, stage_parser
 from ecg_finetune.files import UserError, refuse_outputs, shown
-from ecg_finetune.label_set import LabelSet, counts_table
+from ecg_finetune.label_set import LabelSet, counts_table, read_label_set
 from ecg_finetune.lineage import Inputs
 from ecg_finetune.paths import ARTEFACTS, LOCK, beside, locate
 from ecg_finetune.run_folder import locked
@@ -105,12 +105,20 @@ def get_parser() -> argparse.ArgumentParser:
         help="table: its label columns (default: every column that holds 0, 1 and empty cells only)",
     )
     parser.add_argument(
+        "--label-set",
+        type=Path,
+        default=None,
+        metavar="CSV",
+        help="label_def.csv of the labels that a network was trained on: write these in their order, unknown where the "
+        "data set does not have them (default: the data set's own labels)",
+    )
+    parser.add_argument(
         "--combine-by-max",
         nargs="+",
         default=None,
         metavar="LABEL",
         help="labels of which a few seconds are enough: of the parts of a recording the highest probability counts, of "
-        "all other labels the mean (default: ECG-FM's five, where they are among the labels)",
+        "all other labels the mean (default: as --label-set says, else ECG-FM's five where they are among the labels)",
     )
     parser.add_argument(
         "--overwrite",
@@ -136,6 +144,10 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     refuse_outputs(files=[record_list, subjects], folders=[labels])
     if not args.overwrite:
         refuse_other_data(record_list, labels, args.source)
+    wanted = None
+    if args.label_set is not None:
+        inputs.add(args.label_set)
+        wanted = read_label_set(args.label_set)
     files = Files(args.root)
     print(f"{len(files.paths):,} files below {args.root}, {len(files.records):,} of them WFDB headers")
     found = read(args.source, files, args.table, given)
@@ -144,7 +156,11 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         name, reason = found.left_out[0]
         raise UserError(f"{args.root}: no recording of the data set is there; the first, {shown(name)}: {reason}")
     numbers = numbers_of(found)
-    label_set = label_set_of(found.names, args.combine_by_max)
+    if wanted is not None:
+        found.take_labels(wanted.names, args.label_set.name)
+    label_set = wanted or LabelSet.of(found.names)
+    if args.combine_by_max is not None:
+        label_set = label_set_of(label_set.names, args.combine_by_max)
     tell(found, label_set)
     settings = {
         "--source": args.source,
