@@ -138,9 +138,8 @@ def percent(text: str) -> float:
 
 def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Look what is below the root, read the data set, say what is known of it, write it."""
-    given = options_of(args)
-    base = args.out or args.base_dir
-    record_list, subjects, labels = (locate(base, name) for name in ("record_list", "subjects", "computed_labels"))
+    refuse_options_of_others(args)
+    record_list, subjects, labels = (locate(args.out, name) for name in ("record_list", "subjects", "computed_labels"))
     refuse_outputs(files=[record_list, subjects], folders=[labels])
     if not args.overwrite:
         refuse_other_data(record_list, labels, args.source)
@@ -150,7 +149,7 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         wanted = read_label_set(args.label_set)
     files = Files(args.root)
     print(f"{len(files.paths):,} files below {args.root}, {len(files.records):,} of them WFDB headers")
-    found = read(args.source, files, args.table, given)
+    found = read(args.source, files, args.table, {name: getattr(args, name) for name in OPTIONS})
     inputs.add(*found.tables)
     if not found.recordings:
         name, reason = found.left_out[0]
@@ -176,17 +175,21 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     return f"{len(found.recordings):,} recordings of {args.source} in {record_list}{left_out}; their labels in {labels}"
 
 
-def options_of(args: argparse.Namespace) -> dict:
-    """Return the options of single sources with their defaults; refuse one that is of another source."""
-    given = {}
+def resolve(args: argparse.Namespace) -> None:
+    """Fill in the defaults that depend on other options."""
+    args.out = args.out or args.base_dir
     for name, (source, default) in OPTIONS.items():
-        value = getattr(args, name)
-        if value is not None and source != args.source:
+        if source == args.source and getattr(args, name) is None:
+            setattr(args, name, default)
+
+
+def refuse_options_of_others(args: argparse.Namespace) -> None:
+    """Refuse an option that is for another source."""
+    for name, (source, _) in OPTIONS.items():
+        if source != args.source and getattr(args, name) is not None:
             raise UserError(f"--{name} is for --source {source}; leave it out")
-        given[name] = default if value is None else value
     if args.table is not None and args.source == "physionet2021":
         raise UserError("--table: physionet2021 has its codes in the headers; leave it out")
-    return given
 
 
 def read(source: str, files: Files, given_table: Path | None, options: dict) -> DataSet:
@@ -239,7 +242,7 @@ def tell(found: DataSet, label_set: LabelSet) -> None:
 
 def main() -> int:
     """Run the command line."""
-    return execute(get_parser(), run)
+    return execute(get_parser(), run, resolve=resolve)
 
 
 if __name__ == "__main__":
