@@ -2,25 +2,23 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ecg_finetune.files import replacing, write_array, write_json
-from ecg_finetune.label_set import ECG_FM, LABELS, label_counts, write_label_definition, write_pos_weight
+from ecg_finetune.files import replacing, write_json
+from ecg_finetune.label_files import CHECKED, write_label_files
+from ecg_finetune.label_set import ECG_FM, LABELS, label_counts
 from ecg_finetune.lineage import Inputs, lineage
 from ecg_finetune.paths import inside
-from ecg_finetune.studies import SPLITS
-from ecg_finetune.tables import iterate_rows, write_rows
+from ecg_finetune.tables import iterate_rows
 from ecg_fm_labeler.configuration import PROJECT_CONFIG
 
 LABEL_DEFINITION = "label_def.csv"
 # The reports of MIMIC-IV-ECG v1.0; the counts of label_def.csv's `all_reports` are over them.
 ALL_REPORTS = 800_035
-# What the lineage vouches for.
-CHECKED = ("labels", "study_id_mapping", "y", "y_soft")
 MARK_ABOVE = 0.1  # relative difference of the prevalence
 
 
@@ -49,36 +47,12 @@ def write_outputs(
     settings, inputs
         Of this run, for its lineage.
     """
-    hard = (soft > 0).astype(np.float32)
-    names = [*SPLITS, ""]
-    write_array(inside(folder, "y_soft"), soft)
-    write_array(inside(folder, "y"), hard)
-    _write_labels(inside(folder, "labels"), hard.astype(bool))
-    mapping = ((idx, study, names[code]) for idx, (study, code) in enumerate(zip(study_id.tolist(), split.tolist())))
-    write_rows(inside(folder, "study_id_mapping"), ["idx", "study_id", "split"], mapping)
-    write_label_definition(inside(folder, "label_def_recomputed"), ECG_FM, hard, combine=False)
-    write_pos_weight(inside(folder, "pos_weight"), label_counts(hard)[2])
+    write_label_files(folder, ECG_FM, study_id, split, soft, unmatched, combine=False)
     with replacing(inside(folder, "label_def_official")) as temporary:
         own = Path(config) / LABEL_DEFINITION
         shutil.copyfile(own if own.is_file() else PROJECT_CONFIG / LABEL_DEFINITION, temporary)
-    ordered = sorted(unmatched.items(), key=lambda item: (-item[1], item[0]))
-    write_rows(inside(folder, "unmatched"), ["words", "count"], ordered)
     written = [inside(folder, name) for name in CHECKED]
     write_json(inside(folder, "labels_lineage"), lineage("labels", settings, inputs, written))
-
-
-def _write_labels(path: Path, hard: np.ndarray) -> None:
-    """Write labels.csv. Few combinations of labels occur, so each is spelled once."""
-    packed, which = np.unique(np.packbits(hard, axis=1), axis=0, return_inverse=True)
-    spelled = [",".join(map(str, np.unpackbits(row, count=len(LABELS)))) for row in packed]
-
-    def lines() -> Iterator[str]:
-        yield ",".join(["idx", *LABELS]) + "\n"
-        for idx, combination in enumerate(which.ravel().tolist()):
-            yield f"{idx},{spelled[combination]}\n"
-
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        file.writelines(lines())
 
 
 def published_shares() -> np.ndarray:
