@@ -5,6 +5,7 @@ import math
 import re
 import struct
 import zipfile
+from array import array
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -53,13 +54,13 @@ def read_text_table(text: str, rate: float | None, unit: str | None) -> Recordin
         raise RecordError("unreadable", f"its first line has {len(names):,} cells")
     if not has_names and separator == "," and all(_ALONE_WITH_COMMA.fullmatch(line.strip()) for line in lines):
         raise RecordError("unreadable", "columns, or decimal commas? Name the columns, or write decimal points")
-    rows = []
+    cells = array("d")
     for number, line in enumerate(lines[has_names:], start=1 + has_names):
         row = [_number(cell, decimal_comma) for cell in _cells(line, separator)]
         if len(row) != len(names) or None in row:
             raise RecordError("unreadable", f"line {number:,} of those with text is not {len(names)} numbers")
-        rows.append(row)
-    values = np.array(rows, dtype=np.float64).reshape(len(rows), len(names))
+        cells.extend(row)
+    values = np.array(cells).reshape(-1, len(names))
     if not has_names:
         return _recording(_named(values.T), rate, unit, "table")
     columns, left_out = dict(zip(names, values.T)), ()

@@ -204,6 +204,7 @@ def lead_parts(names: Sequence[str], lead: str, channel: str | None = None) -> d
     raise RecordError("no_lead", f"no lead {lead} among {' '.join(names)}")
 
 
+@functools.lru_cache(maxsize=100)
 def millivolts_per(unit: str) -> float | None:
     """Return what one unit is in millivolts; None for a unit that is no voltage.
 
@@ -302,8 +303,11 @@ def standardise(
     if size < samples:
         needed = f"{samples / SAMPLE_RATE:g} s are needed"
         raise RecordError("too_short", f"{signal.samples / signal.rate:.3g} s, {needed}")
-    values, judged = signal.values[: math.ceil(SECONDS_READ * signal.rate)], math.ceil(RECORD_SECONDS * signal.rate)
-    if statistics.nan_count or (signal.rate != SAMPLE_RATE and np.isnan(values[judged:]).any()):
+    values = signal.values[: math.ceil(SECONDS_READ * signal.rate)]
+    # Resampling also looks at what little is read beyond the 10 s.
+    if statistics.nan_count or (
+        signal.rate != SAMPLE_RATE and np.isnan(values[math.ceil(RECORD_SECONDS * signal.rate) :]).any()
+    ):
         values = fill_gaps(values, signal.rate)
     if statistics.longest_flat_s >= LONGEST_FLAT_S:
         raise RecordError("flat", f"one value for {statistics.longest_flat_s:.3g} s")
