@@ -79,6 +79,8 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
     # Whatever the user may have got wrong is told before the model runs, which can take hours.
     if settings.manifests.exists() and not settings.manifests.is_dir():
         raise UserError(f"{settings.manifests}: not a folder; give the folder that holds valid.tsv and y.npy")
+    if settings.labels.exists() and not settings.labels.is_dir():
+        raise UserError(f"{settings.labels}: not a folder; give the folder that holds labels.csv and y_soft.npy")
     refuse_outputs(folders=[settings.out, *([] if settings.figures is None else [settings.figures])])
     note_inputs(settings, inputs)
     records, findings = read_evaluated(settings), []
@@ -98,6 +100,7 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
             f"the patients of {source.name} are not known, so each recording counts as one: where a patient has "
             "several, intervals are too narrow"
         )
+    background = read_background(settings, records, patients, patient_of)
     other = None if settings.compare is None else read_other(settings, records)
     read_scale(settings.signal_report)
     if given is not None:
@@ -116,7 +119,6 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
         known = records_of_checkpoint(settings.model_path, model.training_records)
     elsewhere = trained_elsewhere(trained_on_sources(finetuning), source)
     trained = trained_on(None if elsewhere else known, told)
-    background = read_background(settings, records, patients, patient_of)
     evaluated = Evaluated(records.study_id, patients)
     leaks = look_for_leaks(settings, evaluated, valid, trained, elsewhere, patient_of)
     seen, unseen = check_pretraining(evaluated, pretrained, patient_of, source=source, anew=started_anew(finetuning))
