@@ -3,6 +3,7 @@
     from ecg_finetune.ecg_fm import load_classifier
     model = load_classifier("checkpoint_best.pt")     # eval mode, on the CPU
     logits = model(source)                            # source float32 (batch, 12, samples) -> float32 (batch, labels)
+    fold_channels(model)(lead[:, None])               # the same for one lead, float32 (batch, samples), in all channels
 
 Convolutions turn 2,500 samples (5 s at 500 Hz) into 156 frames, a transformer relates the frames to one another, and
 their mean goes through a linear head. `model.to(torch.bfloat16)` runs all of it in bfloat16; input and output stay
@@ -31,6 +32,7 @@ OLD_WEIGHT_NORM = {
     "pos_conv.0.weight_g": "pos_conv.0.parametrizations.weight.original0",
     "pos_conv.0.weight_v": "pos_conv.0.parametrizations.weight.original1",
 }
+FIRST_CONVOLUTION = "encoder.feature_extractor.conv_layers.0.0.weight"
 ConvLayers = tuple[tuple[int, int, int], ...]
 
 
@@ -365,6 +367,10 @@ class EcgClassifier(nn.Module):
             raise ValueError(f"source has shape {tuple(source.shape)}, not (batch, {channels}, samples)")
         if self.architecture.frames(source.shape[2]) < 1:
             raise ValueError(f"source has {source.shape[2]} samples, too few for the convolutions")
+        return self.classify(source)
+
+    def classify(self, source: Tensor) -> Tensor:
+        """Classify as `forward`, which checks the shape of `source` before."""
         frames = self.final_dropout(self.encoder(source.to(self.proj.weight.dtype))).float()
         # As fairseq-signals divides: by the frames whose value is not exactly 0. Where all are, the mean is 0, not NaN.
         pooled = frames.sum(1) / (frames != 0).sum(1).clamp(min=1)
@@ -401,6 +407,58 @@ def load_classifier(path: Path, *, trust: bool = False) -> EcgClassifier:
     model = _build(path, config, weights).eval()
     model.fine_tuned, model.training_records = True, _stated_records(content)
     return model
+
+
+def classifier_of(path: Path, model_config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> EcgClassifier:
+    """Build the classifier of `cfg["model"]` and a state dict.
+
+    Parameters
+    ----------
+    path : Path
+        Where they come from, for messages.
+    model_config, weights : mapping
+        As in a checkpoint.
+
+    Returns
+    -------
+    EcgClassifier
+        As `load_classifier`.
+
+    Raises
+    ------
+    UserError
+        The configuration describes a network this is not, or the weights do not fit.
+    """
+    config, weights = _model_of(path, {"cfg": {"model": model_config}, "model": weights})
+    return _build(path, config, weights).eval()
+
+
+def fold_channels(model: EcgClassifier, mode: str = "duplicate") -> EcgClassifier:
+    """Return the network that reads one lead, (batch, 1, samples), as `model` reads the channels made of it.
+
+    The first convolution is linear, so what it does with the channels is done once, to its weights. All other weights
+    are shared with `model`.
+
+    Parameters
+    ----------
+    model : EcgClassifier
+        A network of several channels.
+    mode : str
+        How a lead becomes channels: "duplicate", in which each of them is the lead.
+
+    Raises
+    ------
+    ValueError
+        There is no such mode.
+    """
+    if mode != "duplicate":
+        raise ValueError(f"{short_repr(mode)} is no way to make channels of a lead; only duplicate is known")
+    weights = dict(model.state_dict())
+    weights[FIRST_CONVOLUTION] = weights[FIRST_CONVOLUTION].sum(dim=1, keepdim=True)
+    with torch.device("meta"):
+        folded = EcgClassifier(dataclasses.replace(model.architecture, in_d=1))
+    folded.load_state_dict(weights, assign=True)
+    return folded.train(model.training)
 
 
 def load_pretrained(
@@ -460,7 +518,7 @@ def load_architecture(path: Path, *, trust: bool = False) -> tuple[Architecture,
 
 def _architecture(path: Path, config: dict, weights: dict, **changes: Any) -> Architecture:
     # model.in_d given at fine-tuning does not reach a loaded encoder: the weights know better than the configuration.
-    for name in ("encoder.feature_extractor.conv_layers.0.0.weight", "feature_extractor.conv_layers.0.0.weight"):
+    for name in (FIRST_CONVOLUTION, FIRST_CONVOLUTION.removeprefix("encoder.")):
         if name in weights and weights[name].ndim == 3:
             changes["in_d"] = weights[name].shape[1]
     try:

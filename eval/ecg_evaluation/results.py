@@ -7,13 +7,14 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from ecg_evaluation.bootstrap import replicates
-from ecg_evaluation.calibration import calibrate, fit_calibration
+from ecg_evaluation.calibration import fit_calibration
 from ecg_evaluation.inputs import Labelled
 from ecg_evaluation.intervals import AREAS, Estimates, differences, estimate, macro
 from ecg_evaluation.metrics import MACRO, METRICS, MICRO, ROWS, Scored
 from ecg_evaluation.options import MIN_PATIENTS
 from ecg_evaluation.thresholds import choose_thresholds, has_both
 from ecg_finetune.label_set import LABELS
+from ecg_finetune.probabilities import calibrate
 
 SHOWN = {MACRO: "Macro average", MICRO: "Micro average"}
 FEW_VALID_POSITIVES = 10

@@ -34,7 +34,7 @@ from ecg_evaluation.options import EvaluationSettings
 from ecg_evaluation.provenance import read_origin, stage_settings, write_origin
 from ecg_evaluation.report import Report, write_report
 from ecg_evaluation.results import compare, compared, decide, evaluate, grouped_notes, text_table
-from ecg_finetune.files import UserError, refuse_outputs, remove_leftovers, sha256
+from ecg_finetune.files import UserError, refuse_outputs, remove_leftovers, sha256, write_json
 from ecg_finetune.lineage import Inputs, finetuning_of, lineage, read_lineage, software
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import LockedError, locked
@@ -111,6 +111,7 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
             for name in ("metrics", "comparison", "html_report")
         )
         write_table(metrics_file, with_leaks(results.table, leaks.leaked))
+        write_json(metrics_file.with_suffix(".json"), metrics_lineage(settings, inputs, metrics_file, origin))
         if comparison is not None:
             write_table(comparison_file, comparison.table)
         report = Report(
@@ -182,6 +183,16 @@ def with_leaks(table: pd.DataFrame, leaked: np.ndarray | None) -> pd.DataFrame:
 def in_red(text: str) -> str:
     """Return a text as a terminal shows it in red."""
     return f"\033[31m{text}\033[0m" if sys.stdout.isatty() else text
+
+
+def metrics_lineage(settings: EvaluationSettings, inputs: Inputs, metrics_file: Path, origin: dict) -> dict:
+    """Return the lineage of metrics.csv, whose predictions are of this origin, as `export_model.py` reads it."""
+    decisive = ("lead", "set", "threshold_rule", "max_samples", "bootstrap", "min_positive_patients")
+    told = {f"--{name.replace('_', '-')}": getattr(settings, name) for name in decisive}
+    return {
+        **lineage("eval", told, inputs, outputs=[metrics_file], earlier=[origin]),
+        "checkpoint_sha256": origin.get("checkpoint_sha256"),
+    }
 
 
 def read_other(path: Path, test: Labelled) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,123 @@
+"""What an evaluation says of a checkpoint: thresholds, calibration and metrics; and whether it is of this checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ecg_finetune.files import UserError, sha256
+from ecg_finetune.label_set import ROW_NAMES, LabelSet, check_names
+from ecg_finetune.lineage import read_lineage
+from ecg_finetune.tables import read_header, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METRICS = ("auroc", "auprc", "recall", "precision", "specificity", "f1", "brier_calibrated")
+CHOICES = ("threshold", "calibration_slope", "calibration_intercept")
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """An evaluation on the test set, as its metrics file and the lineage beside it have it.
+
+    Attributes
+    ----------
+    path : Path
+        The metrics file.
+    table : DataFrame
+        A row per label and average, under its name: `n_pos`, `n_neg`, the `METRICS` with `_low` and `_high`; NaN where
+        something is not defined or not in the file.
+    names : tuple of str
+        The labels.
+    thresholds : ndarray float64 (labels,)
+        On probabilities before calibration.
+    calibration : ndarray float64 (labels, 2)
+        Slope and intercept; (1, 0) where the valid split could not calibrate, or its scores rank the wrong way.
+    settings : mapping
+        Of the evaluation.
+    lineage : mapping
+        Of the metrics.
+    """
+
+    path: Path
+    table: pd.DataFrame
+    names: tuple[str, ...]
+    thresholds: np.ndarray
+    calibration: np.ndarray
+    settings: Mapping[str, Any]
+    lineage: Mapping[str, Any]
+
+    @property
+    def uncalibrated(self) -> list[str]:
+        """The labels whose probabilities are left as the network gives them."""
+        return [name for name, line in zip(self.names, self.calibration.tolist()) if line == [1.0, 0.0]]
+
+
+def read_evaluation(path: Path, checkpoint: Path) -> EvaluatedModel:
+    """Read metrics_<set>_<time>.csv and the lineage beside it.
+
+    Raises
+    ------
+    UserError
+        A file is missing or damaged, the metrics are of another checkpoint or of the valid split, or it is not known of
+        which.
+    """
+    beside = path.with_suffix(".json")
+    columns = ["n_pos", "n_neg", *CHOICES, *(f"{name}{end}" for name in METRICS for end in ("", "_low", "_high"))]
+    header = read_header(path)
+    if "label" not in header or "threshold" not in header:
+        raise UserError(f"{path}: not the metrics of an evaluation; give metrics_<set>_<time>.csv, as eval writes it")
+    table = read_table(path, {"label": "str", **{name: "float64" for name in columns if name in header}})
+    lineage = read_lineage("eval", beside, [path])
+    again = "evaluate the checkpoint again"
+    stated, settings = lineage.get("checkpoint_sha256"), lineage.get("settings")
+    if not isinstance(stated, str) or not isinstance(settings, dict):
+        raise UserError(f"{path}: {beside.name} beside it does not say of which checkpoint the metrics are; {again}")
+    if stated != sha256(checkpoint):
+        raise UserError(f"{path}: the metrics are of another checkpoint than {checkpoint} (by SHA-256); {again}")
+    if settings.get("--set") != "test":
+        raise UserError(f"{path}: metrics of the valid split, which chose the thresholds; give those of the test set")
+    labels = table[~table["label"].isin(ROW_NAMES)]
+    names = tuple(labels["label"])
+    check_names(path, names)
+    table = table.set_index("label").reindex(columns=columns)
+    choices = table.loc[list(names), list(CHOICES)].to_numpy()
+    wrong = ~((choices[:, 0] >= 0) & (choices[:, 0] <= 1))
+    if wrong.any():
+        raise UserError(f"{path}: no threshold from 0 to 1 for {names[int(np.argmax(wrong))]!r}; {again}")
+    usable = np.isfinite(choices[:, 1:]).all(axis=1) & (choices[:, 1] > 0)
+    calibration = np.where(usable[:, None], choices[:, 1:], [1.0, 0.0])
+    return EvaluatedModel(path, table, names, choices[:, 0], calibration, settings, lineage)
+
+
+def label_set_of(evaluation: EvaluatedModel, definition: LabelSet, path: Path, outputs: int) -> LabelSet:
+    """Return the label set of a network of so many outputs, as evaluated; `definition`, of the file `path`, says how
+    probabilities combine.
+
+    Raises
+    ------
+    UserError
+        The three do not go together.
+    """
+    names = evaluation.names
+    if len(names) != outputs:
+        raise UserError(f"{evaluation.path}: {len(names)} labels, but the checkpoint has {outputs} outputs")
+    if names != definition.names:
+        raise UserError(f"{path}: other labels, or in another order, than {evaluation.path}; give the test set of both")
+    return definition
+
+
+def to_give_away(content: Any) -> Any:
+    """Return a lineage without the folders of this machine: of an absolute path its last part is left."""
+    if isinstance(content, Mapping):
+        return {to_give_away(key): to_give_away(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [to_give_away(value) for value in content]
+    if isinstance(content, str) and PurePath(content).is_absolute():
+        return PurePath(content).name
+    return content
