@@ -9,10 +9,12 @@ import warnings
 import numpy as np
 import pytest
 import wfdb
-from ecg_preprocess.record import RecordError, find_lead, parse_plain, read_record_lead
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic_records import digital_ecg, write_record
+
+from ecg_finetune.waveform import RecordError, find_lead
+from ecg_finetune.wfdb_records import parse_plain, read_record_lead
 
 LEADS = ["I", "II", "avf", "V1"]
 
@@ -82,7 +84,7 @@ def by_wfdb(stem, lead, channels=None):
     try:
         record = wfdb.rdrecord(str(stem), channels=channels)
         channel = find_lead([name or "" for name in record.sig_name], lead)
-        if not 50 <= record.fs <= 100_000:  # wfdb does not mind
+        if channel is None or not 50 <= record.fs <= 100_000:  # wfdb does not mind the rate
             return None
         return record.p_signal[:, channel], record.units[channel], record.fs, record.sig_len
     except Exception:

@@ -15,7 +15,6 @@ import scipy.io
 import wfdb
 from ecg_evaluation.misses import read_scale
 from ecg_preprocess.preprocess_report import STATUSES, ReportRow, format_row, parse_row, rounded
-from ecg_preprocess.standardise import SignalStatistics
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import interp1d
@@ -25,6 +24,7 @@ from ecg_finetune.matfile import read_mat
 from ecg_finetune.paths import beside, locate
 from ecg_finetune.studies import save_file_name
 from ecg_finetune.tables import write_rows
+from ecg_finetune.waveform import SignalStatistics
 
 SCRIPT = "preprocess/scripts/preprocess_ecgfm.py"
 REPOSITORY = Path(__file__).resolve().parent.parent

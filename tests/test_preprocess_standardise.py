@@ -4,11 +4,19 @@ import math
 
 import numpy as np
 import pytest
-from ecg_preprocess.record import LeadSignal, RecordError
-from ecg_preprocess.standardise import SECONDS_READ, fill_gaps, longest_run, measure, standardise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import interp1d
+
+from ecg_finetune.waveform import (
+    SECONDS_READ,
+    LeadSignal,
+    RecordError,
+    fill_gaps,
+    longest_run,
+    measure,
+    standardise,
+)
 
 
 def signal_of(values, rate=500.0, unit="mV"):
