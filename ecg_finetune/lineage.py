@@ -7,7 +7,7 @@ raw tables; and a stage that reads two files of which one has been replaced sinc
 
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,19 @@ def read_lineage(stage: str, path: Path, files: Iterable[Path]) -> dict[str, Any
     return found
 
 
+def lineages(lineage: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield a lineage and those of the stages before it, the latest first; the same one once."""
+    told: list[Mapping[str, Any]] = []
+    waiting = [lineage]
+    while waiting:
+        one = waiting.pop(0)
+        if isinstance(one, Mapping) and one not in told:
+            told.append(one)
+            earlier = one.get("earlier")
+            waiting += earlier if isinstance(earlier, list) else []
+            yield one
+
+
 def finetuning_of(checkpoint: Path) -> dict[str, Any]:
     """Return the lineage of the fine-tuning run that made a checkpoint, which lies beside it.
 
@@ -147,7 +160,8 @@ def finetuning_of(checkpoint: Path) -> dict[str, Any]:
     """
     path = inside(checkpoint.parent, "finetune_settings")
     found = read_json(path, dict) if path.is_file() else {}
-    if found.get("checkpoint_sha256") != sha256(checkpoint):
+    stated = found.get("checkpoint_sha256")
+    if stated is None or stated != sha256(checkpoint):
         return {"stage": "finetune", "note": NOT_RECORDED}
     return {**found, "stage": "finetune"}
 
