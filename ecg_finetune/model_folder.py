@@ -465,8 +465,11 @@ class Model:
         """
         from ecg_finetune.recordings import read_lead
 
-        signal = read_lead(Path(path), self.config.lead, channel=channel, rate=rate, unit=unit)
-        return self.predict(-signal.values if invert else signal.values, signal.rate)
+        try:
+            signal = read_lead(str(path), lead=self.config.lead, channel=channel, rate=rate, unit=unit)
+            return self.predict(signal.values * signal.millivolts_per_unit * (-1 if invert else 1), signal.rate)
+        except RecordError as error:
+            raise UserError(f"{path}: {error}") from None
 
 
 @dataclass(frozen=True, repr=False)

@@ -11,7 +11,7 @@ import torch
 
 from ecg_finetune.ecg_fm import EcgClassifier
 from ecg_finetune.files import UserError
-from ecg_finetune.label_set import LabelSet
+from ecg_finetune.label_set import ROW_NAMES, LabelSet
 from ecg_finetune.model_folder import Model
 from ecg_finetune.paths import inside
 from ecg_finetune.probabilities import combine
@@ -22,7 +22,6 @@ from ecg_finetune.waveform import RECORD_SAMPLES, SEGMENT_SAMPLES
 
 GREATEST_DIFFERENCE = 1e-4  # of logits, in float32
 RECORDS_COMPARED = 32
-AVERAGE = "__macro__"
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def compare_metrics(reference: Model, other: Model, records: CheckRecords) -> di
     ]
     for table in tables:
         values = {metric: [row[metric] for row in table.values()] for metric in table[names[0]]}
-        table[AVERAGE] = {metric: mean_of(found) for metric, found in values.items()}
+        table[ROW_NAMES[0]] = {metric: mean_of(found) for metric, found in values.items()}
     return {
         name: {metric: [value, new := tables[1][name][metric], change(value, new)] for metric, value in row.items()}
         for name, row in tables[0].items()

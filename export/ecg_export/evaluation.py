@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ecg_finetune.files import UserError, sha256
-from ecg_finetune.label_set import ROW_NAMES, LabelSet, check_names
+from ecg_finetune.label_set import ROW_NAMES, LabelSet, check_names, difference, read_label_set
 from ecg_finetune.lineage import read_lineage
 from ecg_finetune.tables import read_header, read_table
 
@@ -95,21 +95,32 @@ def read_evaluation(path: Path, checkpoint: Path) -> EvaluatedModel:
     return EvaluatedModel(path, table, names, choices[:, 0], calibration, settings, lineage)
 
 
-def label_set_of(evaluation: EvaluatedModel, definition: LabelSet, path: Path, outputs: int) -> LabelSet:
-    """Return the label set of a network of so many outputs, as evaluated; `definition`, of the file `path`, says how
-    probabilities combine.
+def evaluated_labels(evaluation: EvaluatedModel, stated: LabelSet | None, definition: Path, outputs: int) -> LabelSet:
+    """Return the label set of a network of so many outputs.
+
+    Parameters
+    ----------
+    evaluation : EvaluatedModel
+        Of the network.
+    stated : LabelSet, optional
+        What the checkpoint says its labels are.
+    definition : Path
+        label_def.csv of the test set, for a checkpoint that does not say.
+    outputs : int
+        Of the network.
 
     Raises
     ------
     UserError
-        The three do not go together.
+        These do not go together.
     """
     names = evaluation.names
     if len(names) != outputs:
         raise UserError(f"{evaluation.path}: {len(names)} labels, but the checkpoint has {outputs} outputs")
-    if names != definition.names:
-        raise UserError(f"{path}: other labels, or in another order, than {evaluation.path}; give the test set of both")
-    return definition
+    label_set = read_label_set(definition) if stated is None else stated
+    if other := difference(label_set.names, "the checkpoint" if stated else str(definition), names, "the metrics"):
+        raise UserError(f"{evaluation.path}: metrics of other labels: {other}; evaluate the checkpoint again")
+    return label_set
 
 
 def to_give_away(content: Any) -> Any:
