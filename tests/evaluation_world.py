@@ -83,6 +83,7 @@ def write_test_set(base: Path, studies: np.ndarray, truth: np.ndarray, leads: np
         write_mat(locate(base, "test_mats") / name, mat)
     table(locate(base, "test_file_list"), idx=np.arange(len(studies)), study_id=studies, save_file=files)
     table(locate(base, "test_labels"), idx=studies, **dict(zip(LABELS, truth.T.astype(int))))
+    write_label_definition(locate(base, "test_label_def"), ECG_FM, truth)
 
 
 def write_valid_split(base: Path, studies: np.ndarray, truth: np.ndarray, leads: np.ndarray) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from ecg_evaluation.thresholds import has_both
+from ecg_evaluation.thresholds import has_both, known_cells
 from ecg_finetune.probabilities import logit
 
 
@@ -45,12 +45,20 @@ def fit_sigmoid(truth: np.ndarray, probabilities: np.ndarray) -> tuple[float, fl
 def fit_calibration(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return slope and intercept of each label, float64 (labels, 2), from truth and probabilities (records, labels).
 
-    A label that is never or always present in `truth` is left as it is: slope 1, intercept 0.
+    Truth is NaN where it is unknown. A label that is never or always present in `truth` is left as it is: slope 1,
+    intercept 0.
     """
     parameters = np.tile([1.0, 0.0], (truth.shape[1], 1))
     for label in np.flatnonzero(has_both(truth)):
-        parameters[label] = fit_sigmoid(truth[:, label], probabilities[:, label])
+        parameters[label] = fit_sigmoid(*known_cells(truth, probabilities, label))
     return parameters
+
+
+def uncalibrate(probabilities: np.ndarray, parameters: np.ndarray) -> np.ndarray:
+    """Return the probabilities (records, labels) that `calibrate` gives these for; where the slope is 0, these."""
+    slope = np.where(parameters[:, 0] == 0, 1, parameters[:, 0])
+    changed = (parameters != [1.0, 0.0]).any(axis=1) & (parameters[:, 0] != 0)
+    return np.where(changed, expit((logit(probabilities) - parameters[:, 1]) / slope), probabilities)
 
 
 def reliability_curve(truth: np.ndarray, probabilities: np.ndarray, bins: int = 10, smallest: int = 10) -> np.ndarray:
