@@ -1,6 +1,6 @@
 """What at least two stages of the ECG-FM Lead-I pipeline need.
 
-    from ecg_finetune import load_model    # of `model_folder`
+from ecg_finetune import load_model    # of `model_folder`
 """
 
 from typing import TYPE_CHECKING

@@ -277,6 +277,10 @@ def execute(
         print(f"done in {time.monotonic() - started:.1f} s: {summary}", flush=True)
     except UserError as error:
         return _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("ecg_"):  # ours
+            raise
+        return _fail(f'{error.name} is not installed, which this needs: pip install "ecg-finetune[pipeline]"')
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             raise

@@ -147,6 +147,12 @@ def lineages(lineage: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             yield one
 
 
+def stage_settings(lineage: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
+    """Return the settings of the latest run of a stage in a lineage; empty where it is not recorded."""
+    found = (one.get("settings") for one in lineages(lineage) if one.get("stage") == stage)
+    return next((settings for settings in found if isinstance(settings, Mapping) and settings), {})
+
+
 def finetuning_of(checkpoint: Path) -> dict[str, Any]:
     """Return the lineage of the fine-tuning run that made a checkpoint, which lies beside it.
 

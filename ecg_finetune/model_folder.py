@@ -226,7 +226,8 @@ def choose_runtime(name: str, precision: str = "float32") -> str:
         if importlib.util.find_spec(packages[runtime]):
             return runtime
     missing = " nor ".join(packages[runtime] for runtime in wanted)
-    raise UserError(f'{missing} is not installed, which runs the network: pip install "ecg-finetune[onnx]"')
+    extra = "pipeline" if name == "torch" else "onnx"
+    raise UserError(f'{missing} is not installed, which runs the network: pip install "ecg-finetune[{extra}]"')
 
 
 def checked_file(folder: Path, config: ModelConfig, artefact: str) -> tuple[Path, str]:
@@ -389,7 +390,9 @@ class Model:
 
     def _answer_together(self, recordings: list[list[Window]]) -> Iterator[Answer]:
         parts = [window.segments for windows in recordings for window in windows if window.segments is not None]
-        probabilities = self.probabilities(np.concatenate(parts)) if parts else np.empty((0, len(self.config.label_set)))
+        probabilities = (
+            self.probabilities(np.concatenate(parts)) if parts else np.empty((0, len(self.config.label_set)))
+        )
         done = 0
         for windows in recordings:
             by_window = np.full((len(windows), len(self.config.label_set)), np.nan)

@@ -109,15 +109,15 @@ ARTEFACTS: dict[str, Artefact] = {
     "comparison": Artefact("eval/data/comparison_{set}_{time}.csv", "eval", "with `--compare`: AUROC and AUPRC of both runs and their paired difference with its interval"),
     "html_report": Artefact("eval/data/report_{set}_{time}.html", "eval", "the report: self-contained HTML"),
     # export
-    "model_folder": Artefact("export/data/{name}", "export", "the model folder, to give away"),
-    "model_config": Artefact("export/data/{name}/config.json", "export", "architecture, labels with thresholds and calibration, lead, input, lineage, SHA-256 of every other file"),
-    "model_weights": Artefact("export/data/{name}/model.safetensors", "export", "the weights under the names they have in the checkpoint"),
-    "model_onnx": Artefact("export/data/{name}/model.onnx", "export", "the network for onnxruntime: `lead` float32 (batch, samples) to `logits` float32 (batch, labels)"),
-    "model_int8": Artefact("export/data/{name}/model_int8.onnx", "export", "with `--precision int8`: the same, its weights in 8 bits"),
-    "model_card": Artefact("export/data/{name}/README.md", "export", "the model card, in the form of the Hugging Face Hub"),
-    "model_metrics": Artefact("export/data/{name}/metrics.csv", "export", "the metrics that the card states, as eval wrote them"),
-    "model_checks": Artefact("export/data/{name}/checks.json", "export", "what export compared with the checkpoint, and how far they differ"),
-    "model_lock": Artefact("export/data/{name}.lock", "export", "held during a run"),
+    "model_folder": Artefact("export/data/{model}", "export", "the model folder, to give away"),
+    "model_config": Artefact("export/data/{model}/config.json", "export", "architecture, labels with thresholds and calibration, lead, input, lineage, SHA-256 of every other file"),
+    "model_weights": Artefact("export/data/{model}/model.safetensors", "export", "the weights under the names they have in the checkpoint"),
+    "model_onnx": Artefact("export/data/{model}/model.onnx", "export", "the network for onnxruntime: `lead` float32 (batch, samples) to `logits` float32 (batch, labels)"),
+    "model_int8": Artefact("export/data/{model}/model_int8.onnx", "export", "with `--precision int8`: the same, its weights in 8 bits"),
+    "model_card": Artefact("export/data/{model}/README.md", "export", "the model card, in the form of the Hugging Face Hub"),
+    "model_metrics": Artefact("export/data/{model}/metrics.csv", "export", "the metrics that the card states, as eval wrote them"),
+    "model_checks": Artefact("export/data/{model}/checks.json", "export", "what export compared with the checkpoint, and how far they differ"),
+    "model_lock": Artefact("export/data/{model}.lock", "export", "held during a run"),
 }
 # fmt: on
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ecg_finetune.files import UserError, read_json, sha256, write_json
-from ecg_finetune.lineage import NOT_RECORDED
+from ecg_finetune.lineage import NOT_RECORDED, stage_settings
 
 
 def origin_file(predictions: Path) -> Path:
@@ -57,17 +57,6 @@ def chain(lineage: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str], lis
         if repr(row) not in told:
             told.add(repr(row))
             yield row
-
-
-def stage_settings(lineage: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
-    """Return the settings of the latest run of a stage in a lineage; empty where it is not recorded."""
-    if lineage.get("stage") == stage and isinstance(lineage.get("settings"), Mapping):
-        return lineage["settings"]
-    earlier = lineage.get("earlier")
-    found = (
-        stage_settings(one, stage) for one in (earlier if isinstance(earlier, list) else ()) if isinstance(one, dict)
-    )
-    return next((settings for settings in found if settings), {})
 
 
 # What the names of import_source.py stand for.

@@ -40,7 +40,6 @@ from ecg_evaluation.provenance import (
     earlier_stage,
     read_origin,
     source_of,
-    stage_settings,
     started_anew,
     trained_on_sources,
     write_origin,
@@ -49,7 +48,7 @@ from ecg_evaluation.report import Report, write_report
 from ecg_evaluation.results import Decisions, compare, compared, decide, evaluate, grouped_notes, text_table
 from ecg_finetune.files import UserError, refuse_outputs, remove_leftovers, sha256, write_json
 from ecg_finetune.label_set import LabelSet, difference
-from ecg_finetune.lineage import Inputs, finetuning_of, lineage, read_lineage, software
+from ecg_finetune.lineage import Inputs, finetuning_of, lineage, read_lineage, software, stage_settings
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import LockedError, locked
 from ecg_finetune.tables import write_table

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ecg_finetune.batch import chunked
 from ecg_finetune.ecg_fm import EcgClassifier
 from ecg_finetune.files import UserError
 from ecg_finetune.label_set import ROW_NAMES, LabelSet
-from ecg_finetune.model_folder import Model
+from ecg_finetune.model_folder import BATCH_SIZE, Model
 from ecg_finetune.paths import inside
 from ecg_finetune.probabilities import combine
 from ecg_finetune.progress_bar import progress_bar
@@ -99,11 +100,12 @@ def compare_metrics(reference: Model, other: Model, records: CheckRecords) -> di
     """
     probabilities = [[], []]
     with progress_bar(len(records), "records") as advance:
-        for row in range(len(records)):
-            segments = records.segments(row)
+        for rows in chunked(range(len(records)), BATCH_SIZE // SEGMENTS):
+            segments = np.concatenate([records.segments(row) for row in rows])
             for model, found in zip((reference, other), probabilities):
-                found.append(combine(model.probabilities(segments), model.config.label_set))
-            advance(1)
+                of_records = model.probabilities(segments).reshape(len(rows), SEGMENTS, -1)
+                found += [combine(parts, model.config.label_set) for parts in of_records]
+            advance(len(rows))
     names, thresholds = reference.config.label_set.names, reference.config.thresholds
     tables = [
         {

@@ -1,4 +1,4 @@
-"""What an evaluation says of a checkpoint: thresholds, calibration and metrics; and whether it is of this checkpoint."""
+"""What an evaluation says of a checkpoint: thresholds, calibration, metrics; and whether it is of this checkpoint."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ class EvaluatedModel:
         On probabilities before calibration.
     calibration : ndarray float64 (labels, 2)
         Slope and intercept; (1, 0) where the valid split could not calibrate, or its scores rank the wrong way.
-    settings : mapping
-        Of the evaluation.
+    rule : str or float
+        How the thresholds were chosen.
+    trained_on_lead : str, optional
+        The lead that the checkpoint was fine-tuned on; None: not known.
     lineage : mapping
         Of the metrics.
     """
@@ -49,7 +51,8 @@ class EvaluatedModel:
     names: tuple[str, ...]
     thresholds: np.ndarray
     calibration: np.ndarray
-    settings: Mapping[str, Any]
+    rule: str | float
+    trained_on_lead: str | None
     lineage: Mapping[str, Any]
 
     @property
@@ -75,12 +78,13 @@ def read_evaluation(path: Path, checkpoint: Path) -> EvaluatedModel:
     table = read_table(path, {"label": "str", **{name: "float64" for name in columns if name in header}})
     lineage = read_lineage("eval", beside, [path])
     again = "evaluate the checkpoint again"
-    stated, settings = lineage.get("checkpoint_sha256"), lineage.get("settings")
+    origin, settings = _origin(lineage), lineage.get("settings")
+    stated = origin.get("checkpoint_sha256")
     if not isinstance(stated, str) or not isinstance(settings, dict):
         raise UserError(f"{path}: {beside.name} beside it does not say of which checkpoint the metrics are; {again}")
     if stated != sha256(checkpoint):
         raise UserError(f"{path}: the metrics are of another checkpoint than {checkpoint} (by SHA-256); {again}")
-    if settings.get("--set") != "test":
+    if str(settings.get("set")).startswith("valid"):
         raise UserError(f"{path}: metrics of the valid split, which chose the thresholds; give those of the test set")
     labels = table[~table["label"].isin(ROW_NAMES)]
     names = tuple(labels["label"])
@@ -92,7 +96,18 @@ def read_evaluation(path: Path, checkpoint: Path) -> EvaluatedModel:
         raise UserError(f"{path}: no threshold from 0 to 1 for {names[int(np.argmax(wrong))]!r}; {again}")
     usable = np.isfinite(choices[:, 1:]).all(axis=1) & (choices[:, 1] > 0)
     calibration = np.where(usable[:, None], choices[:, 1:], [1.0, 0.0])
-    return EvaluatedModel(path, table, names, choices[:, 0], calibration, settings, lineage)
+    chosen = settings.get("operating points")
+    rule = chosen.get("rule") if isinstance(chosen, dict) else None
+    return EvaluatedModel(
+        path, table, names, choices[:, 0], calibration, rule, origin.get("finetuned_on_lead"), lineage
+    )
+
+
+def _origin(lineage: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the lineage of the predictions that metrics were computed from."""
+    earlier = lineage.get("earlier")
+    first = earlier[0] if isinstance(earlier, list) and earlier else {}
+    return first if isinstance(first, Mapping) else {}
 
 
 def evaluated_labels(evaluation: EvaluatedModel, stated: LabelSet | None, definition: Path, outputs: int) -> LabelSet:

@@ -38,6 +38,7 @@ def configuration(
     model: EcgClassifier,
     label_set: LabelSet,
     evaluation: EvaluatedModel,
+    lead: str,
     mode: str,
     lineage: Mapping[str, Any],
 ) -> ModelConfig:
@@ -49,8 +50,8 @@ def configuration(
         label_set=label_set,
         thresholds=evaluation.thresholds,
         calibration=evaluation.calibration,
-        threshold_rule=evaluation.settings.get("--threshold-rule"),
-        lead=evaluation.settings.get("--lead"),
+        threshold_rule=evaluation.rule,
+        lead=lead,
         input=mode,
         files={},
         lineage=to_give_away(lineage),

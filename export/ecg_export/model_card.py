@@ -11,7 +11,7 @@ from typing import Any
 
 from ecg_export.evaluation import EvaluatedModel
 from ecg_finetune.label_set import ROW_NAMES
-from ecg_finetune.lineage import lineages
+from ecg_finetune.lineage import lineages, stage_settings
 from ecg_finetune.model_folder import ModelConfig
 from ecg_finetune.waveform import RECORD_SECONDS, SAMPLE_RATE
 
@@ -75,7 +75,7 @@ def model_card(
         "",
         *_use(config),
         *_intended(config),
-        *_data(config, evaluation, data, records),
+        *_data(config, data, records),
         *_results(config, evaluation, records),
         *(line for extra in extras for line in _extra(extra)),
         *_limits(config, evaluation),
@@ -106,19 +106,19 @@ def front_matter(config: ModelConfig, evaluation: EvaluatedModel, data: str, lic
 
 
 def yaml_lines(content: Any, indent: str = "") -> list[str]:
-    """Return mappings, lists, texts and numbers as lines of YAML.
+    """Return mappings, lists, texts and numbers as lines of YAML; keys must be plain words.
 
     >>> yaml_lines({"a": [1, {"b": "x: y"}]})
-    ['"a":', '- 1', '- "b": "x: y"']
+    ['a:', '- 1', '- b: "x: y"']
     """
     if isinstance(content, Mapping):
         lines = []
         for key, value in content.items():
             if isinstance(value, (Mapping, list)) and value:
                 deeper = indent if isinstance(value, list) else indent + "  "
-                lines += [f"{indent}{json.dumps(key)}:", *yaml_lines(value, deeper)]
+                lines += [f"{indent}{key}:", *yaml_lines(value, deeper)]
             else:
-                lines.append(f"{indent}{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}")
+                lines.append(f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}")
         return lines
     if isinstance(content, list):
         lines = []
@@ -134,7 +134,7 @@ def _use(config: ModelConfig) -> list[str]:
         "## Use",
         "",
         "```python",
-        "from ecg_finetune import load_model      # pip install \"ecg-finetune[onnx]\"",
+        'from ecg_finetune import load_model      # pip install "ecg-finetune[onnx]"',
         "",
         f'model = load_model("{config.name}")',
         "print(model.predict(signal_mv, rate=512))     # one lead in millivolts; 5 s or longer",
@@ -163,12 +163,12 @@ def _intended(config: ModelConfig) -> list[str]:
     ]
 
 
-def _data(config: ModelConfig, evaluation: EvaluatedModel, data: str, records: int) -> list[str]:
-    build, finetune = (_settings(config.lineage, stage) for stage in ("build", "finetune"))
+def _data(config: ModelConfig, data: str, records: int) -> list[str]:
+    finetuning = next((one for one in lineages(config.lineage) if one.get("stage") == "finetune"), {})
+    build = stage_settings(finetuning, "build")
     counts = [(split, build.get(f"number of {split} records")) for split in ("train", "valid")]
-    told = [f"{number:,} records of the {split} split" for split, number in counts if isinstance(number, int) and number]
-    policy = _settings(config.lineage, "labels").get("--policy")
-    start = finetune.get("pretrained")
+    told = [f"{number:,} records of the {split} split" for split, number in counts if isinstance(number, int)]
+    policy = stage_settings(config.lineage, "labels").get("--policy")
     lines = [
         "## Data",
         "",
@@ -179,8 +179,10 @@ def _data(config: ModelConfig, evaluation: EvaluatedModel, data: str, records: i
         "the split is by patient.",
         "",
     ]
-    if isinstance(start, str):
-        lines += [f"Started from `{start}`." if start != "none" else "Started from random weights.", ""]
+    settings = stage_settings(finetuning, "finetune")
+    if "pretrained" in settings:
+        start = settings["pretrained"]
+        lines += ["Started from random weights." if start is None else f"Started from `{start}`.", ""]
     lines += [f"Evaluated on {records:,} records of the test split.", ""]
     rows = [
         [one.get("stage"), one.get("version", "not recorded"), ", ".join(_told(one.get("settings")))]
@@ -197,12 +199,6 @@ def _told(settings: Any) -> list[str]:
     return [f"{name} {value}" for name, value in pairs if len(str(value)) <= 40]
 
 
-def _settings(lineage: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
-    """Return the settings of the first run of a stage that a lineage tells of."""
-    found = (one.get("settings") for one in lineages(lineage) if one.get("stage") == stage)
-    return next((settings for settings in found if isinstance(settings, Mapping)), {})
-
-
 def _results(config: ModelConfig, evaluation: EvaluatedModel, records: int) -> list[str]:
     columns = ["auroc", "auprc", "recall", "specificity", "precision", "f1"]
     thresholds = dict(zip(config.label_set.names, config.calibrated_thresholds.tolist()))
@@ -211,20 +207,23 @@ def _results(config: ModelConfig, evaluation: EvaluatedModel, records: int) -> l
         row = evaluation.table.loc[label]
         cells = [SHOWN.get(label, label), _count(row["n_pos"]), *(_with_interval(row, name) for name in columns)]
         rows.append([*cells, f"{thresholds[label]:.3g}" if label in thresholds else ""])
-    rule = evaluation.settings.get("--threshold-rule")
     heads = ["label", "positive", "AUROC", "AUPRC", "recall", "specificity", "precision", "F1", "threshold"]
     lines = [
         "## Results",
         "",
         f"On {records:,} records of the test split, with 95 % intervals from resampling patients where they were "
-        f"computed. Thresholds (on calibrated probabilities) by the rule `{rule}` on the valid split. Precision, F1 and "
-        "AUPRC hold for the frequencies of these data alone. Everything is in `metrics.csv`.",
+        f"computed. Thresholds, on calibrated probabilities, were chosen by the rule `{config.threshold_rule}` "
+        "on the valid split. Precision, F1 and AUPRC hold for the frequencies of these data alone. Everything is in "
+        "`metrics.csv`.",
         "",
         *_table(heads, rows),
         "",
     ]
     if evaluation.uncalibrated:
-        lines += [f"Not calibrated, for want of positives on the valid split: {', '.join(evaluation.uncalibrated)}.", ""]
+        lines += [
+            f"Not calibrated, for want of positives on the valid split: {', '.join(evaluation.uncalibrated)}.",
+            "",
+        ]
     return lines
 
 
@@ -267,7 +266,8 @@ def _rules() -> list[str]:
         "",
         "Weights can hold traces of the records they were trained on. MIMIC-IV-ECG itself is open (ODbL 1.0). Of data "
         "that need a signed agreement, such as MIMIC-IV's other modules, PhysioNet asks that models be treated as "
-        f"containing sensitive information and be shared there, under the agreement of the data ([guidelines]({GUIDELINES})). "
+        f"containing sensitive information and be shared there, under the agreement of the data [(guidelines)]"
+        f"({GUIDELINES}). "
         "Look which holds for the data named above before passing these files on. No record, label or score of a "
         "patient is in this folder.",
         "",
@@ -283,7 +283,8 @@ def _files(config: ModelConfig, checks: Mapping[str, Any]) -> list[str]:
         "",
         *_table(["file", "SHA-256"], rows),
         "",
-        f"Largest difference of a logit from the checkpoint's, on {checks['segments']} segments of the test set: {told}.",
+        f"Largest difference of a logit from the checkpoint's, on {checks['segments']} segments of the test set: "
+        f"{told}.",
     ]
     if "int8" in checks:
         changes = checks["int8"]["metrics"][MACRO]

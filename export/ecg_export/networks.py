@@ -19,11 +19,11 @@ OPSET = 18  # onnxruntime 1.14 and newer, of February 2023
 
 def write_safetensors(path: Path, model: EcgClassifier) -> None:
     """Write the weights under the names they have in the checkpoint."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     with replacing(path) as temporary:
-        save_file(weights, temporary, metadata={"format": "pt"})
+        temporary.write_bytes(save(weights, metadata={"format": "pt"}))
 
 
 class _OneLead(nn.Module):

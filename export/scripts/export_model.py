@@ -59,7 +59,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, default=None, metavar="PATH", help="the folder (default: <base-dir>/export/data/<name>)"
     )
-    add_path(parser, "--test-dir", "test", "folder of the test set, on which the files are compared with the checkpoint")
+    add_path(
+        parser, "--test-dir", "test", "folder of the test set, on which the files are compared with the checkpoint"
+    )
     add_lead(parser)
     parser.add_argument(
         "--precision",
@@ -96,14 +98,18 @@ def get_parser() -> argparse.ArgumentParser:
 
 def model_name(text: str) -> str:
     """Parse `--name` for argparse: what is a folder's name everywhere, and a repository's on the Hub."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,94}[A-Za-z0-9]|[A-Za-z0-9]", text) or ".." in text or "--" in text:
+    if (
+        not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,94}[A-Za-z0-9]|[A-Za-z0-9]", text)
+        or ".." in text
+        or "--" in text
+    ):
         raise argparse.ArgumentTypeError(f"{text[:100]!r} is no name of letters, digits and single - . or _ between")
     return text
 
 
 def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Check what goes together, write the files into a folder of their own, compare them, and give it its name."""
-    out = args.out or locate(args.base_dir, "model_folder", name=args.name)
+    out = args.out
     refuse_folder(out, args.overwrite)
     existing_file(args.model_path, "the finetune stage")
     existing_file(args.metrics, "the eval stage")
@@ -112,16 +118,19 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     from ecg_export.checks import read_test_records
     from ecg_export.evaluation import evaluated_labels, read_evaluation
     from ecg_export.folder import compare, configuration, write_config, write_networks, write_papers
+
     from ecg_finetune.ecg_fm import load_classifier
 
     evaluation = read_evaluation(args.metrics, args.model_path)
+    if evaluation.trained_on_lead not in (None, args.lead):
+        raise UserError(f"{args.model_path}: fine-tuned on lead {evaluation.trained_on_lead}; give that as --lead")
     model = load_classifier(args.model_path, trust=args.trust_checkpoint)
     definition = inside(args.test_dir, "test_label_def")
     label_set = evaluated_labels(evaluation, model.label_set, definition, model.architecture.num_labels)
     records = read_test_records(args.test_dir, label_set)
     settings = {"--name": args.name, "--precision": args.precision, "--data": args.data}
     origin = lineage("export", settings, inputs, earlier=[evaluation.lineage])
-    config = configuration(args.name, model, label_set, evaluation, "duplicate", origin)
+    config = configuration(args.name, model, label_set, evaluation, args.lead, "duplicate", origin)
     int8 = args.precision == "int8"
     with locked(out, beside(out, LOCK)), unseen_folder(out) as folder:
         print("writing the networks", flush=True)
@@ -175,9 +184,14 @@ def refuse_folder(folder: Path, overwrite: bool) -> None:
         raise UserError(f"{folder}: there is a model of this name; choose another --name, or run with --overwrite")
 
 
+def resolve(args: argparse.Namespace) -> None:
+    """Fill in where the model folder goes, which depends on its name."""
+    args.out = args.out or locate(args.base_dir, "model_folder", model=args.name)
+
+
 def main() -> int:
     """Run the command line."""
-    return execute(get_parser(), run)
+    return execute(get_parser(), run, resolve=resolve)
 
 
 if __name__ == "__main__":
