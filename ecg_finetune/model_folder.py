@@ -43,6 +43,11 @@ BATCH_SIZE = 32  # segments
 MOST_NETWORK_BYTES = 2 << 30
 # What the folder says of its input; a network for another one needs another version of this project.
 INPUT_FORM = {"sample_rate": SAMPLE_RATE, "window_seconds": RECORD_SECONDS, "segment_samples": SEGMENT_SAMPLES}
+# For the model card and for the page of an answer.
+ONE_LEAD = (
+    "One lead shows rhythm and conduction better than it shows place: infarction, ischaemia, axis and hypertrophy are "
+    "read from several leads, and lead {lead} alone is blind to most of them."
+)
 AGAIN = "export the model again, or fetch the whole folder again"
 
 Network = Callable[[np.ndarray], np.ndarray]  # float32 (segments, 2500) -> float32 (segments, labels): logits
@@ -248,6 +253,12 @@ def checked_file(folder: Path, config: ModelConfig, artefact: str) -> tuple[Path
     return path, stated
 
 
+def check_network(folder: Path, config: ModelConfig, runtime: str, precision: str) -> None:
+    """Raise `UserError` unless the file that `load_model` would load is there and unchanged."""
+    path, stated = checked_file(folder, config, NETWORKS[precision] if runtime == "onnx" else "model_weights")
+    _refuse_changed(path, sha256(path), stated)
+
+
 def _refuse_changed(path: Path, found: str, stated: str) -> None:
     if found != stated:
         raise UserError(f"{path}: its SHA-256 is not the one that config.json states, so it was changed; {AGAIN}")
@@ -368,13 +379,13 @@ class Model:
         labels = f"{len(self.config.label_set)} labels from lead {self.config.lead}"
         return f"<Model {self.config.name}: {labels}, on {self.runtime}>"
 
-    def probabilities(self, segments: np.ndarray) -> np.ndarray:
+    def probabilities(self, segments: np.ndarray, batch_size: int = BATCH_SIZE) -> np.ndarray:
         """Run the network: float32 (segments, 2500), standardised, to float64 (segments, labels) before calibration."""
-        batches = [segments[start : start + BATCH_SIZE] for start in range(0, len(segments), BATCH_SIZE)]
+        batches = [segments[start : start + batch_size] for start in range(0, len(segments), batch_size)]
         logits = [self.network(np.ascontiguousarray(batch, dtype=np.float32)) for batch in batches]
         return sigmoid(np.concatenate(logits))
 
-    def answers(self, recordings: Iterable[list[Window]]) -> Iterator[Answer]:
+    def answers(self, recordings: Iterable[list[Window]], batch_size: int = BATCH_SIZE) -> Iterator[Answer]:
         """Yield the `Answer` to each recording, a list of windows; as many as fill a batch are run together.
 
         What a recording gets depends on those before and after it in the last digits of float32 alone.
@@ -383,15 +394,17 @@ class Model:
         for windows in recordings:
             waiting.append(windows)
             segments += sum(len(window.segments) for window in windows if window.segments is not None)
-            if segments >= BATCH_SIZE:
-                yield from self._answer_together(waiting)
+            if segments >= batch_size:
+                yield from self._answer_together(waiting, batch_size)
                 waiting, segments = [], 0
-        yield from self._answer_together(waiting)
+        yield from self._answer_together(waiting, batch_size)
 
-    def _answer_together(self, recordings: list[list[Window]]) -> Iterator[Answer]:
+    def _answer_together(self, recordings: list[list[Window]], batch_size: int) -> Iterator[Answer]:
         parts = [window.segments for windows in recordings for window in windows if window.segments is not None]
         probabilities = (
-            self.probabilities(np.concatenate(parts)) if parts else np.empty((0, len(self.config.label_set)))
+            self.probabilities(np.concatenate(parts), batch_size)
+            if parts
+            else np.empty((0, len(self.config.label_set)))
         )
         done = 0
         for windows in recordings:

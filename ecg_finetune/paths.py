@@ -118,6 +118,12 @@ ARTEFACTS: dict[str, Artefact] = {
     "model_metrics": Artefact("export/data/{model}/metrics.csv", "export", "the metrics that the card states, as eval wrote them"),
     "model_checks": Artefact("export/data/{model}/checks.json", "export", "what export compared with the checkpoint, and how far they differ"),
     "model_lock": Artefact("export/data/{model}.lock", "export", "held during a run"),
+    # predict
+    "prediction": Artefact("predict/data/{time}", "predict", "what a model says of recordings"),
+    "recording_predictions": Artefact("predict/data/{time}/predictions.csv", "predict", "`recording,lead,rate,seconds,windows,excluded_windows,status,detail,found`, then a calibrated probability per label; a row per recording"),
+    "window_predictions": Artefact("predict/data/{time}/windows.csv", "predict", "`recording,start_s,status,detail`, then a calibrated probability per label; a row per window of 10 s"),
+    "prediction_report": Artefact("predict/data/{time}/report.html", "predict", "the page: strips, windows, probabilities with thresholds"),
+    "prediction_lineage": Artefact("predict/data/{time}/predictions.json", "predict", "lineage: settings, the model folder and all before it"),
 }
 # fmt: on
 

@@ -16,6 +16,7 @@ STAGES = {
     "eval": "eval/scripts/eval_ecgfm.py",
     "eval-finetuned": "eval/scripts/eval_finetuned.py",
     "export": "export/scripts/export_model.py",
+    "predict": "predict/scripts/predict_ecg.py",
 }
 
 

@@ -44,6 +44,12 @@ class Window:
     detail: str
     segments: np.ndarray | None
 
+    @property
+    def lead(self) -> np.ndarray:
+        """The whole of it, standardised, at 500 Hz: float32 (samples,); only of a window that can be used."""
+        rest = round(self.seconds * SAMPLE_RATE) - SEGMENT_SAMPLES
+        return np.concatenate([self.segments[0], self.segments[-1][SEGMENT_SAMPLES - rest :]])
+
 
 def window_starts(samples: int, rate: float) -> list[int]:
     """Return the first sample of each window: one after the other, the last one aligned to the end.

@@ -12,16 +12,12 @@ from typing import Any
 from ecg_export.evaluation import EvaluatedModel
 from ecg_finetune.label_set import ROW_NAMES
 from ecg_finetune.lineage import lineages, stage_settings
-from ecg_finetune.model_folder import ModelConfig
+from ecg_finetune.model_folder import ONE_LEAD, ModelConfig
 from ecg_finetune.waveform import RECORD_SECONDS, SAMPLE_RATE
 
 MACRO, MICRO = ROW_NAMES
 SHOWN = {MACRO: "Macro average", MICRO: "Micro average"}
 GUIDELINES = "https://physionet.org/news/post/guidelines-creating-datasets-models"
-ONE_LEAD = (
-    "One lead shows rhythm and conduction better than it shows place: infarction, ischaemia, axis and hypertrophy are "
-    "read from several leads, and lead {lead} alone is blind to most of them."
-)
 
 
 @dataclass(frozen=True)
