@@ -269,7 +269,8 @@ def execute(
         purpose = (parser.description or "").strip().partition("\n")[0]  # without one under python -OO
         print(f"{parser.prog}: {purpose}" if purpose else parser.prog)
         for name, value in sorted(vars(args).items()):
-            print(f"  --{name.replace('_', '-')} {value}")
+            shown = " ".join(map(str, value)) if isinstance(value, list) else value
+            print(f"  --{name.replace('_', '-')} {shown}")
         sys.stdout.flush()
         _refuse_undecoded_paths(args)
         summary = run(args, inputs)

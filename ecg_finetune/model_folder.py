@@ -401,11 +401,7 @@ class Model:
 
     def _answer_together(self, recordings: list[list[Window]], batch_size: int) -> Iterator[Answer]:
         parts = [window.segments for windows in recordings for window in windows if window.segments is not None]
-        probabilities = (
-            self.probabilities(np.concatenate(parts), batch_size)
-            if parts
-            else np.empty((0, len(self.config.label_set)))
-        )
+        probabilities = self.probabilities(np.concatenate(parts), batch_size) if parts else None
         done = 0
         for windows in recordings:
             by_window = np.full((len(windows), len(self.config.label_set)), np.nan)

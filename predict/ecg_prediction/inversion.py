@@ -1,7 +1,7 @@
 """Recordings that are upside down: a watch on the other arm, a handheld turned round.
 
-In lead I of a heart that lies where it should, P wave, QRS complex and T wave point upwards. Disease turns one or two of
-them round, seldom all three; a device worn the wrong way always does. So the average beat decides: where it points
+In lead I of a heart that lies where it should, P wave, QRS complex and T wave point upwards. Disease turns one or two
+of them round, seldom all three; a device worn the wrong way always does. So the average beat decides: where it points
 downwards as a whole, the recording is called inverted. docs/use-the-model.md has how often that is right.
 """
 
@@ -15,8 +15,8 @@ from ecg_finetune.windows import Window
 FEWEST_BEATS = 4  # in a window
 SHORTEST_INTERVAL = 0.5  # seconds: in a faster rhythm P and T waves run into one another
 LEAST_LIKENESS = 0.8  # of the beats to their average: below, it is an average of noise
-# The sum of where QRS, three times T and three times P point, in heights of the QRS complex. Beyond WIDEST the QRS complex
-# is no spike above a baseline.
+# Of where QRS complex, three times T and three times P wave point, and where the QRS complex is no spike on a baseline,
+# in its heights.
 CLEAR, WIDEST = -0.7, -1.2
 
 

@@ -191,9 +191,8 @@ def _recording(
     if result.rate is not None:
         facts.append(f"{result.seconds:.4g} s at {result.rate:.6g} Hz")
     if result.answer is not None:
-        facts.append(
-            f"{len(result.answer.windows) - result.answer.excluded} of {len(result.answer.windows)} windows used"
-        )
+        windows = len(result.answer.windows)
+        facts.append(f"{windows - result.answer.excluded} of {windows} windows used")
     if invert:
         facts.append("turned upside down (--invert)")
     parts = [f"<section class=recording><h2>{escape(result.recording)}</h2><p>{escape(', '.join(facts))}</p>"]
@@ -271,9 +270,8 @@ def _cannot(lead: str) -> str:
         f"Probabilities are calibrated for recordings of {RECORD_SECONDS} s like those of the model's data; in longer "
         "ones, labels that combine by maximum are found more easily.",
     ]
-    return (
-        f"<h2>What lead {lead} alone does not show</h2><ul>{''.join(f'<li>{escape(text)}</li>' for text in items)}</ul>"
-    )
+    listed = "".join(f"<li>{escape(text)}</li>" for text in items)
+    return f"<h2>What lead {lead} alone does not show</h2><ul>{listed}</ul>"
 
 
 def _model(config: ModelConfig, model: Path, quality: Mapping[str, Mapping[str, float]]) -> str:

@@ -44,8 +44,8 @@ def get_parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="*",
         metavar="RECORDING",
-        help="a file, a WFDB record, or a folder: its WFDB records, or all its files if it has none (no default; needed "
-        "unless --record-list is given)",
+        help="a file, a WFDB record, or a folder: its WFDB records, or all its files if it has none (no default; "
+        "needed unless --record-list is given)",
     )
     parser.add_argument(
         "--model", type=Path, required=True, metavar="FOLDER", help="the model folder that export wrote (no default)"
@@ -172,7 +172,8 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
             "say why"
         )
     without = f", {failed:,} of them without an answer" if failed else ""
-    return f"{summary.total:,} recordings{without}, {inside(folder, 'prediction_report')}"
+    recordings = "1 recording" if summary.total == 1 else f"{summary.total:,} recordings"
+    return f"{recordings}{without}, {inside(folder, 'prediction_report')}"
 
 
 def named_sources(recordings: list[Path], record_list: Path | None, raw_root: Path | None):
@@ -248,23 +249,8 @@ def print_answers(summary, lead: str) -> None:
     from ecg_prediction.tables import found_labels
 
     config = summary.config
-    print()
     if summary.total == 1 and summary.answered:
-        (result,) = summary.kept
-        used = len(result.answer.windows) - result.answer.excluded
-        print(f"{result.recording}: {result.seconds:.4g} s of lead {lead} at {result.rate:.6g} Hz, {used} windows used")
-        probabilities = config.calibrated(result.answer.combined[None])[0].tolist()
-        rows = zip(probabilities, config.calibrated_thresholds.tolist(), config.label_set.names)
-        found, width = found_labels(config, result), max(map(len, config.label_set.names))
-        print(f"{'label':<{width}}  probability  threshold  found")
-        for probability, threshold, name in sorted(
-            rows, key=lambda row: (row[2] not in found, -row[0] / (row[1] or 1))
-        ):
-            print(
-                f"{name:<{width}}  {probability:>11.3f}  {threshold:>9.3f}  {'yes' if name in found else ''}".rstrip()
-            )
-        if result.detail:
-            print(f"note: {result.detail}")
+        print_labels(summary.kept[0], config, lead)
     elif summary.total <= MOST_TOLD:
         for result in summary.kept:
             if result.status == "ok":
@@ -281,7 +267,21 @@ def print_answers(summary, lead: str) -> None:
             print(f"{summary.found.get(name, 0):>10,}  {name}")
         if summary.inverted:
             print(f"note: {summary.inverted:,} recordings look upside down, see detail in predictions.csv")
-    print()
+
+
+def print_labels(result, config, lead: str) -> None:
+    """Print all labels of a recording: those found first, then by how near their thresholds they come."""
+    used = len(result.answer.windows) - result.answer.excluded
+    print(f"{result.recording}: {result.seconds:.4g} s of lead {lead} at {result.rate:.6g} Hz, {used} windows used")
+    probabilities = config.calibrated(result.answer.combined[None])[0].tolist()
+    found = config.found(result.answer.combined).tolist()
+    rows = zip(found, probabilities, config.calibrated_thresholds.tolist(), config.label_set.names)
+    width = max(map(len, config.label_set.names))
+    print(f"{'label':<{width}}  probability  threshold  found")
+    for there, probability, threshold, name in sorted(rows, key=lambda row: (not row[0], -row[1] / (row[2] or 1))):
+        print(f"{name:<{width}}  {probability:>11.3f}  {threshold:>9.3f}  {'yes' if there else ''}".rstrip())
+    if result.detail:
+        print(f"note: {result.detail}")
 
 
 def main() -> int:
