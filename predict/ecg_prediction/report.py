@@ -35,6 +35,7 @@ STYLE = """
 section.recording { break-before: auto; border-top: 2px solid var(--line); margin-top: 1.5rem; }
 .refused { opacity: .55; }
 .strip { min-width: 40rem; }
+.recording td:nth-child(5) { min-width: 15rem; }
 """
 
 
@@ -168,11 +169,9 @@ def _overview(summary: Summary) -> str:
     ]
     boxes = "".join(f"<div class=card><b>{value}</b><span>{what}</span></div>" for value, what in cards)
     shown = f"<p class=note>{len(summary.kept)} of them, evenly spread, are shown below with their strips.</p>"
-    return (
-        f"<div class=cards>{boxes}</div><h2>What was found</h2>"
-        + html_table(["label", "found in", "share", "threshold"], rows)
-        + (shown if len(summary.kept) < summary.total else "")
-    )
+    table = html_table(["label", "found in", "share", "threshold"], rows)
+    few = len(summary.kept) < summary.total
+    return f"<div class=cards>{boxes}</div><h2>What was found</h2>{table}{shown if few else ''}"
 
 
 def _percent(part: int, whole: int) -> str:
@@ -291,7 +290,6 @@ def _model(config: ModelConfig, model: Path, quality: Mapping[str, Mapping[str, 
         ["folder", str(model)],
     ]
     return (
-        "<h2>The model</h2>"
-        + html_table(["", "what it is"], rows)
-        + "<p>Its card, README.md in that folder, says what it was trained and evaluated on, and its limits.</p>"
+        f"<h2>The model</h2>{html_table(['', 'what it is'], rows)}"
+        "<p>Its card, README.md in that folder, says what it was trained and evaluated on, and its limits.</p>"
     )
