@@ -36,6 +36,7 @@ section.recording { break-before: auto; border-top: 2px solid var(--line); margi
 .refused { opacity: .55; }
 .strip { min-width: 40rem; }
 .recording td:nth-child(5) { min-width: 15rem; }
+.recording h2 { overflow-wrap: anywhere; }
 """
 
 
