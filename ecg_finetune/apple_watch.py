@@ -16,10 +16,12 @@ MOST_HEADER_LINES = 100
 # Blanks between digits, minus signs and decimal separators of other languages.
 _PLAIN = str.maketrans({"\u00a0": " ", "\u202f": " ", "\u2212": "-", "\u066b": ".", "\u200e": None, "\u200f": None})
 # A number of one separator has a decimal one: -180,596. Only with both is one of them between thousands.
-_NUMBER = re.compile(r"[-+]?(?:\d+(?:[.,]\d+)?|\d{1,3}(?:,\d{3})+\.\d+|\d{1,3}(?:\.\d{3})+,\d+)(?:[eE][-+]?\d{1,3})?")
+_NUMBER = re.compile(
+    r"[-+]?(?:\d{1,12}(?:[.,]\d{1,20})?|\d{1,3}(?:,\d{3}){1,3}\.\d+|\d{1,3}(?:\.\d{3}){1,3},\d+)(?:[eE][-+]?\d\d?)?"
+)
 _SEPARATOR = re.compile("[,;\t]")  # of key and value
 _UNIT = re.compile("[\u00b5\u03bcum]v", re.IGNORECASE)
-_RATE = re.compile(r"(?P<number>\d+(?:[.,]\d+)?) *(?P<unit>[^\W\d_]+)\.?")
+_RATE = re.compile(r"(?P<number>\d{1,6}(?:[.,]\d{1,20})?) *(?P<unit>[^\W\d_]+)\.?")
 # Hertz in the languages that do not write it so.
 _HERTZ = ("hert", "herc", "hz", "赫", "ヘルツ", "헤르츠", "герц", "χερτζ", "هرتز", "הרץ", "เฮิรตซ์")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?: [-+]\d{4})?")

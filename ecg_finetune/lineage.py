@@ -147,10 +147,18 @@ def lineages(lineage: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             yield one
 
 
+def latest(lineage: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
+    """Return the lineage of the latest run of a stage that is recorded in a lineage; empty where none is."""
+    if lineage.get("stage") == stage and isinstance(lineage.get("settings"), Mapping):
+        return lineage
+    earlier = lineage.get("earlier")
+    found = (latest(one, stage) for one in (earlier if isinstance(earlier, list) else ()) if isinstance(one, Mapping))
+    return next((one for one in found if one), {})
+
+
 def stage_settings(lineage: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
     """Return the settings of the latest run of a stage in a lineage; empty where it is not recorded."""
-    found = (one.get("settings") for one in lineages(lineage) if one.get("stage") == stage)
-    return next((settings for settings in found if isinstance(settings, Mapping) and settings), {})
+    return latest(lineage, stage).get("settings", {})
 
 
 def finetuning_of(checkpoint: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import math
 import re
 import struct
 import zipfile
+from array import array
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -53,13 +54,13 @@ def read_text_table(text: str, rate: float | None, unit: str | None) -> Recordin
         raise RecordError("unreadable", f"its first line has {len(names):,} cells")
     if not has_names and separator == "," and all(_ALONE_WITH_COMMA.fullmatch(line.strip()) for line in lines):
         raise RecordError("unreadable", "columns, or decimal commas? Name the columns, or write decimal points")
-    rows = []
+    cells = array("d")
     for number, line in enumerate(lines[has_names:], start=1 + has_names):
         row = [_number(cell, decimal_comma) for cell in _cells(line, separator)]
         if len(row) != len(names) or None in row:
             raise RecordError("unreadable", f"line {number:,} of those with text is not {len(names)} numbers")
-        rows.append(row)
-    values = np.array(rows, dtype=np.float64).reshape(len(rows), len(names))
+        cells.extend(row)
+    values = np.array(cells).reshape(-1, len(names))
     if not has_names:
         return _recording(_named(values.T), rate, unit, "table")
     columns, left_out = dict(zip(names, values.T)), ()
@@ -97,7 +98,7 @@ def _number(cell: str, decimal_comma: bool) -> float | None:
 
 def read_npy(content: bytes, rate: float | None, unit: str | None) -> Recording:
     """Read an .npy file: one lead, or channels by samples, or samples by channels. Parameters as `read_text_table`."""
-    return _from_arrays({"": _decode_npy(content)}, rate, unit, "NumPy array")
+    return _from_arrays({"1": _decode_npy(content)}, rate, unit, "NumPy array")
 
 
 def read_npz(content: bytes, rate: float | None, unit: str | None) -> Recording:
@@ -173,8 +174,13 @@ def _named(rows: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(names, rows))
 
 
+def _real(values: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", over="ignore"):  # what a damaged file may hold
+        return np.asarray(values, dtype=np.float64)
+
+
 def _in_order(rows: np.ndarray) -> bool:
-    leads = dict(zip(LEADS, np.asarray(rows, dtype=np.float64)))
+    leads = dict(zip(LEADS, _real(rows)))
     for name, parts in DERIVED.items():
         expected = sum(weight * leads[part] for part, weight in parts.items())
         known = ~np.isnan(expected + leads[name])
@@ -195,7 +201,7 @@ def _recording(
         match = _UNIT.fullmatch(name)
         stated = millivolts_per(match[2]) if match else None
         scale = stated or millivolts_per(unit or "mV")
-        values = np.asarray(values, dtype=np.float64) * scale
+        values = _real(values) * scale
         values[~np.isfinite(values)] = np.nan
         leads[match[1] if stated else name] = values
     return Recording(leads, rate, source, left_out=left_out)

@@ -6,6 +6,7 @@ ecgdatakit (`vendor_formats`). Nothing that says whose recording it is leaves a 
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from ecg_finetune.waveform import LeadSignal, RecordError, Recording, lead_parts
 from ecg_finetune.wfdb_records import read_record, read_record_lead
 
 MOST_BYTES = 1 << 28  # of a file that is not WFDB: a day of three leads has some 100 MB
+MOST_TEXT_BYTES = 1 << 26  # of a table, whose lines take ten times as much while they are read
 HEAD_BYTES = 4096
 
 
@@ -117,7 +119,11 @@ def _read_file(path: Path, rate: float | None, unit: str | None) -> Recording:
             if size > MOST_BYTES:
                 raise RecordError("unreadable", f"{size:,} bytes, more than {MOST_BYTES:,}")
             head = read_bytes_of(descriptor, min(size, HEAD_BYTES))
-            return _read_content(path, head, lambda: head + read_bytes_of(descriptor, size - len(head)), rate, unit)
+
+            def content() -> bytes:
+                return head + read_bytes_of(descriptor, size - len(head))
+
+            return _read_content(path, size, head, content, rate, unit)
         finally:
             os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError):
@@ -128,7 +134,9 @@ def _read_file(path: Path, rate: float | None, unit: str | None) -> Recording:
         raise RecordError("unreadable", str(error)) from None
 
 
-def _read_content(path: Path, head: bytes, content, rate: float | None, unit: str | None) -> Recording:
+def _read_content(
+    path: Path, size: int, head: bytes, content: Callable[[], bytes], rate: float | None, unit: str | None
+) -> Recording:
     """Read a file by its first bytes; `content()` gives all of them."""
     from ecg_finetune import apple_watch, kardia_atc, number_tables, vendor_formats
 
@@ -145,9 +153,11 @@ def _read_content(path: Path, head: bytes, content, rate: float | None, unit: st
     family = vendor_formats.vendor_format(head)
     if family is not None:
         return vendor_formats.read_vendor_file(path, family, head)
-    text = _decode(content()) if b"\0" not in head or head[:2] in UTF_16 else None
-    if text is None:
+    if b"\0" in head and head[:2] not in UTF_16:
         raise RecordError("unreadable", "of no format of ECGs that is known here")
+    if size > MOST_TEXT_BYTES:
+        raise RecordError("unreadable", f"a table of {size:,} bytes, more than {MOST_TEXT_BYTES:,}; save it as .npy")
+    text = _decode(content())
     if apple_watch.is_apple_watch(text):
         return apple_watch.read_apple_watch(text, rate)
     return number_tables.read_text_table(text, rate, unit)

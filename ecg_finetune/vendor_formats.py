@@ -26,7 +26,7 @@ PARSERS = {
     "MFERParser",
     "MortaraEL250Parser",
 }
-MOST_TEXT_BYTES = 1 << 26  # XML and JSON grow to many times their size in memory
+MOST_TEXT_BYTES = 1 << 24  # XML and JSON can grow to fifty times their size in memory
 DEFLATED = b"1.2.840.10008.1.2.1.99"  # a DICOM file that is compressed as a whole
 
 
@@ -61,7 +61,7 @@ def read_vendor_file(path: Path, family: str, head: bytes) -> Recording:
     Raises
     ------
     RecordError
-        unreadable.
+        unreadable, truncated or bad_checksum.
     UserError
         ecgdatakit, or pydicom for a DICOM file, is not installed.
     """
@@ -71,14 +71,14 @@ def read_vendor_file(path: Path, family: str, head: bytes) -> Recording:
         raise RecordError("unreadable", "a deflated DICOM file; save it with another transfer syntax")
     needed = f'{path}: {family} files need the extra "formats": pip install -e ".[formats]" in the clone'
     try:
-        from ecgdatakit.exceptions import ECGDataKitError
+        from ecgdatakit.exceptions import ChecksumWarning, ECGDataKitError
         from ecgdatakit.parsing.parser import FileParser
     except ImportError:
         raise UserError(needed) from None
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
             found = FileParser.detect_format(path)
             if found is None or found["parser"] not in PARSERS:
                 raise RecordError("unreadable", f"{family}, but of no format of ECGs that is known here")
@@ -91,6 +91,10 @@ def read_vendor_file(path: Path, family: str, head: bytes) -> Recording:
         raise RecordError("unreadable", f"{found['name']}, but damaged or unusual ({type(error).__name__})") from None
     except Exception as error:  # a damaged file
         raise RecordError("unreadable", f"{family}, but damaged ({type(error).__name__})") from None
+    if any(issubclass(warning.category, ChecksumWarning) for warning in said):
+        raise RecordError("bad_checksum", f"{found['name']}, but it does not add up to its checksum")
+    if any("truncated" in str(warning.message).lower() for warning in said):
+        raise RecordError("truncated", f"{found['name']}, but shorter than its header says")
     return _recording(record, found["name"])
 
 
@@ -106,7 +110,8 @@ def _recording(record, source: str) -> Recording:
     (rate, _), kept = max(layouts.items(), key=lambda item: sum(standard_lead(x.label) is not None for x in item[1]))
     leads = {}
     for lead in kept:
-        leads.setdefault(lead.label, np.asarray(lead.samples, dtype=np.float64))
+        values = np.asarray(lead.samples, dtype=np.float64)
+        leads.setdefault(lead.label, np.where(np.isfinite(values), values, np.nan))
     device = record.recording.device
     return Recording(
         leads,

@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -205,6 +204,7 @@ def lead_parts(names: Sequence[str], lead: str, channel: str | None = None) -> d
     raise RecordError("no_lead", f"no lead {lead} among {' '.join(names)}")
 
 
+@functools.lru_cache(maxsize=100)
 def millivolts_per(unit: str) -> float | None:
     """Return what one unit is in millivolts; None for a unit that is no voltage.
 
@@ -303,8 +303,11 @@ def standardise(
     if size < samples:
         needed = f"{samples / SAMPLE_RATE:g} s are needed"
         raise RecordError("too_short", f"{signal.samples / signal.rate:.3g} s, {needed}")
-    values, judged = signal.values[: math.ceil(SECONDS_READ * signal.rate)], math.ceil(RECORD_SECONDS * signal.rate)
-    if statistics.nan_count or (signal.rate != SAMPLE_RATE and np.isnan(values[judged:]).any()):
+    values = signal.values[: math.ceil(SECONDS_READ * signal.rate)]
+    # Resampling also looks at what little is read beyond the 10 s.
+    if statistics.nan_count or (
+        signal.rate != SAMPLE_RATE and np.isnan(values[math.ceil(RECORD_SECONDS * signal.rate) :]).any()
+    ):
         values = fill_gaps(values, signal.rate)
     if statistics.longest_flat_s >= LONGEST_FLAT_S:
         raise RecordError("flat", f"one value for {statistics.longest_flat_s:.3g} s")
@@ -352,10 +355,15 @@ def to_500_hz(values: np.ndarray, signal: LeadSignal, size: int) -> np.ndarray:
         case _:
             from scipy.signal import resample_poly  # 0.3 s to import, and most data sets never need it
 
-            # Off by less than a hundredth of a sample after 10 s, for any rate. The straight line from first to last
-            # sample is taken off meanwhile, so that the filter meets no step at the ends.
-            ratio = Fraction(SAMPLE_RATE / signal.rate).limit_denominator(1000)
-            return resample_poly(values, ratio.numerator, ratio.denominator, padtype="line")[:RECORD_SAMPLES]
+            # The straight line from first to last sample is taken off meanwhile, so that the filter meets no step at
+            # the ends.
+            rate = signal.rate
+            if rate == int(rate):
+                return resample_poly(values, SAMPLE_RATE, int(rate), padtype="line")[:RECORD_SAMPLES]
+            times = math.ceil(4 * SAMPLE_RATE / rate)  # so many samples for one that straight lines between them do
+            fine = resample_poly(values, times, 1, padtype="line")
+            positions = np.arange(min(size, RECORD_SAMPLES)) * (times * rate / SAMPLE_RATE)
+            return np.interp(positions, np.arange(len(fine)), fine)
 
 
 def fill_gaps(values: np.ndarray, rate: float) -> np.ndarray:

@@ -260,13 +260,15 @@ def _names(header) -> list[str]:
 
 def _unit(content: bytes, header, channel: int, unit: str | None) -> str:
     """Return the unit of a channel; wfdb drops what is not ASCII, and so takes microvolts for volts."""
-    lines = [line for line in content.split(b"\n") if line.strip() and not line.lstrip().startswith(b"#")]
-    if getattr(header, "segments", None) is None and not lines[channel + 1].isascii():
-        stated = lines[channel + 1].split()[2].partition(b"/")[2]
-        try:
-            return stated.decode()
-        except UnicodeDecodeError:
-            return stated.decode("latin-1")
+    if not content.isascii() and getattr(header, "segments", None) is None:
+        lines = [line for line in content.splitlines() if line.strip() and not line.lstrip().startswith(b"#")]
+        fields = lines[channel + 1].split() if channel + 1 < len(lines) else []
+        stated = fields[2].partition(b"/")[2] if len(fields) > 2 else b""
+        if not stated.isascii():
+            try:
+                return stated.decode()
+            except UnicodeDecodeError:
+                return stated.decode("latin-1")
     return unit or "mV"
 
 

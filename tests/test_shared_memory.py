@@ -32,7 +32,9 @@ def read_with_workers(base: str) -> None:
 
     manifests = locate(base, "manifests")
     segments = SegmentDataset(read_manifest(manifests / "valid.tsv"), *read_label_rows(manifests), cache_bytes=0)
-    settings = FinetuneSettings(manifests=manifests, output=Path(base), pretrained=None, batch_size=2, workers=2)
+    settings = FinetuneSettings(
+        manifests=manifests, label_set=ECG_FM, output=Path(base), pretrained=None, batch_size=2, workers=2
+    )
     trainer = Trainer(EcgClassifier(TINY), [1] * len(LABELS), settings, torch.device("cpu"))
     leads, targets = next(trainer.loader(segments, [list(range(80))]))
     print("read", len(study), tuple(leads.shape), tuple(targets.shape))

@@ -1,12 +1,12 @@
 """Where predictions come from: the lineage beside a predictions file, and the chain from it back to the raw tables."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ecg_finetune.data_sets import Source, source_of
 from ecg_finetune.files import UserError, read_json, sha256, write_json
-from ecg_finetune.lineage import NOT_RECORDED, stage_settings
+from ecg_finetune.lineage import NOT_RECORDED
 
 
 def origin_file(predictions: Path) -> Path:
@@ -57,44 +57,6 @@ def chain(lineage: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str], lis
         if repr(row) not in told:
             told.add(repr(row))
             yield row
-
-
-# What the names of import_source.py stand for.
-SOURCES = {
-    "cinc2017": "PhysioNet/CinC 2017",
-    "physionet2021": "PhysioNet/CinC 2021",
-    "ptbxl": "PTB-XL",
-    "ludb": "LUDB",
-    "table": "the table given",
-}
-MACHINE_STATEMENTS = "machine statements"
-
-
-@dataclass(frozen=True)
-class Source:
-    """The data set that records and labels are of, as their lineage says.
-
-    `key` is what import_source.py calls it, or `MACHINE_STATEMENTS` where the labels stage has read a table of reports;
-    None: not known. `pretraining` says whether ECG-FM's pretraining had it: "included", "not included", "not known", or
-    None where nothing is said.
-    """
-
-    key: str | None = None
-    pretraining: str | None = None
-
-    @property
-    def name(self) -> str | None:
-        """The name of an imported data set; None for any other."""
-        return None if self.key in (None, MACHINE_STATEMENTS) else SOURCES.get(self.key, self.key)
-
-
-def source_of(lineage: Mapping[str, Any]) -> Source:
-    """Return the data set at the beginning of a lineage."""
-    imported = stage_settings(lineage, "sources")
-    if isinstance(key := imported.get("--source"), str):
-        pretraining = imported.get("pretraining")
-        return Source(key, pretraining if isinstance(pretraining, str) else "not known")
-    return Source(MACHINE_STATEMENTS) if stage_settings(lineage, "labels") else Source()
 
 
 def earlier_stage(lineage: Mapping[str, Any], stage: str) -> Mapping[str, Any]:

@@ -234,7 +234,7 @@ def notes(table: pd.DataFrame, decisions: Decisions, min_patients: int, resample
             parts = [NOT_ANNOTATED]
         elif row["label"] == MICRO:
             lacking = table["label"][:-2][table["n_pos"][:-2].notna() & table["threshold"][:-2].isna()]
-            parts = [f"{DECIDED} undefined, no threshold for {', '.join(lacking)}"] if len(lacking) else []
+            parts = [f"{DECIDED} are without {', '.join(lacking)}"] if len(lacking) else []
             parts += patient_notes(row, min_patients, resampled)
         else:
             parts = undefined_notes(row, np.isnan(row["threshold"])) + patient_notes(row, min_patients, resampled)

@@ -39,13 +39,13 @@ from ecg_evaluation.options import EvaluationSettings
 from ecg_evaluation.provenance import (
     earlier_stage,
     read_origin,
-    source_of,
     started_anew,
     trained_on_sources,
     write_origin,
 )
 from ecg_evaluation.report import Report, write_report
 from ecg_evaluation.results import Decisions, compare, compared, decide, evaluate, grouped_notes, text_table
+from ecg_finetune.data_sets import source_of
 from ecg_finetune.files import UserError, refuse_outputs, remove_leftovers, sha256, write_json
 from ecg_finetune.label_set import LabelSet, difference
 from ecg_finetune.lineage import Inputs, finetuning_of, lineage, read_lineage, software, stage_settings
@@ -81,6 +81,13 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
     patient_of = read_patients(settings.record_list) if settings.record_list.exists() else None
     patients, alarms, unchecked = patients_of(settings, records, patient_of)
     findings += unchecked
+    records_lineage = lineage_of_records(settings)
+    source = source_of(records_lineage)
+    if not source.patients:
+        findings.append(
+            f"the patients of {source.name} are not known, so each recording counts as one: where a patient has "
+            "several, intervals are too narrow"
+        )
     other = None if settings.compare is None else read_other(settings, records)
     read_scale(settings.signal_report)
     if given is not None:
@@ -97,8 +104,6 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
         model, made_by = model_of(settings, records.labels)
         finetuning = finetuning_of(settings.model_path)
         known = records_of_checkpoint(settings.model_path, model.training_records)
-    records_lineage = lineage_of_records(settings)
-    source = source_of(records_lineage)
     elsewhere = trained_elsewhere(trained_on_sources(finetuning), source)
     trained = trained_on(None if elsewhere else known, told)
     # The valid split may have been used in validation, but not in training.

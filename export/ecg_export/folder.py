@@ -17,10 +17,11 @@ from ecg_export.checks import (
 from ecg_export.evaluation import EvaluatedModel, to_give_away
 from ecg_export.model_card import Extra, model_card
 from ecg_export.networks import write_int8, write_onnx, write_safetensors
+from ecg_finetune.data_sets import MACHINE_STATEMENTS, source_of
 from ecg_finetune.ecg_fm import EcgClassifier, fold_channels
 from ecg_finetune.files import replacing, sha256, write_json
 from ecg_finetune.label_set import LabelSet
-from ecg_finetune.lineage import software
+from ecg_finetune.lineage import latest, software
 from ecg_finetune.model_folder import ModelConfig, load_model
 from ecg_finetune.paths import inside
 
@@ -106,14 +107,26 @@ def write_papers(
     evaluation: EvaluatedModel,
     checks: Mapping[str, Any],
     *,
-    data: str,
+    data: str | None,
     licence: str,
     extras: Iterable[Extra],
 ) -> None:
-    """Write the model card, the metrics and the checks."""
+    """Write the model card, the metrics and the checks; `data` is what went in, None: as the lineage says."""
     with replacing(inside(folder, "model_metrics")) as temporary:
         shutil.copyfile(evaluation.path, temporary)
     write_json(inside(folder, "model_checks"), dict(checks))
-    card = model_card(config, evaluation, checks, data=data, licence=licence, extras=extras)
+    named = {
+        "trained_on": data or data_named(latest(config.lineage, "finetune")),
+        "evaluated_on": data or data_named(evaluation.lineage),
+    }
+    card = model_card(config, evaluation, checks, **named, licence=licence, extras=extras)
     with replacing(inside(folder, "model_card")) as temporary:
         temporary.write_text(card, encoding="utf-8")
+
+
+def data_named(lineage: Mapping[str, Any]) -> str:
+    """Return what a lineage calls the data set at its beginning."""
+    source = source_of(lineage)
+    if source.key == MACHINE_STATEMENTS:
+        return "MIMIC-IV-ECG 1.0"
+    return source.name or "data that its lineage does not name"

@@ -34,7 +34,8 @@ def model_card(
     evaluation: EvaluatedModel,
     checks: Mapping[str, Any],
     *,
-    data: str,
+    trained_on: str,
+    evaluated_on: str,
     licence: str,
     extras: Iterable[Extra] = (),
 ) -> str:
@@ -48,8 +49,8 @@ def model_card(
         On the test set.
     checks : mapping
         The content of checks.json.
-    data : str
-        What the model was fine-tuned and evaluated on, in words.
+    trained_on, evaluated_on : str
+        The data sets, in words.
     licence : str
         The Hub's identifier.
     extras : iterable of Extra
@@ -58,7 +59,7 @@ def model_card(
     records = int(evaluation.table.loc[list(evaluation.names), ["n_pos", "n_neg"]].sum(axis=1).max())
     parts = [
         "---",
-        *yaml_lines(front_matter(config, evaluation, data, licence)),
+        *yaml_lines(front_matter(config, evaluation, evaluated_on, licence)),
         "---",
         "",
         f"# {config.name}",
@@ -71,7 +72,7 @@ def model_card(
         "",
         *_use(config),
         *_intended(config),
-        *_data(config, data, records),
+        *_data(config, trained_on, evaluated_on, records),
         *_results(config, evaluation, records),
         *(line for extra in extras for line in _extra(extra)),
         *_limits(config, evaluation),
@@ -159,7 +160,7 @@ def _intended(config: ModelConfig) -> list[str]:
     ]
 
 
-def _data(config: ModelConfig, data: str, records: int) -> list[str]:
+def _data(config: ModelConfig, trained_on: str, evaluated_on: str, records: int) -> list[str]:
     finetuning = next((one for one in lineages(config.lineage) if one.get("stage") == "finetune"), {})
     build = stage_settings(finetuning, "build")
     counts = [(split, build.get(f"number of {split} records")) for split in ("train", "valid")]
@@ -168,7 +169,7 @@ def _data(config: ModelConfig, data: str, records: int) -> list[str]:
     lines = [
         "## Data",
         "",
-        f"Fine-tuned on {data}" + (f": {', '.join(told)}" if told else "") + ". The reference standard are the "
+        f"Fine-tuned on {trained_on}" + (f": {', '.join(told)}" if told else "") + ". The reference standard are the "
         "statements of the recordings' own labels, not a physician's reading for this purpose"
         + (f" (label policy: {policy})" if isinstance(policy, str) else "")
         + ". Thresholds and calibration were chosen on the valid split, patients of which are in no other split where "
@@ -179,7 +180,7 @@ def _data(config: ModelConfig, data: str, records: int) -> list[str]:
     if "pretrained" in settings:
         start = settings["pretrained"]
         lines += ["Started from random weights." if start is None else f"Started from `{start}`.", ""]
-    lines += [f"Evaluated on {records:,} records of the test split.", ""]
+    lines += [f"Evaluated on {records:,} records of the test split of {evaluated_on}.", ""]
     rows = [
         [one.get("stage"), one.get("version", "not recorded"), ", ".join(_told(one.get("settings")))]
         for one in lineages(config.lineage)

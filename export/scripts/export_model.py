@@ -79,9 +79,10 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--data",
-        default="MIMIC-IV-ECG 1.0",
+        default=None,
         metavar="TEXT",
-        help="for the card: what the model was fine-tuned and evaluated on (default: %(default)s)",
+        help="for the card: what the model was fine-tuned and evaluated on (default: the data set that its lineage names; "
+        "MIMIC-IV-ECG 1.0 where the labels are of machine statements)",
     )
     parser.add_argument(
         "--license",

@@ -31,6 +31,14 @@ class Processes:
         torch.distributed.all_gather_object(values, value)
         return values
 
+    def sum(self, value: int, device: torch.device) -> int:
+        """Return the sum of an integer of every process; `device` is where this one trains."""
+        if self.world == 1:
+            return value
+        total = torch.tensor(value, device=device)
+        torch.distributed.all_reduce(total)
+        return int(total)
+
 
 def join_processes(device: torch.device) -> tuple[Processes, torch.device]:
     """Join the processes of `torchrun`, if it started this one; return them and this process's own device.

@@ -1,8 +1,9 @@
 """Fine-tuning in plain PyTorch, with the loss, optimiser and choice of checkpoint of fairseq-signals.
 
-One update: binary cross-entropy with logits and `pos_weight`, averaged over batch x labels, then Adam at a constant
-learning rate. One epoch: every training segment once, in an order drawn from (seed, epoch), then validation; the
-checkpoint with the lowest valid loss is kept. Losses are shown divided by ln 2, as fairseq-signals logs them.
+One update: binary cross-entropy with logits and `pos_weight`, averaged over the known labels of the batch, then Adam at
+a constant learning rate. One epoch: every training segment once, in an order drawn from (seed, epoch), then validation;
+the checkpoint with the lowest valid loss is kept. Losses are shown divided by ln 2, as fairseq-signals logs them. Where
+every label is known, all is as there; a label that is not (NaN) has no part in losses and scores.
 """
 
 import contextlib
@@ -50,14 +51,14 @@ class Position:
     batch: int = 0  # updates in the epoch under way
     updates: int = 0
     loss_sum: float = 0.0  # of the epoch under way
-    loss_count: int = 0
+    loss_labels: int = 0  # the known labels, of all segments, that it sums over
     best_loss: float = math.inf
     best_epoch: int = 0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def check(self) -> None:
         """Raise `ValueError` if this is no position that a run can have."""
-        counts = (self.epoch, self.batch, self.updates, self.loss_count, self.best_epoch)
+        counts = (self.epoch, self.batch, self.updates, self.loss_labels, self.best_epoch)
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError("a counter in its position is not an integer of at least 0")
         if not all(type(number) is float and not math.isnan(number) for number in (self.loss_sum, self.best_loss)):
@@ -107,13 +108,13 @@ class Trainer:
         self.updates = 0
 
     def loss(self, leads: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss summed over batch x labels, of leads (batch, samples) and targets (batch, labels)."""
+        """Return the `summed_loss` of leads (batch, samples) and targets (batch, labels)."""
         leads, targets = (x.to(self.device, non_blocking=True) for x in (leads, targets))
         with self._autocast():
             logits = self.network(expand_lead(leads, self.model.architecture.in_d))
-        return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=self.pos_weight, reduction="sum")
+        return summed_loss(logits, targets, self.pos_weight)
 
-    def update(self, parts: Iterator[tuple[Tensor, Tensor]], sizes: list[int], batch: int) -> float:
+    def update(self, parts: Iterator[tuple[Tensor, Tensor]], sizes: list[int]) -> tuple[float, int]:
         """Do one update.
 
         Parameters
@@ -122,39 +123,40 @@ class Trainer:
             The parts of the batch that fall to this process; their gradients are accumulated.
         sizes : list of int
             How many segments of each part count: all of them, or 0 for a part that only keeps processes in step.
-        batch : int
-            Segments of the whole batch, over all parts and processes.
 
         Returns
         -------
         float
             This process's share of the summed loss.
+        int
+            The known labels that it sums over.
         """
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for number, size in enumerate(sizes, start=1):
-            leads, targets = next(parts)
+        loaded = [(*next(parts), size) for size in sizes]
+        known = sum(known_labels(targets) for _, targets, size in loaded if size)
+        whole, total = self.processes.sum(known, self.device), 0.0
+        for number, (leads, targets, size) in enumerate(loaded, start=1):
             # Processes exchange gradients once, in the last part.
             exchange = number == len(sizes) or self.processes.world == 1
             with contextlib.nullcontext() if exchange else self.network.no_sync():
                 loss = self.loss(leads, targets) * (size > 0)
                 # DistributedDataParallel averages over processes, but the mean is over the whole batch.
-                (loss * self.processes.world / (batch * targets.shape[1])).backward()
+                (loss * self.processes.world / max(whole, 1)).backward()
             total += loss.item()
         self.updates += 1
         if not math.isfinite(total):
             raise UserError(f"the loss is {total} at update {self.updates}; lower --lr, or use --precision float32")
         self._set_eps()
         self.optimizer.step()
-        return total
+        return total, known
 
     @torch.inference_mode()
     def validate(self, dataset: Dataset) -> dict[str, float]:
         """Return `valid_loss` and AUROC (micro, macro) and AUPRC (micro) over a data set.
 
-        Micro takes all segment-label pairs together, as the "AUROC" in fairseq-signals' log does; macro is the mean
-        over the labels that occur and are not everywhere. A score is NaN where the set has only one class.
+        Micro takes all known labels of all segments together, as the "AUROC" in fairseq-signals' log does; macro is the
+        mean over the labels that occur and are not everywhere. A score is NaN where the set has only one class.
         """
         self.network.eval()
         rank, world = self.processes.rank, self.processes.world
@@ -168,15 +170,15 @@ class Trainer:
                 target = target.to(self.device)
                 with self._autocast():
                     output = self.model(expand_lead(leads.to(self.device), self.model.architecture.in_d))
-                loss = F.binary_cross_entropy_with_logits(output, target, pos_weight=self.pos_weight, reduction="sum")
-                loss_sum += loss.item()
+                loss_sum += summed_loss(output, target, self.pos_weight).item()
                 logits.append(output.cpu().numpy())
                 targets.append(target.cpu().numpy())
                 advance(len(target))
         sums, logits, targets = zip(*self.processes.gather((loss_sum, logits, targets)))
         logits = np.concatenate([x for part in logits for x in part])
         targets = np.concatenate([x for part in targets for x in part])
-        return {"valid_loss": sum(sums) / targets.size / math.log(2), **scores(logits, targets > 0.5)}
+        known = known_labels(targets)
+        return {"valid_loss": sum(sums) / known / math.log(2) if known else math.nan, **scores(logits, targets)}
 
     def loader(self, dataset: Dataset, batches: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the given batches; nothing is drawn from PyTorch's global random state."""
@@ -196,12 +198,12 @@ class Trainer:
 
     def state(self, position: Position) -> dict[str, Any]:
         """Return everything that continues the run; every process must call it."""
-        sums = self.processes.gather((position.loss_sum, position.loss_count))
-        loss_sum, loss_count = (sum(values) for values in zip(*sums))
+        sums = self.processes.gather((position.loss_sum, position.loss_labels))
+        loss_sum, loss_labels = (sum(values) for values in zip(*sums))
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "position": dataclasses.asdict(position) | {"loss_sum": loss_sum, "loss_count": loss_count},
+            "position": dataclasses.asdict(position) | {"loss_sum": loss_sum, "loss_labels": loss_labels},
             "random": self.processes.gather((torch.get_rng_state(), random_state(self.device))),
         }
 
@@ -224,7 +226,7 @@ class Trainer:
         if self.updates:
             self._set_eps()  # there may be no update left to do it before the next checkpoint
         if not self.processes.first:
-            position.loss_sum, position.loss_count = 0.0, 0
+            position.loss_sum, position.loss_labels = 0.0, 0
         if len(state["random"]) == self.processes.world:
             cpu, own = state["random"][self.processes.rank]
             torch.set_rng_state(cpu)
@@ -250,16 +252,34 @@ class Trainer:
                 raise ValueError("the state of its optimiser belongs to another network or another update")
 
 
+def summed_loss(logits: Tensor, targets: Tensor, pos_weight: Tensor) -> Tensor:
+    """Return the binary cross-entropy of logits (batch, labels), summed over the targets that are known (not NaN)."""
+    known = (targets == targets).to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(
+        logits, targets.nan_to_num(0.0), known, pos_weight=pos_weight, reduction="sum"
+    )
+
+
+def known_labels(targets: Tensor | np.ndarray) -> int:
+    """Return how many of the targets (segments, labels) are known (not NaN)."""
+    return int((targets == targets).sum())
+
+
 def scores(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """Return `auroc` and `auprc` over all segment-label pairs, and `auroc_macro`; arrays (segments, labels)."""
-    usable = targets.any(axis=0) & ~targets.all(axis=0)
-    if not usable.any():
+    """Return `auroc` and `auprc` over all known targets, and `auroc_macro`; arrays (segments, labels), NaN: unknown."""
+    known, positive = targets == targets, targets > 0.5
+    usable = np.flatnonzero(positive.any(axis=0) & (known & ~positive).any(axis=0))
+    if not len(usable):
         return {"auroc": math.nan, "auprc": math.nan, "auroc_macro": math.nan}
+
     # Sigmoid keeps the order, but in float32 it can make ties that the logits do not have: rank the logits.
+    def auroc(k: int) -> float:
+        return roc_auc_score(positive[known[:, k], k], logits[known[:, k], k])
+
     return {
-        "auroc": float(roc_auc_score(targets.ravel(), logits.ravel())),
-        "auprc": float(average_precision_score(targets.ravel(), logits.ravel())),
-        "auroc_macro": float(np.mean([roc_auc_score(targets[:, k], logits[:, k]) for k in np.flatnonzero(usable)])),
+        "auroc": float(roc_auc_score(positive[known], logits[known])),
+        "auprc": float(average_precision_score(positive[known], logits[known])),
+        "auroc_macro": float(np.mean([auroc(k) for k in usable])),
     }
 
 
@@ -325,27 +345,26 @@ def train(
     done = position.epoch * len(train_set) + min(position.batch * settings.batch_size, len(train_set))
     progress.start(position.history, done)
     while not is_over(position, settings):
-        started, seen = time.monotonic(), position.loss_count
-        train_epoch(trainer, train_set, position, save, progress)
-        sums = processes.gather((position.loss_sum, position.loss_count))
-        loss_sum, loss_count = (sum(values) for values in zip(*sums))
+        started = time.monotonic()
+        segments = train_epoch(trainer, train_set, position, save, progress)
+        sums = processes.gather((position.loss_sum, position.loss_labels))
+        loss_sum, loss_labels = (sum(values) for values in zip(*sums))
         seconds = time.monotonic() - started
         valid = trainer.validate(valid_set)
-        position.epoch, position.batch, position.loss_sum, position.loss_count = position.epoch + 1, 0, 0.0, 0
+        position.epoch, position.batch, position.loss_sum, position.loss_labels = position.epoch + 1, 0, 0.0, 0
         if not math.isfinite(valid["valid_loss"]):
             raise UserError(f"the valid loss of epoch {position.epoch} is {valid['valid_loss']}; lower --lr")
         best = round(valid["valid_loss"], LOSS_DECIMALS) <= position.best_loss
         if best:
             position.best_loss, position.best_epoch = round(valid["valid_loss"], LOSS_DECIMALS), position.epoch
-        labels = train_set[0][1].shape[0]
         position.history.append(
             {
                 "epoch": position.epoch,
                 "updates": position.updates,
-                "train_loss": loss_sum / loss_count / labels / math.log(2),
+                "train_loss": loss_sum / max(loss_labels, 1) / math.log(2),
                 **valid,
                 "best": int(best),
-                "segments_per_second": (loss_count - seen) / seconds,
+                "segments_per_second": segments / seconds,
                 "seconds": time.monotonic() - started,
             }
         )
@@ -393,8 +412,11 @@ def out_of_patience(history: list[dict[str, Any]], patience: int) -> bool:
 
 def train_epoch(
     trainer: Trainer, train_set: Dataset, position: Position, save: Callable[[], None], progress: Progress
-) -> None:
-    """Do the updates of the epoch under way, from `position.batch` on, at most until `max_update`."""
+) -> int:
+    """Do the updates of the epoch under way, from `position.batch` on, at most until `max_update`.
+
+    Returns how many segments these are, in all processes.
+    """
     settings, processes = trainer.settings, trainer.processes
     batches = epoch_batches(len(train_set), settings.batch_size, settings.seed, position.epoch)[position.batch :]
     if settings.max_update:
@@ -402,11 +424,12 @@ def train_epoch(
     shares = [share_of(batch, processes, settings.accumulate) for batch in batches]
     parts = trainer.loader(train_set, [part for share, _ in shares for part in share])
     for batch, (_, sizes) in zip(batches, shares):
-        loss = trainer.update(parts, sizes, len(batch))
+        loss, known = trainer.update(parts, sizes)
         position.batch += 1
         position.updates += 1
         position.loss_sum += loss
-        position.loss_count += sum(sizes)
-        progress.update(len(batch), loss / max(1, sum(sizes)) / len(trainer.pos_weight) / math.log(2))
+        position.loss_labels += known
+        progress.update(len(batch), loss / max(known, 1) / math.log(2))
         if settings.save_every and position.updates % settings.save_every == 0:
             save()
+    return sum(map(len, batches))

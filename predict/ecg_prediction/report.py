@@ -205,7 +205,7 @@ def _recording(
         parts.append(f"<p><b>{escape('; '.join(found)) if found else 'None of the labels was found.'}</b></p>")
         parts.append(_probabilities(config, result, quality))
     if result.answer is not None:
-        parts += ['<h3>Strips and windows</h3><div class="strips">', *_strips(result, signal_of), "</div>"]
+        parts += ['<div class="strips"><h3>Strips and windows</h3>', *_strips(result, signal_of), "</div>"]
     return "".join([*parts, "</section>"])
 
 

@@ -77,7 +77,8 @@ def print_sizes(split: np.ndarray, subject_id: np.ndarray | None) -> None:
 def print_leaks(split: np.ndarray, subject_id: np.ndarray | None) -> None:
     """Print how many patients are in more than one split; warn on stderr if any is, or if that is unknown.
 
-    There is nothing to print where all records are in test, as for external validation. `split` and `subject_id` as in `print_sizes`.
+    There is nothing to print where all records are in test, as for external validation. `split` and `subject_id` as in
+    `print_sizes`.
     """
     if all_in_test(split):
         return
