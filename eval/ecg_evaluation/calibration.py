@@ -55,9 +55,12 @@ def fit_calibration(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def uncalibrate(probabilities: np.ndarray, parameters: np.ndarray) -> np.ndarray:
-    """Return the probabilities (records, labels) that `calibrate` gives these for; where the slope is 0, these."""
-    slope = np.where(parameters[:, 0] == 0, 1, parameters[:, 0])
-    changed = (parameters != [1.0, 0.0]).any(axis=1) & (parameters[:, 0] != 0)
+    """Return the probabilities (records, labels) that a model folder's, calibrated, come from.
+
+    Where the slope is not positive, as the scores rank the wrong way on the valid split, it has not calibrated.
+    """
+    changed = (parameters != [1.0, 0.0]).any(axis=1) & (parameters[:, 0] > 0)
+    slope = np.where(changed, parameters[:, 0], 1)
     return np.where(changed, expit((logit(probabilities) - parameters[:, 1]) / slope), probabilities)
 
 

@@ -102,8 +102,6 @@ def read_operating_points(path: Path, names: Sequence[str]) -> OperatingPoints:
     if np.isnan(values["threshold"]).all():
         raise UserError(f"{file}: has a threshold for none of the labels {listed(names)}; give metrics of these labels")
     calibration = np.column_stack((values["calibration_slope"], values["calibration_intercept"]))
-    # As in a model folder: scores that rank the wrong way on the valid split are left as they are.
-    calibration[~(calibration[:, 0] > 0)] = np.nan
     calibrated = not np.isnan(calibration).all()
     decisions = Decisions(
         None,

@@ -81,8 +81,8 @@ def get_parser() -> argparse.ArgumentParser:
         "--data",
         default=None,
         metavar="TEXT",
-        help="for the card: what the model was fine-tuned and evaluated on (default: the data set that its lineage names; "
-        "MIMIC-IV-ECG 1.0 where the labels are of machine statements)",
+        help="for the card: what the model was fine-tuned and evaluated on (default: the data set that its lineage "
+        "names; MIMIC-IV-ECG 1.0 where the labels are of machine statements)",
     )
     parser.add_argument(
         "--license",
