@@ -369,10 +369,6 @@ class EcgClassifier(nn.Module):
             raise ValueError(f"source has shape {tuple(source.shape)}, not (batch, {channels}, samples)")
         if self.architecture.frames(source.shape[2]) < 1:
             raise ValueError(f"source has {source.shape[2]} samples, too few for the convolutions")
-        return self.classify(source)
-
-    def classify(self, source: Tensor) -> Tensor:
-        """Classify as `forward`, which checks the shape of `source` before."""
         frames = self.final_dropout(self.encoder(source.to(self.proj.weight.dtype))).float()
         # As fairseq-signals divides: by the frames whose value is not exactly 0. Where all are, the mean is 0, not NaN.
         pooled = frames.sum(1) / (frames != 0).sum(1).clamp(min=1)

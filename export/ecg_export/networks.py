@@ -35,7 +35,7 @@ class _OneLead(nn.Module):
 
     def forward(self, lead: Tensor) -> Tensor:
         """Classify."""
-        return self.model.classify(lead[:, None])
+        return self.model(lead[:, None])
 
 
 def write_onnx(path: Path, folded: EcgClassifier) -> None:
