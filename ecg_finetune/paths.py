@@ -46,7 +46,7 @@ ARTEFACTS: dict[str, Artefact] = {
     "labels": Artefact(f"{COMPUTED}/labels.csv", "labels", "`idx` + a column per label, 0, 1 or empty (unknown); row = row of machine_measurements.csv after the split filter"),
     "y": Artefact(f"{COMPUTED}/y.npy", "labels", "float32 (rows, labels): hard labels"),
     "y_soft": Artefact(f"{COMPUTED}/y_soft.npy", "labels", "float32 (rows, labels): probabilities"),
-    "label_def_recomputed": Artefact(f"{COMPUTED}/label_def_recomputed.csv", "labels", "`name,count,pos_percent,pos_weight`: count, fraction p of the rows that know it, (1-p)/p; 0.0 where a label never occurs"),
+    "label_def_recomputed": Artefact(f"{COMPUTED}/label_def_recomputed.csv", "labels", "`name,count,pos_percent,pos_weight`: count, fraction p of the rows that know it, (1-p)/p; 0.0 where a label never occurs; for other labels than ECG-FM's also `combine`: max or mean"),
     "label_def_official": Artefact(f"{COMPUTED}/label_def_official_17.csv", "labels", "copy of the configuration's label_def.csv: `name` and ECG-FM's published counts"),
     "pos_weight": Artefact(f"{COMPUTED}/pos_weight.txt", "labels", "a number per label, 8 decimals, space separated, one line; over all rows that know it"),
     "study_id_mapping": Artefact(f"{COMPUTED}/study_id_mapping.csv", "labels", "`idx,study_id,split`"),
