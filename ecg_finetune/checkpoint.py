@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ecg_finetune.cli import execute, usable_path
+from ecg_finetune.cli import add_trust, execute, usable_path
 from ecg_finetune.files import UserError, existing_file, replacing, shown
 from ecg_finetune.label_set import stated_label_set
 from ecg_finetune.lineage import Inputs
@@ -171,11 +171,7 @@ def get_parser() -> argparse.ArgumentParser:
     strip = commands.add_parser("strip", help="copy a checkpoint without validation labels and scores")
     for command in (show, strip):
         command.add_argument("checkpoint", type=usable_path, metavar="FILE", help="the checkpoint to read")
-        command.add_argument(
-            "--trust-checkpoint",
-            action="store_true",
-            help="unpickle whatever the file holds, which can run code in it (default: refuse unusual files)",
-        )
+        add_trust(command)
     strip.add_argument("output", type=usable_path, metavar="OUT", help="the file to write; it must not exist")
     return parser
 
