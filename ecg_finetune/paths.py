@@ -52,7 +52,7 @@ ARTEFACTS: dict[str, Artefact] = {
     "y_soft": Artefact(f"{COMPUTED}/y_soft.npy", "labels, sources", "float32 (rows, labels): probabilities, NaN where unknown"),
     "label_def_recomputed": Artefact(f"{COMPUTED}/label_def_recomputed.csv", "labels, sources", "`name,count,pos_percent,pos_weight` (of other data sets also `combine`): count, fraction p of the rows that know it, (1-p)/p; 0.0 where a label never occurs"),
     "label_def_official": Artefact(f"{COMPUTED}/label_def_official_17.csv", "labels", "copy of the configuration's label_def.csv: `name` and ECG-FM's published counts"),
-    "pos_weight": Artefact(f"{COMPUTED}/pos_weight.txt", "labels, sources", "a number per label, 8 decimals, space separated, one line; over all labelled rows"),
+    "pos_weight": Artefact(f"{COMPUTED}/pos_weight.txt", "labels, sources", "a number per label, 8 decimals, space separated, one line; over all rows that know it"),
     "study_id_mapping": Artefact(f"{COMPUTED}/study_id_mapping.csv", "labels, sources", "`idx,study_id,split`"),
     "unmatched": Artefact(f"{COMPUTED}/unmatched.csv", "labels, sources", "`words,count`: the words of the reports that no pattern took, or the codes of a data set that no table has, most frequent first"),
     "labels_lineage": Artefact(f"{COMPUTED}/labels.json", "labels, sources", "lineage: settings, policy or source, SHA-256 of what was read and written"),
