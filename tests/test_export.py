@@ -176,6 +176,19 @@ def test_the_card_has_the_metrics_in_the_hubs_form(base, folder):
     assert "nan" not in text
 
 
+def test_further_tables_are_on_the_card(call_script, base, tmp_path):
+    noise = tmp_path / "noise_test_lead1_duplicated_20260101_000000.csv"
+    rows = ["kind,snr,label,n_pos,auroc,auroc_low,auroc_high", "muscle,12,Tachycardia,9,0.9,0.8,0.95"]
+    noise.write_text("\n".join([*rows, "muscle,12,__macro__,90,0.87654,0.81,0.93", "clean,,__macro__,90,0.9,,"]) + "\n")
+    groups = tmp_path / "groups.csv"
+    groups.write_text("group,n,recall\nwomen | all,31,0.5\n")
+    command = ["--base-dir", base, "--metrics", metrics_file(base), "--name", "more", "--out", tmp_path / "more"]
+    call_script(SCRIPT, *command, "--noise", noise, "--subgroups", groups)
+    card = (tmp_path / "more" / "README.md").read_text(encoding="utf-8")
+    assert "## Under noise" in card and "| muscle | 12 | 90 | 0.877 (0.810 to 0.930) |" in card
+    assert "| clean |  | 90 | 0.900 |" in card and "| women \\| all | 31 | 0.500 |" in card
+
+
 def test_nothing_of_the_valid_split_goes_along(base, folder):
     """No label, score or study of a record is in any file."""
     studies = pd.read_csv(locate(base, "meta_split"))["save_file"].str.extract(r"(\d+)")[0]

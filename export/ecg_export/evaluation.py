@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,23 @@ import numpy as np
 from ecg_finetune.files import UserError, sha256
 from ecg_finetune.label_set import ROW_NAMES, LabelSet, check_names, difference, read_label_set
 from ecg_finetune.lineage import read_lineage
-from ecg_finetune.tables import read_header, read_table
+from ecg_finetune.tables import finite_number, iterate_rows, read_header, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 METRICS = ("auroc", "auprc", "recall", "precision", "specificity", "f1", "brier_calibrated")
+MOST_ROWS = 100  # of a further table on the card
 CHOICES = ("threshold", "calibration_slope", "calibration_intercept")
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A further table of an evaluation that the card shows: its heading, and the file's columns and rows."""
+
+    heading: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -136,6 +147,39 @@ def evaluated_labels(evaluation: EvaluatedModel, stated: LabelSet | None, defini
     if other := difference(label_set.names, "the checkpoint" if stated else str(definition), names, "the metrics"):
         raise UserError(f"{evaluation.path}: metrics of other labels: {other}; evaluate the checkpoint again")
     return label_set
+
+
+def read_extra(path: Path, heading: str) -> Extra:
+    """Read a further table of an evaluation for the card: of noise, of groups of patients.
+
+    Where it has rows for labels and for their means, the means are shown; `<metric>_low` and `_high` stand behind the
+    metric as its interval.
+
+    Raises
+    ------
+    UserError
+        The file is missing or damaged, or has more rows than a card can show.
+    """
+    header = read_header(path)
+    table = list(iterate_rows(path, header))
+    rows = [dict(zip(header, cells)) for _, cells in table]
+    if any(row.get("label") == ROW_NAMES[0] for row in rows):
+        rows = [row for row in rows if row["label"] == ROW_NAMES[0]]
+        header = [name for name in header if name != "label"]
+    if not 0 < len(rows) <= MOST_ROWS:
+        raise UserError(f"{path}: {len(rows):,} rows, a card shows 1 to {MOST_ROWS}; give a table with mean rows")
+    shown = [name for name in header if not name.endswith(("_low", "_high"))]
+    return Extra(heading, shown, [[_cell(row, name) for name in shown] for row in rows])
+
+
+def _cell(row: Mapping[str, str], name: str) -> str:
+    parts = [_rounded(row[name]), *(_rounded(row.get(f"{name}{end}", "")) for end in ("_low", "_high"))]
+    return f"{parts[0]} ({parts[1]} to {parts[2]})" if parts[1] and parts[2] else parts[0]
+
+
+def _rounded(text: str) -> str:
+    value = finite_number(text) if text else math.nan
+    return text if math.isnan(value) or value.is_integer() else f"{value:.3f}"
 
 
 def to_give_away(content: Any) -> Any:

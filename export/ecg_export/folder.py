@@ -14,8 +14,8 @@ from ecg_export.checks import (
     compare_metrics,
     refuse_differences,
 )
-from ecg_export.evaluation import EvaluatedModel, to_give_away
-from ecg_export.model_card import Extra, model_card
+from ecg_export.evaluation import EvaluatedModel, Extra, to_give_away
+from ecg_export.model_card import model_card
 from ecg_export.networks import write_int8, write_onnx, write_safetensors
 from ecg_finetune.data_sets import MACHINE_STATEMENTS, source_of
 from ecg_finetune.ecg_fm import EcgClassifier, fold_channels

@@ -6,10 +6,9 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from ecg_export.evaluation import EvaluatedModel
+from ecg_export.evaluation import EvaluatedModel, Extra
 from ecg_finetune.label_set import ROW_NAMES
 from ecg_finetune.lineage import lineages, stage_settings
 from ecg_finetune.model_folder import ONE_LEAD, ModelConfig
@@ -18,15 +17,6 @@ from ecg_finetune.waveform import RECORD_SECONDS, SAMPLE_RATE
 MACRO, MICRO = ROW_NAMES
 SHOWN = {MACRO: "Macro average", MICRO: "Micro average"}
 GUIDELINES = "https://physionet.org/news/post/guidelines-creating-datasets-models"
-
-
-@dataclass(frozen=True)
-class Extra:
-    """A further table of an evaluation that the card shows: its heading, and the file's columns and rows."""
-
-    heading: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def model_card(

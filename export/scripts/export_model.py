@@ -84,6 +84,14 @@ def get_parser() -> argparse.ArgumentParser:
         help="for the card: what the model was fine-tuned and evaluated on (default: the data set that its lineage "
         "names; MIMIC-IV-ECG 1.0 where the labels are of machine statements)",
     )
+    for flag, kind in (("--noise", "under noise (noise_<set>_<time>.csv)"), ("--subgroups", "in groups of patients")):
+        parser.add_argument(
+            flag,
+            type=Path,
+            default=None,
+            metavar="CSV",
+            help=f"for the card: a table of the model's metrics {kind} (default: the card has none)",
+        )
     parser.add_argument(
         "--license",
         default="other",
@@ -117,12 +125,14 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     inputs.add(args.model_path, args.metrics, args.metrics.with_suffix(".json"))
     # Here and not above: PyTorch takes seconds to import.
     from ecg_export.checks import read_test_records
-    from ecg_export.evaluation import evaluated_labels, read_evaluation
+    from ecg_export.evaluation import evaluated_labels, read_evaluation, read_extra
     from ecg_export.folder import compare, configuration, write_config, write_networks, write_papers
 
     from ecg_finetune.ecg_fm import load_classifier
 
     evaluation = read_evaluation(args.metrics, args.model_path)
+    tables = {"In groups of patients": args.subgroups, "Under noise": args.noise}
+    extras = [read_extra(path, heading) for heading, path in tables.items() if path is not None]
     if evaluation.trained_on_lead not in (None, args.lead):
         raise UserError(f"{args.model_path}: fine-tuned on lead {evaluation.trained_on_lead}; give that as --lead")
     model = load_classifier(args.model_path, trust=args.trust_checkpoint)
@@ -139,7 +149,7 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         config = write_config(folder, config)
         print("comparing them with the checkpoint", flush=True)
         checks = compare(folder, model, records, int8=int8, most_records=args.max_samples)
-        write_papers(folder, config, evaluation, checks, data=args.data, licence=args.license, extras=[])
+        write_papers(folder, config, evaluation, checks, data=args.data, licence=args.license, extras=extras)
         write_config(folder, config)
         refuse_folder(out, args.overwrite)
         if out.exists():
