@@ -64,7 +64,7 @@ def measure_beat(lead: np.ndarray) -> tuple[float, float, float] | None:
     beat = beat - np.median(np.concatenate([part(-0.09, -0.06), part(-0.28, -0.22)]))
     qrs = part(-0.06, 0.06)
     around = slice(before - _samples(0.06), before + _samples(0.06))
-    if np.mean([np.corrcoef(one[around], qrs)[0, 1] for one in beats]) < LEAST_LIKENESS:
+    if _likeness(np.array(beats)[:, around], qrs) < LEAST_LIKENESS:
         return None
     height = qrs.max() - qrs.min()
     t, p = part(0.14, min(0.42, 0.6 * interval)), np.sort(part(-0.24, -0.07))
@@ -75,6 +75,14 @@ def measure_beat(lead: np.ndarray) -> tuple[float, float, float] | None:
         float(t.max() + t.min()) / height,
         float(p[len(p) // 20] + p[-1 - len(p) // 20]) / height,
     )
+
+
+def _likeness(beats: np.ndarray, average: np.ndarray) -> float:
+    """Return the mean correlation of beats (n, samples) with their average (samples,)."""
+    beats = beats - beats.mean(axis=1, keepdims=True)
+    average = average - average.mean()
+    norms = np.sqrt((beats**2).sum(axis=1) * (average**2).sum())
+    return float(np.divide(beats @ average, norms, out=np.zeros(len(beats)), where=norms > 0).mean())
 
 
 def find_beats(steep: np.ndarray) -> list[int]:
