@@ -3,6 +3,7 @@
     from ecg_finetune.ecg_fm import load_classifier
     model = load_classifier("checkpoint_best.pt")     # eval mode, on the CPU
     logits = model(source)                            # source float32 (batch, 12, samples) -> float32 (batch, labels)
+    logits = model(leads)                             # leads float32 (batch, samples), the same lead in all channels
 
 Convolutions turn 2,500 samples (5 s at 500 Hz) into 156 frames, a transformer relates the frames to one another, and
 their mean goes through a linear head. `model.to(torch.bfloat16)` runs all of it in bfloat16; input and output stay
@@ -173,8 +174,17 @@ class Float32GroupNorm(nn.GroupNorm):
         return normed.to(x.dtype)
 
 
+def lead_kernel(weight: Tensor) -> Tensor:
+    """Return the kernel (dim, 1, taps) that gives for one lead what `weight` (dim, channels, taps) gives for channels.
+
+    This decides how a lead enters the network: it stands in every channel, so the kernels of the channels add up. All
+    channels get the same gradient, as they would from that many equal signals.
+    """
+    return weight.sum(dim=1, keepdim=True)
+
+
 class FeatureExtractor(nn.Module):
-    """The convolutions: (batch, channels, samples) to (batch, dim, frames), without padding."""
+    """The convolutions: (batch, channels, samples), or leads (batch, samples), to (batch, dim, frames); no padding."""
 
     def __init__(self, arch: Architecture):
         super().__init__()
@@ -189,7 +199,14 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply all blocks."""
-        for block in self.conv_layers:
+        first, *others = self.conv_layers
+        if x.ndim == 2:
+            convolution, *rest = first
+            x = F.conv1d(x[:, None], lead_kernel(convolution.weight), convolution.bias, convolution.stride)
+            others = (*rest, *others)
+        else:
+            x = first(x)
+        for block in others:
             x = block(x)
         return x
 
@@ -296,7 +313,7 @@ class Transformer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Everything but the head: (batch, channels, samples) to (batch, frames, embed dim)."""
+    """Everything but the head: (batch, channels, samples) or leads (batch, samples) to (batch, frames, embed dim)."""
 
     def __init__(self, arch: Architecture):
         super().__init__()
@@ -347,8 +364,9 @@ class EcgClassifier(nn.Module):
 
         Parameters
         ----------
-        source : Tensor float32 (batch, in_d, samples)
-            ECG segments, standardised; ECG-FM is trained on 5 s at 500 Hz of 12 leads, in_d = 12.
+        source : Tensor float32 (batch, in_d, samples) or (batch, samples)
+            ECG segments, standardised; ECG-FM is trained on 5 s at 500 Hz of 12 leads, in_d = 12. Of (batch, samples)
+            each is one lead for all channels: the same logits up to rounding, with less work (see `lead_kernel`).
 
         Returns
         -------
@@ -361,10 +379,11 @@ class EcgClassifier(nn.Module):
             `source` has another shape, or fewer samples than make one frame.
         """
         channels = self.architecture.in_d
-        if source.ndim != 3 or source.shape[1] != channels:
-            raise ValueError(f"source has shape {tuple(source.shape)}, not (batch, {channels}, samples)")
-        if self.architecture.frames(source.shape[2]) < 1:
-            raise ValueError(f"source has {source.shape[2]} samples, too few for the convolutions")
+        if source.ndim != 2 and (source.ndim != 3 or source.shape[1] != channels):
+            shapes = f"(batch, {channels}, samples) or (batch, samples)"
+            raise ValueError(f"source has shape {tuple(source.shape)}, not {shapes}")
+        if self.architecture.frames(source.shape[-1]) < 1:
+            raise ValueError(f"source has {source.shape[-1]} samples, too few for the convolutions")
         frames = self.final_dropout(self.encoder(source.to(self.proj.weight.dtype))).float()
         # As fairseq-signals divides: by the frames whose value is not exactly 0. Where all are, the mean is 0, not NaN.
         pooled = frames.sum(1) / (frames != 0).sum(1).clamp(min=1)
