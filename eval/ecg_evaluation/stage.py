@@ -24,7 +24,6 @@ from ecg_evaluation.inputs import (
 )
 from ecg_evaluation.leaks import (
     Evaluated,
-    LeakCheck,
     check_leaks,
     check_valid,
     records_of_predictions,
@@ -64,16 +63,23 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
     patients, alarms, findings = patients_of(settings, records, patient_of)
     other = None if settings.compare is None else read_other(settings.compare, records)
     read_scale(settings.signal_report)
-    model, made_by = None, ""
-    if settings.predictions:
+    if settings.predictions is not None:
         read_predictions(settings.predictions, records.study_id)
+    valid = read_valid(settings, records)
+    told = None if settings.trained_on is None else records_of_split(settings.trained_on, TRAINED_ON)
+    pretraining = settings.pretraining_split
+    pretrained = None if pretraining is None else records_of_split(pretraining, ("train",))
+    model, made_by = None, ""
+    if settings.predictions is not None:
         known = records_of_predictions(read_origin(settings.predictions))
     else:
         model, made_by = model_of(settings)
         known = records_of_checkpoint(settings.model_path, model.training_records)
-    trained = trained_on(settings, known)
-    leaks = leaks_of(settings, Evaluated(records.study_id, patients), trained, patient_of)
-    valid = read_valid(settings, records)
+    trained = trained_on(known, told)
+    # The valid split may have been used in validation, but not in training.
+    looked_for = trained.of_split("train") if settings.set == "valid" and trained is not None else trained
+    evaluated = Evaluated(records.study_id, patients)
+    leaks = check_leaks(evaluated, looked_for, patient_of, pretrained=pretrained, allow=settings.allow_leak)
     alarms += leaks.alarms
     if settings.set == "test" and valid is not None:
         of_valid = None if patient_of is None else patient_of.reindex(valid.study_id).fillna(UNKNOWN).to_numpy(np.int64)
@@ -158,23 +164,11 @@ def read_evaluated(settings: EvaluationSettings) -> Labelled:
     return read_test_set(settings.test_dir, settings.max_samples)
 
 
-def trained_on(settings: EvaluationSettings, known: TrainingRecords | None) -> TrainingRecords | None:
+def trained_on(known: TrainingRecords | None, told: TrainingRecords | None) -> TrainingRecords | None:
     """Return the records that the checkpoint was trained on, those known and those the user tells; None: not known."""
-    if settings.trained_on is None:
-        return known
-    told = records_of_split(settings.trained_on, TRAINED_ON)
-    return told if known is None else dataclasses.replace(told.united(known), complete=True)
-
-
-def leaks_of(
-    settings: EvaluationSettings, evaluated: Evaluated, trained: TrainingRecords | None, patient_of: pd.Series | None
-) -> LeakCheck:
-    """Look for leaks; the valid split may have been used in validation, but not in training."""
-    if settings.set == "valid" and trained is not None:
-        trained = trained.of_split("train")
-    split = settings.pretraining_split
-    pretrained = None if split is None else records_of_split(split, ("train",))
-    return check_leaks(evaluated, trained, patient_of, pretrained=pretrained, allow=settings.allow_leak)
+    if told is None or known is None:
+        return known if told is None else told
+    return dataclasses.replace(told.united(known), complete=True)
 
 
 def with_leaks(table: pd.DataFrame, leaked: np.ndarray | None) -> pd.DataFrame:

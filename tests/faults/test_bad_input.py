@@ -845,7 +845,7 @@ def test_knowledge(campaign, tmp_path, name):
         assert told_by(knowledge) == knowledge_of(files | {name: found})
         if name == "asserted_desc_pat":
             assert [pattern.text for pattern in knowledge.negations] == [entry["pattern"] for entry in found]
-        Matcher(knowledge, negations=True).match("inferior infarct , old with sinus rhythm is gone")
+        Matcher(knowledge, asserted=True).match("inferior infarct , old with sinus rhythm is gone")
         Inference(knowledge)
 
     campaign(json.dumps(files[name]).encode(), f"{name}.json", lambda path: Knowledge.from_folder(path.parent), check)
