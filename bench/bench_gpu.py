@@ -38,6 +38,7 @@ from bench.plain_network import PlainNetwork, copy_weights
 from ecg_finetune.checkpoint import load_checkpoint
 from ecg_finetune.device import choose_device
 from ecg_finetune.ecg_fm import Architecture, EcgClassifier
+from ecg_finetune.label_set import ECG_FM
 
 LABELS, SAMPLES = 17, 2500
 TRAIN_SEGMENTS, VALID_SEGMENTS = 1_260_000, 160_000  # of MIMIC-IV-ECG
@@ -147,7 +148,7 @@ def numbers(kind: str) -> Iterator[None]:
 
 def settings_of(**changes: Any) -> FinetuneSettings:
     """Return settings of a run on nothing in particular."""
-    return FinetuneSettings(manifests=Path(), output=Path(), pretrained=None, **changes)
+    return FinetuneSettings(manifests=Path(), output=Path(), pretrained=None, label_set=ECG_FM, **changes)
 
 
 # What is measured. Each function returns what is added to the results.
@@ -180,7 +181,7 @@ def ours(bench: Bench, kind: str, batch: int, *, compiled: bool) -> dict[str, An
             torch._dynamo.reset()
             model.compile()
         batches = bench.some_rows(batch)
-        found = measured_training(bench, lambda: trainer.update(batches, [batch], batch), batch, began)
+        found = measured_training(bench, lambda: trainer.update(batches, [batch]), batch, began)
         model.eval().to(torch.bfloat16 if kind == "bf16" else torch.float32)
         found |= measured_inference(bench, model, lambda: next(batches)[0], batch)
     return found
@@ -362,8 +363,7 @@ def follows_trace(bench: Bench, folder: Path) -> dict[str, Any]:
         settings = settings_of(batch_size=16, lr=5e-4, precision=precision)
         trainer = Trainer(model, trace["pos_weight"], settings, bench.device)
         losses = [
-            trainer.update(iter([data.batch(batch.tolist())]), [len(batch)], len(batch)).item()
-            for batch in trace["batches"]
+            trainer.update(iter([data.batch(batch.tolist())]), [len(batch)])[0].item() for batch in trace["batches"]
         ]
         logged = np.array(losses) / trace["batches"].shape[1] / LABELS / math.log(2)
         found[f"{precision}, largest difference"] = difference = float(np.abs(logged - trace["train_loss"]).max())

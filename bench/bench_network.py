@@ -88,7 +88,7 @@ def loader_rate(folder: Path, leads: np.ndarray) -> float:
         lines.append(f"{number}.mat\t{SAMPLES}")
     (folder / "train.tsv").write_text("\n".join(lines) + "\n")
     labels, studies = np.zeros((len(leads), len(LABELS)), np.float32), np.arange(len(leads))
-    dataset = SegmentDataset(read_manifest(folder / "train.tsv"), labels, studies, cache_bytes=0)
+    dataset = SegmentDataset(read_manifest(folder / "train.tsv"), labels, studies)
     rates = []
     for _ in range(ROUNDS):
         started = time.perf_counter()

@@ -30,6 +30,7 @@ from ecg_finetune import checkpoint
 from ecg_finetune.cli import execute
 from ecg_finetune.ecg_fm import CLASSIFIER_NAME, EcgClassifier, load_classifier
 from ecg_finetune.files import UserError
+from ecg_finetune.label_set import ECG_FM
 from ecg_finetune.torch_archive import read_archive
 
 # What a pickled array and a pickled NumPy number call; where they live depends on NumPy's version.
@@ -227,7 +228,9 @@ def run_module(*arguments) -> None:
 
 def settings_for(pretrained: Path | None) -> FinetuneSettings:
     """Return the settings of a run that starts from a file."""
-    return FinetuneSettings(manifests=Path(), output=Path(), pretrained=pretrained, epochs=1, lr=1e-3, batch_size=2)
+    return FinetuneSettings(
+        manifests=Path(), label_set=ECG_FM, output=Path(), pretrained=pretrained, epochs=1, lr=1e-3, batch_size=2
+    )
 
 
 @functools.cache

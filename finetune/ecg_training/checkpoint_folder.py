@@ -1,19 +1,19 @@
 """The folder of a fine-tuning run: what it holds, and when another run may use it."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ecg_finetune.files import UserError, read_json, sha256, write_json
-from ecg_finetune.lineage import finetuning_of
-from ecg_finetune.paths import ARTEFACTS
+from ecg_finetune.files import UserError, read_json, replacing, sha256, write_json
+from ecg_finetune.paths import ARTEFACTS, inside
 from ecg_finetune.run_folder import refuse_other_settings
 
-BEST, LAST, LOG, CURVES, SETTINGS, COMMAND, RECORDS, LOCK = (
+BEST, LAST, LOG, CURVES, SETTINGS, COMMAND, RECORDS, LABEL_DEFINITION, LOCK = (
     Path(ARTEFACTS[name].location).name
     for name in (
-        *("checkpoint_best", "checkpoint_last", "training_log", "training_curves"),
-        *("finetune_settings", "finetune_command", "training_records", "finetune_lock"),
+        *("checkpoint_best", "checkpoint_last", "training_log", "training_curves", "finetune_settings"),
+        *("finetune_command", "training_records", "finetune_label_def", "finetune_lock"),
     )
 )
 # What a run has to show for its work, in the order in which it is deleted: killed in between, a run without its last
@@ -88,7 +88,8 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool, ove
     found = check_folder(folder, settings, resume=resume, overwrite=overwrite, resumable=resumable)
     results = results_in(folder)
     if overwrite or not results:
-        for path in (*results, *folder.glob(UNFINISHED), folder / COMMAND, folder / RECORDS, folder / SETTINGS):
+        notes = (folder / name for name in (COMMAND, RECORDS, LABEL_DEFINITION, SETTINGS))
+        for path in (*results, *folder.glob(UNFINISHED), *notes):
             path.unlink(missing_ok=True)
     return found
 
@@ -98,6 +99,12 @@ def results_in(folder: Path) -> list[Path]:
     return [path for name in RESULTS for path in sorted(folder.glob(name))]
 
 
+def note_labels(folder: Path, manifests: Path) -> None:
+    """Copy label_def.csv of the manifests into the folder of a run."""
+    with replacing(folder / LABEL_DEFINITION) as temporary:
+        shutil.copyfile(inside(manifests, "manifest_label_def"), temporary)
+
+
 def record_run(folder: Path, lineage: Mapping[str, Any], versions: Mapping[str, str], **more: Any) -> None:
     """Write settings.json: the lineage with the settings, versions of what ran, and results of the run.
 
@@ -105,10 +112,3 @@ def record_run(folder: Path, lineage: Mapping[str, Any], versions: Mapping[str, 
     """
     best = {"checkpoint_sha256": sha256(folder / BEST)} if (folder / BEST).exists() else {}
     write_json(folder / SETTINGS, {**lineage, "versions": versions, **best, **more})
-
-
-def label_names_of(checkpoint: Path) -> list[str] | None:
-    """Return the labels of a run's best checkpoint, which settings.json beside it names; None if they are not known."""
-    settings = finetuning_of(checkpoint).get("settings")
-    labels = settings.get("labels") if isinstance(settings, dict) else None
-    return labels if isinstance(labels, list) and all(isinstance(label, str) for label in labels) else None

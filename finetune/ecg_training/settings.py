@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ecg_finetune.files import sha256
-from ecg_finetune.label_set import LABELS
+from ecg_finetune.label_set import LabelSet
 from ecg_finetune.paths import inside
 
 # As fairseq-signals' configuration for ECG-FM has them.
@@ -20,7 +20,9 @@ class FinetuneSettings:
     Attributes
     ----------
     manifests : Path
-        The folder with train.tsv, valid.tsv, y.npy, original_idx_order.npy and pos_weight.txt.
+        The folder with train.tsv, valid.tsv, y.npy, original_idx_order.npy, label_def.csv and pos_weight.txt.
+    label_set : LabelSet
+        The labels of label_def.csv: the outputs of the network.
     output : Path
         Where checkpoints and logs go.
     pretrained : Path or None
@@ -31,8 +33,6 @@ class FinetuneSettings:
         record_list.csv, for the patients in training_records.csv; it may be missing.
     lead : str
         The lead in the segments, for the record.
-    labels : tuple of str
-        The outputs of the network, in the order of the columns of y.npy.
     tiny : bool
         With random weights: a network of 0.1 million parameters.
     keep_head : bool
@@ -62,12 +62,12 @@ class FinetuneSettings:
     """
 
     manifests: Path
+    label_set: LabelSet
     output: Path
     pretrained: Path | None
     leads: Path | None = None
     record_list: Path = Path("record_list.csv")
     lead: str = "I"
-    labels: tuple[str, ...] = LABELS
     tiny: bool = False
     keep_head: bool = False
     trust: bool = False
@@ -92,7 +92,7 @@ class FinetuneSettings:
         pretrained = self.pretrained and {"path": str(self.pretrained), "sha256": sha256(self.pretrained)}
         return {
             "lead": self.lead,
-            "labels": list(self.labels),
+            **self.label_set.stated(),
             "tiny": self.tiny,
             "keep_head": self.keep_head,
             "epochs": self.epochs,
@@ -110,6 +110,6 @@ class FinetuneSettings:
 
 def manifest_files(manifests: Path) -> list[Path]:
     """Return the files of the manifests that a run reads."""
-    names = ("manifest_y", "original_idx_order", "manifest_pos_weight")
+    names = ("manifest_y", "original_idx_order", "manifest_label_def", "manifest_pos_weight")
     listed = [inside(manifests, "manifest", split=split) for split in ("train", "valid")]
     return listed + [inside(manifests, name) for name in names]

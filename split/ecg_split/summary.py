@@ -2,11 +2,11 @@
 
 import hashlib
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from ecg_finetune.label_set import LABELS
 from ecg_finetune.studies import SPLITS
 from ecg_split.assignment import TEST, TRAIN, numbered
 
@@ -112,21 +112,23 @@ def size_table(split: np.ndarray, patient: np.ndarray | None) -> str:
     return table.to_string(formatters={"records": "{:,}".format, "share": "{:.2%}".format, "patients": "{:,}".format})
 
 
-def label_table(split: np.ndarray, labels: np.ndarray, labelled: np.ndarray) -> str:
-    """Return a text table of each label's share of the labelled records, and its count, per split.
+def label_table(split: np.ndarray, names: Sequence[str], positive: np.ndarray, known: np.ndarray) -> str:
+    """Return a text table of each label's share of the records that know it, and its count, per split.
 
     Parameters
     ----------
     split : ndarray of int (records,)
         Position in `SPLITS` of each record's split.
-    labels : ndarray of bool (records, 17)
-        The labels of each record.
-    labelled : ndarray of bool (records,)
-        Which records have labels at all.
+    names : sequence of str
+        The labels.
+    positive, known : ndarray of bool (records, labels)
+        Which label each record has, and of which it is known. Where not all are, the table counts those that are.
     """
-    columns = {}
+    columns, all_known = {}, known.all()
     for k, name in enumerate(SPLITS):
-        chosen = labels[labelled & (split == k)]
-        count = chosen.sum(axis=0)
-        columns[name] = [f"{c / max(len(chosen), 1):7.2%} {c:>8,}" for c in count.tolist()]
-    return pd.DataFrame(columns, index=LABELS).to_string(justify="right")
+        counts = zip(positive[split == k].sum(axis=0).tolist(), known[split == k].sum(axis=0).tolist())
+        columns[name] = [
+            (f"{count / of:7.2%}" if of else f"{'-':>7}") + f" {count:>8,}" + ("" if all_known else f" of {of:>8,}")
+            for count, of in counts
+        ]
+    return pd.DataFrame(columns, index=names).to_string(justify="right")

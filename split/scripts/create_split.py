@@ -29,7 +29,7 @@ from pathlib import Path
 
 from ecg_split.assignment import make_split, numbered
 from ecg_split.given import read_earlier_split, take_split
-from ecg_split.labels import read_labels_to_balance
+from ecg_split.labels import columns_to_balance, read_labels_of
 from ecg_split.split_file import note_lineage, write_split
 from ecg_split.summary import label_table, print_leaks, print_sizes, split_digest
 
@@ -37,7 +37,7 @@ from ecg_finetune.cli import add_path, execute, fraction, non_negative_int, stag
 from ecg_finetune.files import UserError
 from ecg_finetune.lineage import Inputs, read_lineage
 from ecg_finetune.paths import inside
-from ecg_finetune.studies import read_studies
+from ecg_finetune.studies import label_files, read_studies
 
 NEW_SPLIT_NOTE = (
     "note: this is not ECG-FM's own split of MIMIC-IV-ECG. ECG-FM was pretrained on the train patients of its own, so "
@@ -79,7 +79,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=Path,
         default=None,
         metavar="LABELS_DIR",
-        help="folder of the labels stage: make the 17 labels equally frequent in the splits (default: not balanced)",
+        help="folder of the labels stage: make its labels equally frequent in the splits (default: not balanced)",
     )
     parser.add_argument(
         "--extend",
@@ -100,13 +100,13 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     check_options(args)
     inputs.add(args.record_list, *([args.from_split] if args.from_split else []))
     if args.stratify:
-        inputs.add(*(inside(args.stratify, name) for name in ("labels", "study_id_mapping")))
+        inputs.add(*label_files(args.stratify))
     by_patient = args.group_by == "patient"
     studies = read_studies(args.record_list, need_patients=by_patient, otherwise="give --group-by study")
     study_ids = studies["study_id"].to_numpy()
     subject_ids = studies["subject_id"].to_numpy() if "subject_id" in studies else None
 
-    labels = labelled = excluded = None
+    labels = excluded = None
     if args.from_split:
         rows, split, excluded = take_split(args.from_split, study_ids)
     else:
@@ -115,8 +115,9 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         if kept is None:
             print(NEW_SPLIT_NOTE)
         if args.stratify:
-            labels, labelled = read_labels_to_balance(args.stratify, study_ids)
-        rows, split, new_groups = make_split(group, args.valid_frac, args.test_frac, args.seed, labels, kept)
+            labels = read_labels_of(args.stratify, study_ids)
+        balanced = labels and columns_to_balance(*labels[1:])
+        rows, split, new_groups = make_split(group, args.valid_frac, args.test_frac, args.seed, balanced, kept)
         if args.extend:
             n_kept, unit = len(kept[0]) if kept else 0, "patients" if by_patient else "studies"
             print(f"{n_kept:,} rows kept, {len(rows) - n_kept:,} added; {new_groups:,} new {unit}")
@@ -124,8 +125,9 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     subject_ids = None if subject_ids is None else subject_ids[rows]
     print_sizes(split, subject_ids)
     if labels is not None:
-        print("labels, share and number of the labelled records:")
-        print(label_table(split, labels[rows], labelled[rows]))
+        names, positive, known = labels
+        print("labels, share and number of the records that know them:")
+        print(label_table(split, names, positive[rows], known[rows]))
     print_leaks(split, subject_ids)
     digest = split_digest(study_ids[rows], split)
     print(f"digest: {digest}")
