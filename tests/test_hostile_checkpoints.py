@@ -252,7 +252,7 @@ def resume(path: Path) -> None:
 COMMANDS = {
     "show": show,
     "strip": strip,
-    "eval --model-path": lambda path: load_model(path, device="cpu", precision="float32", trust=False),
+    "eval --model-path": lambda path: load_model(path, ECG_FM, device="cpu", precision="float32", trust=False),
     "finetune --pretrained": lambda path: build_model(settings_for(path)),
     "finetune --resume": resume,
 }

@@ -615,3 +615,15 @@ def test_an_empty_split_is_said(tmp_path, create_split):
     path.write_text("subject_id,study_id\n1,5\n1,6\n1,7\n")
     process = create_split("--base-dir", tmp_path, "--record-list", path)
     assert "warning: test is empty" in process.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--group-by", "study")])
+def test_all_records_for_external_validation_come_to_test_without_a_warning(tmp_path, create_split, options):
+    path = tmp_path / "list.csv"
+    path.write_text("study_id\n5\n7\n6\n" if options else "subject_id,study_id\n1,5\n2,7\n1,6\n")
+    arguments = ("--base-dir", tmp_path, "--record-list", path, "--valid-frac", 0, "--test-frac", 1, *options)
+    process = create_split(*arguments)
+    assert (tmp_path / "split/data/meta_split.csv").read_text() == "save_file,split\n" + "".join(
+        f"mimic_iv_ecg_{study}.mat,test\n" for study in (5, 7, 6)
+    )
+    assert process.stderr == "" and "note:" not in process.stdout and "in more than one split" not in process.stdout

@@ -1,8 +1,8 @@
 """Build the test set, and the 5 s segments and manifests that fine-tuning reads.
 
-A record is built when it is usable (preprocess) and has labels; all others are listed with their reason. Each
-10-second record is cut into two segments, each written once with its final `idx`, the row of y.npy. Rows stand
-in the order train, valid, test, within each as in meta_split.csv. Any labels will do: they are the columns of
+A record is built when it is usable (preprocess) and one of its labels is known; all others are listed with their
+reason. Each 10-second record is cut into two segments, each written once with its final `idx`, the row of y.npy. Rows
+stand in the order train, valid, test, within each as in meta_split.csv. Any labels will do: they are the columns of
 labels.csv, and an empty cell is an unknown one (NaN in y.npy). The label weights come from the train records alone,
 those that know the label. An interrupted run goes on where it stopped.
 
@@ -79,7 +79,8 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         read_lineage("preprocess", beside(args.preprocessed, RUN), []),
     ]
     records, excluded = read_records(args.meta, args.preprocessed, args.labels)
-    print_counts(records, excluded)
+    needed = ([] if args.skip_test else ["test"]) + ([] if args.skip_finetune else ["train", "valid"])
+    print_counts(records, excluded, needed)
     test = records.of_split("test")
     test_settings = {"--lead": args.lead, **described(test)}
     finetune_settings = {"--lead": args.lead, **described(records)}
@@ -147,11 +148,14 @@ def cut(args: argparse.Namespace, records: Records, partial: Path, segments: Pat
             pass
 
 
-def print_counts(records: Records, excluded: Excluded) -> None:
-    """Print how many records are built per split, how many are excluded for which reason, and what labels are known."""
+def print_counts(records: Records, excluded: Excluded, needed: list[str]) -> None:
+    """Print how many records there are per split, how many are excluded for which reason, and what labels are known.
+
+    A split that is `needed` and empty is a warning.
+    """
     for split, number in records.counts().items():
         print(f"{number:>9,}  {split} records")
-        if not number:
+        if not number and split in needed:
             print(f"warning: no {split} record is left", file=sys.stderr)
     for reason, number in excluded.counts().items():
         print(f"{number:>9,}  excluded: {reason}")

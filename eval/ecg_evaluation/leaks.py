@@ -3,7 +3,7 @@
 A check never passes because it could not see: what it had no patient or no list for is counted and told.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ecg_evaluation.provenance import MACHINE_STATEMENTS, TABLE, Source
 from ecg_finetune.files import UserError, sha256
 from ecg_finetune.foreign_split import read_foreign_split
 from ecg_finetune.studies import SPLITS, find_rows
@@ -48,6 +49,17 @@ class LeakCheck:
     findings: list[str]
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """That a checkpoint was trained on other data sets than the evaluated one: `told` in words.
+
+    `may_share`: they may hold recordings of the evaluated one, which is an alarm.
+    """
+
+    told: str
+    may_share: bool
+
+
 FOUND = "that the checkpoint was trained on"
 GO_ON = "give --allow-leak to go on with a warning in the report"
 UNLISTED_START = (
@@ -65,10 +77,10 @@ def check_leaks(
     trained: TrainingRecords | None,
     patient_of: pd.Series | None,
     *,
-    pretrained: TrainingRecords | None,
     allow: bool,
+    elsewhere: Elsewhere | None = None,
 ) -> LeakCheck:
-    """Look for the evaluated patients among those that the checkpoint was trained and pretrained on.
+    """Look for the evaluated patients among those that the checkpoint was trained on.
 
     Parameters
     ----------
@@ -78,10 +90,10 @@ def check_leaks(
         The records that the checkpoint must not be evaluated on; None: not known.
     patient_of : Series or None
         subject_id by study_id of the record list.
-    pretrained : TrainingRecords or None
-        The records that the foundation model was pretrained on; None: not known.
     allow : bool
         Go on although there is a leak.
+    elsewhere : Elsewhere or None
+        Why there is nothing to look for, see `trained_elsewhere`.
 
     Raises
     ------
@@ -90,9 +102,11 @@ def check_leaks(
     """
     alarms, findings = [], []
     leaked = None
-    if trained is None:
+    if elsewhere is not None:
+        (alarms if elsewhere.may_share else findings).append(elsewhere.told)
+    if trained is None and elsewhere is None:
         alarms.append(NOT_KNOWN)
-    else:
+    elif trained is not None:
         seen = find_seen(evaluated, trained, patient_of)
         leaked = seen.leaked
         unchecked = seen.unchecked + ([] if trained.complete else [UNLISTED_START])
@@ -109,16 +123,74 @@ def check_leaks(
             findings.append(
                 f"none of the evaluated patients has a record among the {len(trained.study_id):,} trained on{limit}"
             )
-    if pretrained is None:
-        findings.append(
-            "not known whether evaluated patients were seen in pretraining (give that split as --pretraining-split)"
-        )
-    else:
+    return LeakCheck(leaked, alarms, findings)
+
+
+SHARED = {"ptbxl", "physionet2021"}  # the Challenge's recordings are those of PTB-XL among others
+
+
+def trained_elsewhere(trained: Sequence[Source], evaluated: Source) -> Elsewhere | None:
+    """Say that a checkpoint was trained on other data sets, whose numbers of records are others; None: it was not.
+
+    Where one of them is not known, records are looked for by their numbers; also where a table of one's own meets
+    machine statements, as both may have the numbers of MIMIC-IV-ECG.
+    """
+    keys = {source.key for source in trained}
+    if not keys or None in keys | {evaluated.key} or evaluated.key in keys:
+        return None
+    of_table = [key.startswith(TABLE) for key in (evaluated.key, *keys)]
+    if any(of_table) and MACHINE_STATEMENTS in keys | {evaluated.key}:
+        return None
+    shared = evaluated.key in SHARED and bool(keys & SHARED)
+    tables = of_table[0] and any(of_table[1:])
+    told = (
+        f"the checkpoint was trained on {' and '.join(sorted({one.name or one.key for one in trained}))}, the records "
+        f"are of {evaluated.name or evaluated.key}: numbers of records and patients of different data sets do not "
+        "compare, so none was looked for"
+    )
+    if shared or tables:
+        told += "; PhysioNet/CinC 2021 holds the records of PTB-XL" if shared else ", but two tables may share patients"
+    return Elsewhere(told, shared or tables)
+
+
+def check_pretraining(
+    evaluated: Evaluated,
+    pretrained: TrainingRecords | None,
+    patient_of: pd.Series | None,
+    *,
+    source: Source,
+    anew: bool,
+) -> tuple[list[str], list[str]]:
+    """Say whether the evaluated patients were seen in pretraining; return alarms and findings.
+
+    Parameters
+    ----------
+    evaluated, patient_of
+        As `check_leaks`.
+    pretrained : TrainingRecords or None
+        The records that the foundation model was pretrained on; None: not known.
+    source : Source
+        The data set of the evaluated records.
+    anew : bool
+        The network began at random weights: there was no pretraining.
+    """
+    if anew:
+        return [], ["the network was trained from random weights: there was no pretraining that could have seen them"]
+    alarms, findings = [], []
+    if source.pretraining == "included":
+        alarms.append(f"ECG-FM's pretraining had {source.name}: the results are external for the fine-tuning alone")
+    elif source.pretraining == "not included":
+        findings.append(f"ECG-FM's pretraining did not have {source.name}")
+    if pretrained is not None:
         seen = find_seen(evaluated, pretrained, patient_of)
         told = f"{seen.counts()} whose records were seen in pretraining"
         (alarms if seen.leaked.any() else findings).append(told)
         alarms += [f"pretraining: {sentence}" for sentence in seen.unchecked]
-    return LeakCheck(leaked, alarms, findings)
+    elif source.pretraining not in ("included", "not included"):
+        findings.append(
+            "not known whether evaluated patients were seen in pretraining (give that split as --pretraining-split)"
+        )
+    return alarms, findings
 
 
 def check_valid(

@@ -2,9 +2,10 @@
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
-from ecg_finetune.cli import MOST_PROCESSES, add_lead, add_path, integer_from, positive_int
+from ecg_finetune.cli import MOST_PROCESSES, add_device, add_lead, add_path, integer_from, positive_int
 from ecg_finetune.files import short_repr
 from ecg_finetune.operating_system import usable_cores
 from ecg_finetune.tables import finite_number
@@ -59,23 +60,7 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="only the first N records of the test set and of the valid split, for a quick look (default: all)",
     )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="auto (CUDA if there is one, else Apple's mps, else cpu), cpu, cuda, cuda:N or mps (default: auto)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "float32", "bf16"),
-        default="auto",
-        help="arithmetic of the network: auto = bf16 on a CUDA GPU that has it, else float32 (default: auto)",
-    )
-    parser.add_argument(
-        "--trust-checkpoint",
-        action="store_true",
-        help="load a checkpoint that holds unusual Python objects; it can run code, so only from a source you trust "
-        "(default: refuse it)",
-    )
+    add_device(parser)
 
 
 def add_statistics(parser: argparse.ArgumentParser) -> None:
@@ -95,13 +80,23 @@ def add_statistics(parser: argparse.ArgumentParser) -> None:
         help="a label with fewer patients with a positive record, or with a negative one, is marked and excluded from "
         "the macro averages (default: %(default)s)",
     )
-    parser.add_argument(
+    operating_points = parser.add_mutually_exclusive_group()
+    operating_points.add_argument(
         "--threshold-rule",
         type=threshold_rule,
         default="f1",
         metavar="{f1,youden,0..1}",
         help="how the valid split chooses each label's threshold: highest F1, highest recall + specificity, or one "
         "probability for all labels (default: f1; without a valid split 0.5)",
+    )
+    operating_points.add_argument(
+        "--operating-points",
+        type=Path,
+        default=None,
+        metavar="PATH",
+        help="for external validation: the metrics CSV of the development's evaluation, or a model folder, whose "
+        "thresholds and calibration are taken as they are; no valid split is read (default: choose them on the valid "
+        "split)",
     )
     parser.add_argument(
         "--predictions",
@@ -149,6 +144,16 @@ def add_statistics(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def refuse_contradictions(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
+    """Return the check of the options that argparse cannot make; for `execute`."""
+
+    def check(args: argparse.Namespace) -> None:
+        if args.operating_points is not None and args.valid_predictions is not None:
+            parser.error("argument --valid-predictions: not allowed with argument --operating-points")
+
+    return check
+
+
 def threshold_rule(text: str) -> str | float:
     """Parse `--threshold-rule` for argparse: a rule's name, or one probability for all labels."""
     if text in RULES:
@@ -192,6 +197,7 @@ class EvaluationSettings:
     bootstrap: int
     min_positive_patients: int
     threshold_rule: str | float
+    operating_points: Path | None
     predictions: Path | None
     valid_predictions: Path | None
     trained_on: Path | None

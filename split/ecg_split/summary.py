@@ -59,7 +59,7 @@ def count_leaks(patient: np.ndarray, split: np.ndarray) -> tuple[int, int]:
 
 
 def print_sizes(split: np.ndarray, subject_id: np.ndarray | None) -> None:
-    """Print records, share and patients of each split; warn on stderr of an empty one.
+    """Print records, share and patients of each split; warn on stderr of an empty one, unless all records are in test.
 
     Parameters
     ----------
@@ -70,15 +70,18 @@ def print_sizes(split: np.ndarray, subject_id: np.ndarray | None) -> None:
     """
     print(size_table(split, None if subject_id is None else numbered(subject_id)))
     for name, count in zip(SPLITS, np.bincount(split, minlength=3)):
-        if not count:
+        if not count and not all_in_test(split):
             _warn(f"{name} is empty; later stages need records in every split")
 
 
 def print_leaks(split: np.ndarray, subject_id: np.ndarray | None) -> None:
     """Print how many patients are in more than one split; warn on stderr if any is, or if that is unknown.
 
-    `split` and `subject_id` as in `print_sizes`.
+    There is nothing to print where all records are in test, as for external validation. `split` and `subject_id` as in
+    `print_sizes`.
     """
+    if all_in_test(split):
+        return
     if subject_id is None:
         _warn(
             "the record list does not tell patients, so how many are in more than one split is unknown; test scores "
@@ -94,6 +97,11 @@ def print_leaks(split: np.ndarray, subject_id: np.ndarray | None) -> None:
             f"{shared:,} patients are in more than one split, and {share:.1%} of the test records have their patient "
             "in train too; test scores say little about new patients"
         )
+
+
+def all_in_test(split: np.ndarray) -> bool:
+    """Tell whether every record (records,) is in test."""
+    return bool((split == TEST).all())
 
 
 def _warn(text: str) -> None:

@@ -4,6 +4,7 @@
     python split/scripts/create_split.py --record-list record_list.csv --stratify labels/computed_labels  # a new split
     python split/scripts/create_split.py --base-dir /tmp/try --record-list record_list.csv    # labels not balanced
     python split/scripts/create_split.py --record-list longer_record_list.csv --extend
+    python split/scripts/create_split.py --valid-frac 0 --test-frac 1    # all for external validation
 
 For MIMIC-IV-ECG take ECG-FM's own split, the first command: splits/meta_split_mimic_iv_ecg.csv of the ECG-FM
 repository. ECG-FM was pretrained on the train patients of that split. In any other split of these records about 80 % of
@@ -44,6 +45,9 @@ NEW_SPLIT_NOTE = (
     "it has seen about 80 % of the test patients of any other split, and its fine-tuned checkpoint has seen their "
     "labels too. For MIMIC-IV-ECG, give --from-split meta_split_mimic_iv_ecg.csv (in splits/ of the ECG-FM repository)."
 )
+
+
+ALL_TEST = (0, 1)  # the fractions of valid and test of a data set for external validation
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -112,7 +116,7 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     else:
         group = numbered(subject_ids if by_patient else study_ids)
         kept = read_earlier_split(args.out, study_ids, group) if args.extend and args.out.is_file() else None
-        if kept is None:
+        if kept is None and (args.valid_frac, args.test_frac) != ALL_TEST:
             print(NEW_SPLIT_NOTE)
         if args.stratify:
             labels = read_labels_of(args.stratify, study_ids)
@@ -141,10 +145,10 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
 
 def check_options(args: argparse.Namespace) -> None:
     """Refuse fractions and options that do not go together."""
-    if args.valid_frac + args.test_frac >= 1:
+    if args.valid_frac + args.test_frac >= 1 and (args.valid_frac, args.test_frac) != ALL_TEST:
         raise UserError(
             f"--valid-frac {args.valid_frac} and --test-frac {args.test_frac} leave nothing to train on; "
-            "their sum must stay below 1"
+            "their sum must stay below 1 (for external validation: --valid-frac 0 --test-frac 1)"
         )
     if args.from_split and (args.stratify or args.extend):
         raise UserError("--from-split takes a split as it is; omit --stratify and --extend")
