@@ -1,6 +1,7 @@
 """External validation: the thresholds and the calibration of the development on another data set, no valid split."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -147,6 +148,15 @@ def test_the_same_network_on_its_own_test_set_gives_the_same_numbers(development
     assert not outputs(tmp_path, "predictions")
 
 
+def test_the_valid_split_at_frozen_operating_points(development, capsys, tmp_path):
+    base, metrics = development
+    arguments = ["--base-dir", base, "--operating-points", metrics, "--out", tmp_path, "--set", "valid", *BRIEF]
+    text = evaluate(capsys, FINETUNED, *arguments)
+    assert "40 records evaluated" in text and "were chosen on these same records" not in text
+    (found,) = tmp_path.glob("metrics_valid_*.csv")
+    pd.testing.assert_series_equal(pd.read_csv(found)["threshold"], pd.read_csv(metrics)["threshold"])
+
+
 def test_a_model_folder_will_do_and_labels_it_lacks_get_no_threshold(development, external, capsys, tmp_path):
     _, metrics = development
     table = pd.read_csv(metrics)
@@ -156,6 +166,7 @@ def test_a_model_folder_will_do_and_labels_it_lacks_get_no_threshold(development
     table[table["label"] != lacking].to_csv(folder / "metrics.csv", index=False)
     predictions = outputs(locate(external, "eval"), "predictions")[0]
     arguments = ["--base-dir", external, "--predictions", predictions, "--out", tmp_path, *BRIEF]
+    arguments += ["--min-positive-patients", 1]
     text = evaluate(capsys, ANY, *arguments, "--operating-points", folder)
     assert "chosen on a set it does not record" in text
     found = pd.read_csv(outputs(tmp_path, "metrics")[0]).set_index("label")
@@ -175,6 +186,9 @@ def test_a_model_folder_will_do_and_labels_it_lacks_get_no_threshold(development
     pooled = truth[list(LABELS)].to_numpy()[known], predicted[list(LABELS)].to_numpy()[known]
     assert found.at["__micro__", "auroc"] == pytest.approx(sklearn_metrics.roc_auc_score(*pooled))
     assert found.at["__macro__", "f1"] > 0
+    assert re.search(
+        rf"accuracy, recall, .* are means over \d+ labels .undefined for {lacking}.", found["note"].iloc[-2]
+    )
     page = outputs(tmp_path, "report", ".html")[0].read_text()
     assert "was chosen on the development's valid split" in page and "nan" not in page.split("<h2>Provenance")[0]
 
