@@ -11,6 +11,7 @@ float32.
 
 import ast
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from torch import Tensor, nn
 
 from ecg_finetune.checkpoint import load_checkpoint
 from ecg_finetune.files import UserError, short_repr, shown
+from ecg_finetune.segments import expand_lead
 from ecg_finetune.training_records import STATED
+from ecg_finetune.waveform import LEADS
 
 CLASSIFIER_NAME = "ecg_transformer_classifier"
 # What pretraining needs besides the encoder; fine-tuning starts without it.
@@ -335,12 +338,18 @@ class EcgClassifier(nn.Module):
         # Of the file whose weights it has: whether they were fine-tuned, and the SHA-256 that it states of the list of
         # records trained on.
         self.fine_tuned = False
+        # Where a single lead goes: into the channel of this number alone, or into every one (None).
+        self.input_channel: int | None = None
         self.training_records: str | None = None
         self.encoder = Encoder(architecture)
         self.final_dropout = nn.Dropout(architecture.final_dropout)
         self.proj = nn.Linear(architecture.encoder_embed_dim, architecture.num_labels)
         nn.init.xavier_uniform_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
+
+    def source_of(self, leads: Tensor) -> Tensor:
+        """Return the input (batch, in_d, samples) for segments of one lead (batch, samples), as it was fine-tuned."""
+        return expand_lead(leads, self.architecture.in_d, self.input_channel)
 
     def forward(self, source: Tensor) -> Tensor:
         """Classify.
@@ -384,7 +393,7 @@ def load_classifier(path: Path, *, trust: bool = False) -> EcgClassifier:
     Returns
     -------
     EcgClassifier
-        On the CPU, float32, in eval mode; every weight is the file's.
+        On the CPU, float32, in eval mode; every weight is the file's. `source_of` gives its input for a single lead.
 
     Raises
     ------
@@ -400,6 +409,7 @@ def load_classifier(path: Path, *, trust: bool = False) -> EcgClassifier:
         )
     model = _build(path, config, weights).eval()
     model.fine_tuned, model.training_records = True, _stated_records(content)
+    model.input_channel = _input_channel(content, model.architecture.in_d)
     return model
 
 
@@ -438,7 +448,23 @@ def load_pretrained(
         weights = {name: value for name, value in weights.items() if not name.startswith("proj.")}
     model = _build(path, config, weights, new_head=not keep_head, num_labels=num_labels, **changes)
     model.fine_tuned, model.training_records = fine_tuned, _stated_records(content)
+    model.input_channel = _input_channel(content, model.architecture.in_d) if fine_tuned else None
     return model
+
+
+def _input_channel(checkpoint: Mapping[str, Any], channels: int) -> int | None:
+    """Return the one channel that the lead goes into, the others being zero; None: into all.
+
+    That is stated as fairseq-signals' own task states it: leads_to_load is one lead, enable_padding_leads is true.
+    """
+    config = checkpoint.get("cfg")
+    task = config.get("task") if isinstance(config, Mapping) else None
+    if not isinstance(task, Mapping) or task.get("enable_padding_leads") is not True:
+        return None
+    loaded = task.get("leads_to_load")
+    found = re.fullmatch(r"\[['\"]?(\w{1,4})['\"]?\]", loaded) if isinstance(loaded, str) else None
+    names = [*map(str, range(channels)), *(lead.lower() for lead in LEADS)]
+    return names.index(found[1].lower()) % channels if found and found[1].lower() in names else None
 
 
 def _stated_records(checkpoint: Mapping[str, Any]) -> str | None:

@@ -18,7 +18,6 @@ from ecg_finetune.paths import inside
 from ecg_finetune.progress_bar import progress_bar
 from ecg_finetune.segments import (
     SegmentDataset,
-    expand_lead,
     read_label_rows,
     read_manifest,
     read_record,
@@ -104,7 +103,7 @@ def predict(
     with loader_workers(), torch.inference_mode(), progress_bar(len(data), unit) as advance:
         for leads, study in loaded_batches(data, batch_size=batch_size, num_workers=num_workers):
             segments = leads.flatten(end_dim=-2).to(device)
-            logits = model(expand_lead(segments, CHANNELS))
+            logits = model(model.source_of(segments))
             # float64, so that probabilities near 1 stay apart as their logits do; Apple's GPUs have none.
             probabilities.append(torch.sigmoid(logits.cpu().double()).numpy())
             studies.append(np.repeat(study.numpy().ravel(), len(segments) // len(study)))

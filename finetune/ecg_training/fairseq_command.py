@@ -16,6 +16,8 @@ CONFIG_NAME = "diagnosis"
 OPTIONS = {
     "task.data": "--manifests",
     "task.label_file": "--manifests",
+    "task.leads_to_load": "--input",
+    "task.enable_padding_leads": "--input",
     "model.model_path": "--pretrained",
     "checkpoint.save_dir": "--output-dir",
     "optimization.max_epoch": "--epochs",
@@ -81,7 +83,7 @@ def fairseq_command(
         f"+task.label_file={_quoted(inside(manifests, 'manifest_y'))}",
         "task.normalize=false",
         "task.enable_padding=true",
-        "task.enable_padding_leads=false",
+        *_input(settings.input_channel),
         f"model.model_path={_quoted(settings.pretrained.absolute())}",
         f"model.num_labels={len(settings.labels)}",
         "model.no_pretrained_weights=false",
@@ -128,6 +130,13 @@ def fairseq_command(
     # Overrides come before --config-dir.
     config = ["--config-dir", str(root.absolute() / CONFIG_DIR), "--config-name", CONFIG_NAME]
     return [EXECUTABLE, *command, *overrides, *config]
+
+
+def _input(channel: int | None) -> list[str]:
+    """Return the settings that have the lead in all channels (None), or in one alone and zeros in the others."""
+    if channel is None:
+        return ["task.enable_padding_leads=false"]
+    return ["task.enable_padding_leads=true", f'task.leads_to_load="[{channel}]"']
 
 
 def _quoted(path: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from ecg_finetune.files import sha256
 from ecg_finetune.label_set import LABELS
 from ecg_finetune.paths import inside
+from ecg_finetune.waveform import LEADS
 
 # As fairseq-signals' configuration for ECG-FM has them.
 ADAM_BETAS = (0.9, 0.98)
@@ -29,6 +30,8 @@ class FinetuneSettings:
         record_list.csv, for the patients in training_records.csv; it may be missing.
     lead : str
         The lead in the segments, for the record.
+    input : {"duplicate", "zero"}
+        Whether the lead goes into all channels of the network's input, or into its own with zeros in the others.
     labels : tuple of str
         The outputs of the network, in the order of the columns of y.npy.
     tiny : bool
@@ -64,6 +67,7 @@ class FinetuneSettings:
     pretrained: Path | None
     record_list: Path = Path("record_list.csv")
     lead: str = "I"
+    input: str = "duplicate"
     labels: tuple[str, ...] = LABELS
     tiny: bool = False
     keep_head: bool = False
@@ -84,11 +88,17 @@ class FinetuneSettings:
         """Segments of one part of a batch; the last part may be smaller."""
         return -(-self.batch_size // self.accumulate)
 
+    @property
+    def input_channel(self) -> int | None:
+        """The channel that the lead goes into; None: into all."""
+        return LEADS.index(self.lead) if self.input == "zero" else None
+
     def recorded(self) -> dict[str, Any]:
         """Return what decides the weights that come out, as JSON values, with the SHA-256 of every input."""
         pretrained = self.pretrained and {"path": str(self.pretrained), "sha256": sha256(self.pretrained)}
         return {
             "lead": self.lead,
+            "input": self.input,
             "labels": list(self.labels),
             "tiny": self.tiny,
             "keep_head": self.keep_head,

@@ -92,6 +92,11 @@ def finetune(
     for dataset in (train_set, valid_set):
         dataset.load(settings.workers)
     model = build_model(settings)
+    if settings.input_channel is not None and settings.input_channel >= model.architecture.in_d:
+        raise UserError(
+            f"--input zero: no channel for lead {settings.lead} in {model.architecture.in_d} of the network"
+        )
+    model.input_channel = settings.input_channel
     updates, segments = length_of(settings, len(train_set))
     if compiled is None:
         compiled = device.type == "cuda" and updates >= WORTH_COMPILING

@@ -27,7 +27,6 @@ from ecg_finetune.device import random_state, set_random_state
 from ecg_finetune.ecg_fm import EcgClassifier
 from ecg_finetune.files import UserError
 from ecg_finetune.progress_bar import progress_bar
-from ecg_finetune.segments import expand_lead
 from ecg_training.processes import Processes
 from ecg_training.progress import Progress
 from ecg_training.settings import ADAM_BETAS, ADAM_EPS, FinetuneSettings
@@ -110,7 +109,7 @@ class Trainer:
         """Return the loss summed over batch x labels, of leads (batch, samples) and targets (batch, labels)."""
         leads, targets = (x.to(self.device, non_blocking=True) for x in (leads, targets))
         with self._autocast():
-            logits = self.network(expand_lead(leads, self.model.architecture.in_d))
+            logits = self.network(self.model.source_of(leads))
         return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=self.pos_weight, reduction="sum")
 
     def update(self, parts: Iterator[tuple[Tensor, Tensor]], sizes: list[int], batch: int) -> float:
@@ -167,7 +166,7 @@ class Trainer:
             for leads, target in self.loader(dataset, batches):
                 target = target.to(self.device)
                 with self._autocast():
-                    output = self.model(expand_lead(leads.to(self.device), self.model.architecture.in_d))
+                    output = self.model(self.model.source_of(leads.to(self.device)))
                 loss = F.binary_cross_entropy_with_logits(output, target, pos_weight=self.pos_weight, reduction="sum")
                 loss_sum += loss.item()
                 logits.append(output.cpu().numpy())

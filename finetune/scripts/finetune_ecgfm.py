@@ -81,6 +81,13 @@ def add_files(parser: argparse.ArgumentParser) -> None:
         "new head)",
     )
     add_lead(parser)
+    parser.add_argument(
+        "--input",
+        choices=("duplicate", "zero"),
+        default="duplicate",
+        help="duplicate: the lead in all 12 channels of the network's input; zero: in its own channel, zeros in the "
+        "others (default: duplicate)",
+    )
     add_path(parser, "--manifests", "manifests", "the folder with train.tsv, valid.tsv, y.npy and pos_weight.txt")
     add_path(parser, "--record-list", "record_list", "the patients, for the list of records trained on; may be missing")
     add_path(parser, "--output-dir", "finetune", "where checkpoints and logs go; one folder per run")
@@ -338,6 +345,7 @@ def settings_of(args: argparse.Namespace, precision: str = "float32") -> Finetun
         pretrained=None if is_random_start(args) else args.pretrained,
         record_list=args.record_list,
         lead=args.lead,
+        input=args.input,
         tiny=args.tiny,
         keep_head=args.keep_head,
         trust=args.trust_checkpoint,
