@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ecg_finetune.cli import execute, usable_path
+from ecg_finetune.cli import add_trust, execute, usable_path
 from ecg_finetune.files import UserError, existing_file, replacing, shown
 from ecg_finetune.lineage import Inputs
 from ecg_finetune.torch_archive import RefusedGlobal, read_archive, refuse_excess
@@ -166,11 +166,7 @@ def get_parser() -> argparse.ArgumentParser:
     strip = commands.add_parser("strip", help="copy a checkpoint without validation labels and scores")
     for command in (show, strip):
         command.add_argument("checkpoint", type=usable_path, metavar="FILE", help="the checkpoint to read")
-        command.add_argument(
-            "--trust-checkpoint",
-            action="store_true",
-            help="unpickle whatever the file holds, which can run code in it (default: refuse unusual files)",
-        )
+        add_trust(command)
     strip.add_argument("output", type=usable_path, metavar="OUT", help="the file to write; it must not exist")
     return parser
 

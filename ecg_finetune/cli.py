@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ecg_finetune.device import PRECISIONS
 from ecg_finetune.files import UserError, short_repr
 from ecg_finetune.lineage import Inputs
 from ecg_finetune.operating_system import usable_cores
@@ -82,6 +83,33 @@ def add_batch(parser: argparse.ArgumentParser, waiting: int = 0) -> None:
         default=None,
         metavar="ADDRESS",
         help="run on the Dask cluster of this scheduler instead, e.g. tcp://scheduler:8786 (default: local workers)",
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`, `--precision` and `--trust-checkpoint`, of a run that loads a checkpoint and runs the network."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="auto (CUDA if there is one, else Apple's mps, else cpu), cpu, cuda, cuda:N or mps (default: auto)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="arithmetic of the network, in training of its matrix products alone: auto = bf16 on a CUDA GPU that has "
+        "it, else float32 (default: auto)",
+    )
+    add_trust(parser)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add `--trust-checkpoint`."""
+    parser.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="load a checkpoint that holds unusual Python objects; it can run code, so only from a source you trust "
+        "(default: refuse it)",
     )
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ecg_finetune.checkpoint import load_checkpoint
 from ecg_finetune.files import UserError, short_repr, shown
+from ecg_finetune.label_set import LabelSet, label_set_beside, stated_label_set
 from ecg_finetune.segments import expand_lead
 from ecg_finetune.training_records import STATED
 from ecg_finetune.waveform import LEADS
@@ -335,9 +336,10 @@ class EcgClassifier(nn.Module):
     def __init__(self, architecture: Architecture):
         super().__init__()
         self.architecture = architecture
-        # Of the file whose weights it has: whether they were fine-tuned, and the SHA-256 that it states of the list of
-        # records trained on.
+        # Of the file whose weights it has: whether they were fine-tuned, the labels of its head where they are known,
+        # and the SHA-256 that it states of the list of records trained on.
         self.fine_tuned = False
+        self.label_set: LabelSet | None = None
         # Where a single lead goes: into the channel of this number alone, or into every one (None).
         self.input_channel: int | None = None
         self.training_records: str | None = None
@@ -393,7 +395,8 @@ def load_classifier(path: Path, *, trust: bool = False) -> EcgClassifier:
     Returns
     -------
     EcgClassifier
-        On the CPU, float32, in eval mode; every weight is the file's. `source_of` gives its input for a single lead.
+        On the CPU, float32, in eval mode; every weight is the file's. `label_set` is that of `label_set_of`, and
+        `source_of` gives the input for segments of one lead.
 
     Raises
     ------
@@ -409,6 +412,7 @@ def load_classifier(path: Path, *, trust: bool = False) -> EcgClassifier:
         )
     model = _build(path, config, weights).eval()
     model.fine_tuned, model.training_records = True, _stated_records(content)
+    model.label_set = _label_set(path, content, model.architecture.num_labels)
     model.input_channel = _input_channel(content, model.architecture.in_d)
     return model
 
@@ -449,6 +453,8 @@ def load_pretrained(
     model = _build(path, config, weights, new_head=not keep_head, num_labels=num_labels, **changes)
     model.fine_tuned, model.training_records = fine_tuned, _stated_records(content)
     model.input_channel = _input_channel(content, model.architecture.in_d) if fine_tuned else None
+    if keep_head:
+        model.label_set = _label_set(path, content, num_labels)
     return model
 
 
@@ -467,21 +473,45 @@ def _input_channel(checkpoint: Mapping[str, Any], channels: int) -> int | None:
     return names.index(found[1].lower()) % channels if found and found[1].lower() in names else None
 
 
+def _extra_state(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a checkpoint states of its training besides weights and settings."""
+    state = checkpoint.get("extra_state")
+    return state if isinstance(state, Mapping) else {}
+
+
 def _stated_records(checkpoint: Mapping[str, Any]) -> str | None:
     """Return the SHA-256 of the list of records trained on, as a checkpoint states it; None: it does not."""
-    state = checkpoint.get("extra_state")
-    stated = state.get(STATED) if isinstance(state, Mapping) else None
+    stated = _extra_state(checkpoint).get(STATED)
     return stated if isinstance(stated, str) else None
 
 
-def load_architecture(path: Path, *, trust: bool = False) -> tuple[Architecture, bool]:
-    """Return the architecture of a checkpoint, and whether it is fine-tuned, so that its `num_labels` means something.
+def _label_set(path: Path, checkpoint: Mapping[str, Any], num_labels: int) -> LabelSet | None:
+    """Return the labels of a head of so many outputs: as the checkpoint states them, else as the files beside it do."""
+    found = stated_label_set(_extra_state(checkpoint)) or label_set_beside(path)
+    return found if found is not None and len(found) == num_labels else None
 
-    Arguments and errors as `load_classifier`, but a pretrained checkpoint will do.
+
+def load_architecture(path: Path, *, trust: bool = False) -> tuple[Architecture, bool, LabelSet | None]:
+    """Return the architecture of a checkpoint, whether it is fine-tuned, and its labels where they are known.
+
+    Only where it is fine-tuned does the architecture's `num_labels` mean anything. Arguments and errors as
+    `load_classifier`, but a pretrained checkpoint will do.
     """
-    config, weights = _model_of(path, load_checkpoint(path, trust=trust))
-    fine_tuned = config.get("_name") == CLASSIFIER_NAME
-    return _architecture(path, config, weights, **({} if fine_tuned else {"num_labels": 1})), fine_tuned
+    content = load_checkpoint(path, trust=trust)
+    config, weights = _model_of(path, content)
+    if config.get("_name") != CLASSIFIER_NAME:
+        return _architecture(path, config, weights, num_labels=1), False, None
+    architecture = _architecture(path, config, weights)
+    return architecture, True, _label_set(path, content, architecture.num_labels)
+
+
+def label_set_of(path: Path, *, trust: bool = False) -> LabelSet | None:
+    """Return the labels of a fine-tuned checkpoint in the order of its outputs; None where they are not known.
+
+    The checkpoints of this project state them. For one of fairseq-signals they are in the settings.json of the run that
+    made it, or else in a label_def.csv beside it. `load_classifier` gives its network the same as `label_set`.
+    """
+    return load_architecture(path, trust=trust)[2]
 
 
 def _architecture(path: Path, config: dict, weights: dict, **changes: Any) -> Architecture:

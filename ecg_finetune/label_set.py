@@ -6,14 +6,17 @@ table and NaN in an array; it is neither positive nor negative anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ecg_finetune.files import UserError, read_text, replacing, shown
-from ecg_finetune.tables import iterate_rows, number, read_header, write_rows
+from ecg_finetune.lineage import finetuning_of
+from ecg_finetune.paths import inside
+from ecg_finetune.tables import iterate_rows, listed, number, read_header, write_rows
 
 # ECG-FM's 17 labels in its order: the default label set, and the one that the labels stage writes.
 LABELS = (
@@ -46,7 +49,7 @@ COMBINED_BY_MAX = (
 )
 
 
-MAX, MEAN = "max", "mean"
+HOW = MAX, MEAN = "max", "mean"  # the probabilities of segments combine
 ROW_NAMES = ("__macro__", "__micro__")  # of the averages in metrics.csv, which no label may have
 KEY_COLUMNS = ("idx", "study_id", "save_file", "split")  # of the tables that have a column per label
 
@@ -82,13 +85,15 @@ def check_names(path: Path, names: Sequence[str]) -> None:
     """Raise `UserError`, naming the file `path`, unless these can be the names of a label set."""
     if not names:
         raise UserError(f"{path}: names no label; give it a column or row per label")
-    for place, name in enumerate(names):
+    earlier = set()
+    for place, name in enumerate(names, start=1):
         if not name.strip() or name != name.strip() or not name.isprintable():
-            raise UserError(f"{path}: label {place + 1} is called {shown(name)}; give it a name without outer blanks")
+            raise UserError(f"{path}: label {place} is called {shown(name)}; give it a name without outer blanks")
         if name in ROW_NAMES or name in KEY_COLUMNS:
             raise UserError(f"{path}: no label can be called {name}, which has a meaning of its own; rename it")
-        if name in names[:place]:
-            raise UserError(f"{path}: two labels are called {name!r}; rename one")
+        if name in earlier:
+            raise UserError(f"{path}: two labels are called {shown(name)}; rename one")
+        earlier.add(name)
 
 
 def read_label_names(path: Path) -> tuple[str, ...]:
@@ -117,12 +122,68 @@ def read_label_set(path: Path) -> LabelSet:
     with_combine = "combine" in read_header(path)
     names, combine = [], []
     for line, (name, *how) in iterate_rows(path, ["name", "combine"] if with_combine else ["name"]):
-        if how and how[0] not in (MAX, MEAN):
+        if how and how[0] not in HOW:
             raise UserError(f"{path}: line {line} combines by {shown(how[0])}; give {MAX} or {MEAN}")
         names.append(name)
         combine += how
     check_names(path, names)
     return LabelSet(tuple(names), tuple(combine)) if with_combine else LabelSet.of(names)
+
+
+def stated_label_set(statement: Mapping[str, Any]) -> LabelSet | None:
+    """Return the label set that a checkpoint or settings.json states as `labels` and `combine`; None: it does not."""
+    names, combine = statement.get("labels"), statement.get("combine")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    if combine is None:  # in the settings of older runs
+        combine = list(LabelSet.of(names).combine)
+    if not isinstance(combine, list) or len(combine) != len(names):
+        return None
+    if not all(isinstance(how, str) and how in HOW for how in combine):
+        return None
+    try:
+        check_names(Path(), names)
+    except UserError:
+        return None
+    return LabelSet(tuple(names), tuple(combine))
+
+
+def label_set_beside(checkpoint: Path) -> LabelSet | None:
+    """Return the label set of a checkpoint that does not state it, from the files beside it; None: not known.
+
+    It is in the settings.json of the run that made it; else in label_def.csv, unless the folder is another run's.
+
+    Raises
+    ------
+    UserError
+        One of the files is damaged.
+    """
+    checkpoint = Path(checkpoint)
+    run = finetuning_of(checkpoint)
+    if isinstance(run.get("settings"), Mapping):
+        return stated_label_set(run["settings"])
+    definition = inside(checkpoint.parent, "finetune_label_def")
+    of_other_run = inside(checkpoint.parent, "finetune_settings").exists()
+    return read_label_set(definition) if definition.is_file() and not of_other_run else None
+
+
+def difference(one: Sequence[str], one_name: str, other: Sequence[str], other_name: str) -> str | None:
+    """Describe how two lists of labels differ; None where they do not.
+
+    >>> difference(["A", "B"], "the checkpoint", ["B", "C"], "the test set")
+    'A only in the checkpoint, C only in the test set'
+    >>> difference(["A", "B"], "the checkpoint", ["B", "A"], "the test set")
+    'the same in another order: A in the checkpoint where B is in the test set'
+    """
+    only = [
+        f"{listed([label for label in mine if label not in theirs])} only in {name}"
+        for mine, theirs, name in ((one, other, one_name), (other, one, other_name))
+        if set(mine) - set(theirs)
+    ]
+    if only:
+        return ", ".join(only)
+    swapped = next(((a, b) for a, b in zip(one, other) if a != b), None)
+    return swapped and f"the same in another order: {swapped[0]} in {one_name} where {swapped[1]} is in {other_name}"
 
 
 def label_counts(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -147,7 +147,8 @@ def finetuning_of(checkpoint: Path) -> dict[str, Any]:
     """
     path = inside(checkpoint.parent, "finetune_settings")
     found = read_json(path, dict) if path.is_file() else {}
-    if found.get("checkpoint_sha256") != sha256(checkpoint):
+    stated = found.get("checkpoint_sha256")
+    if stated is None or stated != sha256(checkpoint):
         return {"stage": "finetune", "note": NOT_RECORDED}
     return {**found, "stage": "finetune"}
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ecg_finetune.batch import chunked, run_batch
 from ecg_finetune.files import UserError, read_array, read_text
-from ecg_finetune.label_set import LABELS
+from ecg_finetune.label_set import read_label_set
 from ecg_finetune.matfile import read_mat
 from ecg_finetune.paths import inside
 from ecg_finetune.studies import save_file_name, study_of_save_file
@@ -202,7 +202,7 @@ def read_label_rows(manifests: Path) -> tuple[np.ndarray, np.ndarray]:
 
     Returns
     -------
-    labels : ndarray float32 (segments, 17)
+    labels : ndarray float32 (segments, labels)
         y.npy, see `read_labels`.
     studies : ndarray int64 (segments,)
         original_idx_order.npy, see `read_segment_studies`.
@@ -213,7 +213,7 @@ def read_label_rows(manifests: Path) -> tuple[np.ndarray, np.ndarray]:
         As these two; also if the arrays differ in length.
     """
     path = inside(manifests, "manifest_y")
-    labels, studies = read_labels(path), read_segment_studies(manifests)
+    labels, studies = read_labels(manifests), read_segment_studies(manifests)
     if len(labels) != len(studies):
         raise UserError(
             f"{path}: {len(labels):,} rows, but original_idx_order.npy beside it has {len(studies):,}; "
@@ -237,40 +237,43 @@ def read_segment_studies(manifests: Path) -> np.ndarray:
     return studies.astype(np.int64)
 
 
-def read_labels(path: Path) -> np.ndarray:
-    """Read the label array of the manifests.
+def read_labels(manifests: Path) -> np.ndarray:
+    """Read y.npy of the manifests: a column for each label of label_def.csv beside it.
 
     Returns
     -------
-    ndarray float32 (segments, 17)
-        0 or 1; other shares between them are allowed (soft labels).
+    ndarray float32 (segments, labels)
+        0 or 1, and NaN where the label is unknown; other shares between 0 and 1 are allowed (soft labels).
 
     Raises
     ------
     UserError
-        The file is missing, no array, or of another shape, or a value is outside 0 to 1.
+        A file is missing or damaged, y.npy is of another shape, or a value is outside 0 to 1.
     """
-    path = Path(path)
-    labels = read_array(path)
-    if labels.ndim != 2 or labels.shape[1] != len(LABELS) or labels.dtype.kind not in "fiub":
-        raise UserError(f"{path}: {labels.dtype} of shape {labels.shape}, not numbers of shape (rows, {len(LABELS)})")
-    wrong = ~((labels >= 0) & (labels <= 1)).all(axis=1)
+    path, definition = inside(manifests, "manifest_y"), inside(manifests, "manifest_label_def")
+    labels, names = read_array(path), read_label_set(definition).names
+    if labels.ndim != 2 or labels.shape[1] != len(names) or labels.dtype.kind not in "fiub":
+        raise UserError(
+            f"{path}: {labels.dtype} of shape {labels.shape}, not numbers of shape (rows, {len(names)}), a column for "
+            f"each label of {definition.name}; run the build stage again"
+        )
+    wrong = ((labels < 0) | (labels > 1)).any(axis=1)  # NaN is neither
     if wrong.any():
         raise UserError(f"{path}: row {int(np.argmax(wrong))} holds a label outside 0 to 1; run the build stage again")
-    return labels.astype(np.float32)
+    return labels.astype(np.float32, copy=False)
 
 
 class SegmentDataset:
     """The segments of a manifest with their labels, as PyTorch's `DataLoader` takes them.
 
-    Item `i` is `(lead, target)`: float32 (samples,) and float32 (17,). All twelve channels of the network's input are
-    this lead, so twelve times the memory is saved until `expand_lead` in front of the network.
+    Item `i` is `(lead, target)`: float32 (samples,) and float32 (labels,). All twelve channels of the network's input
+    are this lead, so twelve times the memory is saved until `expand_lead` in front of the network.
 
     Parameters
     ----------
     manifest : Manifest
         The segments.
-    labels : ndarray (rows, 17)
+    labels : ndarray (rows, labels)
         See `read_labels`; a segment's `idx` says which row is its.
     studies : ndarray (rows,)
         The study_id of each row, int64. A segment must be of the study its row is of, which no damaged or mixed-up

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from ecg_finetune.ecg_fm import CLASSIFIER_NAME, Architecture, EcgClassifier
-from ecg_finetune.label_set import LABELS
+from ecg_finetune.label_set import ECG_FM, LABELS, write_label_definition
 from ecg_finetune.matfile import write_mat
 from ecg_finetune.paths import locate
 from ecg_finetune.studies import save_file_name
@@ -104,4 +104,5 @@ def write_valid_split(base: Path, studies: np.ndarray, truth: np.ndarray, leads:
     (manifests / "valid.tsv").write_text("\n".join([str(folder.resolve()), *lines]) + "\n")
     labels = np.concatenate((np.ones((len(train), 17)), np.tile(truth, (2, 1))))
     np.save(manifests / "y.npy", labels.astype(np.float32))
+    write_label_definition(manifests / "label_def.csv", ECG_FM, labels[: len(train)])
     np.save(manifests / "original_idx_order.npy", np.concatenate((train, np.tile(studies, 2))))

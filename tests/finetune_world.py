@@ -10,7 +10,7 @@ from ecg_training.torch_engine import TINY
 from ecg_training.trainer import Trainer
 
 from ecg_finetune.ecg_fm import EcgClassifier
-from ecg_finetune.label_set import LABELS
+from ecg_finetune.label_set import ECG_FM, write_label_definition
 from ecg_finetune.matfile import write_mat
 from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
 
@@ -19,15 +19,20 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLES = 300
 
 
-def make_manifests(folder, train_segments=22, valid_segments=10, first_study=1000):
-    """Write segments, manifests and labels as the build stage does, in which label 0 shows as a raised signal."""
+def make_manifests(folder, train_segments=22, valid_segments=10, first_study=1000, labels=ECG_FM, unknown=0.0):
+    """Write segments, manifests and labels as the build stage does, in which label 0 shows as a raised signal.
+
+    `unknown` is the share of the labels that are not known.
+    """
     segments, manifests = folder / "segmented_5s", folder / "manifests"
     segments.mkdir(parents=True)
     manifests.mkdir()
     random = np.random.default_rng(0)
     total = train_segments + valid_segments
-    y = (random.random((total, len(LABELS))) < 0.4).astype(np.float32)
-    np.save(manifests / "y.npy", y)
+    y = (random.random((total, len(labels))) < 0.4).astype(np.float32)
+    told = np.where(np.random.default_rng(1).random(y.shape) < unknown, np.nan, y).astype(np.float32)
+    np.save(manifests / "y.npy", told)
+    write_label_definition(manifests / "label_def.csv", labels, told[:train_segments])
     np.save(manifests / "original_idx_order.npy", first_study + np.arange(total))
     for split, rows in (("train", range(train_segments)), ("valid", range(train_segments, total))):
         lines = [str(segments)]
@@ -37,7 +42,7 @@ def make_manifests(folder, train_segments=22, valid_segments=10, first_study=100
             write_mat(segments / f"{row}_0.mat", {"feats": np.tile(lead, (12, 1)), "curr_sample_rate": 500, **ids})
             lines.append(f"{row}_0.mat\t{SAMPLES}")
         (manifests / f"{split}.tsv").write_text("\n".join(lines) + "\n")
-    (manifests / "pos_weight.txt").write_text(" ".join(["1.50000000"] * len(LABELS)) + "\n")
+    (manifests / "pos_weight.txt").write_text(" ".join(["1.50000000"] * len(labels)) + "\n")
     return manifests
 
 

@@ -317,8 +317,8 @@ def test_a_finetuned_head_is_kept_when_asked_for(tmp_path):
 
 def test_architecture_of_a_file_and_whether_it_is_finetuned(tmp_path):
     donor = randomised(SMALL)
-    assert load_architecture(saved(tmp_path / "f.pt", as_checkpoint(donor))) == (SMALL, True)
-    pretrained, fine_tuned = load_architecture(saved(tmp_path / "p.pt", as_pretrained(donor)))
+    assert load_architecture(saved(tmp_path / "f.pt", as_checkpoint(donor))) == (SMALL, True, None)
+    pretrained, fine_tuned, _ = load_architecture(saved(tmp_path / "p.pt", as_pretrained(donor)))
     assert not fine_tuned and dataclasses.replace(pretrained, num_labels=5) == SMALL
 
 

@@ -1,12 +1,14 @@
 """Manifests, segments and labels as training reads them: what is read, and what is refused."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from finetune_world import SAMPLES, make_manifests, small_trainer
 
 from ecg_finetune.files import UserError
-from ecg_finetune.label_set import read_pos_weight
+from ecg_finetune.label_set import LabelSet, read_pos_weight, write_label_definition
 from ecg_finetune.matfile import write_mat
 from ecg_finetune.segments import SegmentDataset, expand_lead, read_label_rows, read_labels, read_manifest, read_segment
 
@@ -88,6 +90,7 @@ def test_a_segment_whose_idx_is_the_row_of_another_study_is_refused(manifests, c
 def test_labels_and_studies_of_different_length_are_refused(manifests, tmp_path):
     for name, rows in (("y.npy", slice(None)), ("original_idx_order.npy", slice(1, None))):
         np.save(tmp_path / name, np.load(manifests / name)[rows])
+    shutil.copy(manifests / "label_def.csv", tmp_path)
     with pytest.raises(UserError, match=r"y.npy: 32 rows, but original_idx_order.npy beside it has 31"):
         read_label_rows(tmp_path)
 
@@ -95,17 +98,29 @@ def test_labels_and_studies_of_different_length_are_refused(manifests, tmp_path)
 @pytest.mark.parametrize(
     ("array", "told"),
     [
-        (np.zeros((5, 16)), r"shape \(5, 16\)"),
-        (np.zeros(17), r"shape \(17,\)"),
-        (np.full((5, 17), np.nan), "row 0 holds a label outside 0 to 1"),
-        (np.eye(17) * 2, "row 0"),
-        (np.full((5, 17), "a"), "<U1"),
+        (np.zeros((5, 2)), r"shape \(5, 2\), not numbers of shape \(rows, 3\)"),
+        (np.zeros(3), r"shape \(3,\)"),
+        (np.array([[0, 1, np.nan], [np.nan, -1, 1]]), "row 1 holds a label outside 0 to 1"),
+        (np.full((5, 3), np.inf), "row 0"),
+        (np.eye(3) * 2, "row 0"),
+        (np.full((5, 3), "a"), "<U1"),
     ],
 )
 def test_bad_labels_are_one_line(tmp_path, array, told):
+    write_label_definition(tmp_path / "label_def.csv", LabelSet.of(["A", "B", "C"]), np.zeros((1, 3)))
     np.save(tmp_path / "y.npy", array)
     with pytest.raises(UserError, match=told):
-        read_labels(tmp_path / "y.npy")
+        read_labels(tmp_path)
+
+
+@pytest.mark.parametrize("count", [1, 3, 71])
+def test_any_number_of_labels_is_read_and_unknown_ones_are_nan(tmp_path, count):
+    manifests = make_manifests(tmp_path, 8, 4, labels=LabelSet.of([f"Finding {k}" for k in range(count)]), unknown=0.3)
+    labels, _ = read_label_rows(manifests)
+    assert labels.shape == (12, count) and labels.dtype == np.float32
+    np.testing.assert_array_equal(labels, np.load(manifests / "y.npy"))
+    _, target = SegmentDataset(read_manifest(manifests / "valid.tsv"), *read_label_rows(manifests))[1]
+    np.testing.assert_array_equal(target, labels[9])
 
 
 @pytest.mark.parametrize("text", ["", "1 2 3", "a " * 17, "-1 " * 17, "nan " * 17])

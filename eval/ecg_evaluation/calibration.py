@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from ecg_evaluation.thresholds import has_both
+from ecg_evaluation.thresholds import has_both, known_cells
 
 SMALLEST = 1e-12  # a probability of exactly 0 or 1 has no logit
 
@@ -46,11 +46,12 @@ def fit_sigmoid(truth: np.ndarray, probabilities: np.ndarray) -> tuple[float, fl
 def fit_calibration(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return slope and intercept of each label, float64 (labels, 2), from truth and probabilities (records, labels).
 
-    A label that is never or always present in `truth` is left as it is: slope 1, intercept 0.
+    Truth is NaN where it is unknown. A label that is never or always present in `truth` is left as it is: slope 1,
+    intercept 0.
     """
     parameters = np.tile([1.0, 0.0], (truth.shape[1], 1))
     for label in np.flatnonzero(has_both(truth)):
-        parameters[label] = fit_sigmoid(truth[:, label], probabilities[:, label])
+        parameters[label] = fit_sigmoid(*known_cells(truth, probabilities, label))
     return parameters
 
 

@@ -130,7 +130,7 @@ def estimate(scored: Scored, drawn: np.ndarray) -> Estimates:
     low, high = np.where(varies, ends[0], low), np.where(varies, ends[1], high)
 
     # The logit of an area of 1 is infinite: a resample without any misplaced record counts as half of one.
-    pairs = np.maximum(scored.positives.sum(axis=0), 1) * records[:, METRICS.index("accuracy")]
+    pairs = np.maximum(scored.positives.sum(axis=0) * records[:, METRICS.index("accuracy")], 1)
     smallest = np.where(IS_AREA, 1 / (2 * pairs)[:, None], 1e-12)
     margin = margins(logit(np.clip(drawn, smallest, 1 - smallest)), effective)
     varies = ~IS_RATIO & (margin > 0) & (point > 0) & (point < 1)

@@ -2,16 +2,14 @@
 
 A resample is a vector of integer weights, one per unit (a patient, or a record): how often the unit was drawn. Every
 metric is a function of such weights, so the point estimate (all weights 1) and a bootstrap replicate share their code.
+
+Truth is an array of 1, 0 and NaN (unknown). An unknown cell is in no count, no ranking and no sum.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from ecg_finetune.label_set import LABELS
-
-MACRO, MICRO = "__macro__", "__micro__"
-ROWS = (*LABELS, MACRO, MICRO)
 METRICS = (
     "auroc",
     "auprc",
@@ -119,11 +117,12 @@ class Scored:
     Parameters
     ----------
     truth : ndarray (records, labels)
-        0/1.
+        1, 0, or NaN where it is unknown.
     probabilities : ndarray (records, labels)
         Predicted probabilities.
     thresholds : ndarray (labels,)
-        A label is predicted where its probability is at least this.
+        A label is predicted where its probability is at least this; NaN: the label has none, so the metrics of
+        decisions are undefined, for it and for all pooled.
     unit : ndarray (records,), int
         The unit (patient) of each record, 0 to `units` - 1.
     calibrated : ndarray (records, labels), optional
@@ -132,28 +131,37 @@ class Scored:
     Attributes
     ----------
     units : int
+    records : int
     sums : ndarray (units, 6, labels + 1), float64
         True positives, false positives, false negatives, true negatives, and the two sums of squared errors of each
         unit; per label, and last of all decisions pooled.
+    undecided : ndarray bool (labels + 1,)
+        The labels without a threshold, and whether there are any among those that a record knows.
     """
 
     def __init__(self, truth, probabilities, thresholds, unit, calibrated=None):
-        truth, unit = np.asarray(truth).astype(bool), np.asarray(unit)
+        truth, unit = np.asarray(truth), np.asarray(unit)
+        positive, negative = truth == 1, truth == 0
+        known = positive | negative
         self.units = int(unit.max()) + 1
-        labels = truth.shape[1]
-        self.rankings = [Ranking.of(truth[:, i], probabilities[:, i], unit) for i in range(labels)]
-        self.rankings.append(Ranking.of(truth.ravel(), probabilities.ravel(), np.repeat(unit, labels)))
+        self.records, labels = truth.shape
+        self.rankings = [
+            Ranking.of(positive[rows, i], probabilities[rows, i], unit[rows]) for i, rows in enumerate(known.T)
+        ]
+        self.rankings.append(Ranking.of(positive[known], probabilities[known], np.repeat(unit, labels)[known.ravel()]))
         if calibrated is None:
             calibrated = np.full(truth.shape, np.nan)
+        undecided = np.isnan(thresholds)
+        self.undecided = np.append(undecided, (undecided & known.any(axis=0)).any())
         decided = probabilities >= thresholds
         # What each record adds to the six sums that all metrics but the areas are ratios of.
         parts = (
-            truth & decided,
-            ~truth & decided,
-            truth & ~decided,
-            ~truth & ~decided,
-            (probabilities - truth) ** 2,
-            (calibrated - truth) ** 2,
+            positive & decided,
+            negative & decided,
+            positive & ~decided,
+            negative & ~decided,
+            np.where(known, (probabilities - positive) ** 2, 0),
+            np.where(known, (calibrated - positive) ** 2, 0),
         )
         sums = np.zeros((self.units, len(parts), labels))
         np.add.at(sums, unit, np.stack(parts, axis=1).astype(float))
@@ -190,8 +198,10 @@ class Scored:
             resample[:, :2] = [ranking.areas(values) for ranking in self.rankings]
         sums = np.tensordot(weights.astype(float), self.sums, axes=1)  # (resamples, 6, labels + 1)
         result[:, :, 2:8] = np.stack(list(rates(*np.moveaxis(sums[:, :4], 1, 0)).values()), axis=-1)
-        decisions = sums[:, :4].sum(axis=1)
-        result[:, :, 8:] = np.moveaxis(sums[:, 4:] / decisions[:, None], 1, 2)
+        result[:, self.undecided, 2:8] = np.nan
+        known = sums[:, :4].sum(axis=1)[..., None]  # how many decisions have a truth to compare with
+        errors = np.moveaxis(sums[:, 4:], 1, 2)
+        result[:, :, 8:] = np.divide(errors, known, out=np.full(errors.shape, np.nan), where=known > 0)
         return result
 
 

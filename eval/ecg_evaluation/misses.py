@@ -1,5 +1,6 @@
 """The most confident mistakes, as strips of the signal the network saw."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from ecg_evaluation.inputs import test_files
 from ecg_evaluation.results import Evaluation
 from ecg_finetune.ecg_paper import strip_svg
 from ecg_finetune.files import UserError
-from ecg_finetune.label_set import LABELS
 from ecg_finetune.segments import read_record
 from ecg_finetune.tables import read_table, refuse_duplicates
 from ecg_finetune.waveform import RECORD_SAMPLES, SAMPLE_RATE
@@ -24,21 +24,23 @@ def rank_misses(
 ) -> list[tuple[int, int]]:
     """Return the `count` most confident mistakes as (record, label).
 
-    A mistake is as confident as the probability it gave to the wrong answer. At most one missed and one wrongly
+    A mistake is as confident as the probability it gave to the wrong answer; where truth is unknown there is none. At most one missed and one wrongly
     predicted record per label, and one label per record, so that a single label or record does not fill the list.
 
     Parameters
     ----------
-    truth, predicted : ndarray bool (records, labels)
+    truth : ndarray (records, labels)
+        1, 0, or NaN where it is unknown.
+    predicted : ndarray bool (records, labels)
     probabilities : ndarray (records, labels)
         Best calibrated ones.
     """
-    mistaken = np.where(truth, 1 - probabilities, probabilities)
-    mistaken[truth == predicted] = -1
+    missed, wrong = (truth == 1) & ~predicted, (truth == 0) & predicted
+    mistaken = np.select([missed, wrong], [1 - probabilities, probabilities], default=-1)
     found, seen = [], set()
     for place in np.argsort(-mistaken, axis=None, kind="stable"):
         record, label = (int(number) for number in np.unravel_index(place, truth.shape))
-        kind = label, bool(truth[record, label])
+        kind = label, bool(missed[record, label])
         if len(found) == count or mistaken[record, label] < 0:
             break
         if kind not in seen and record not in seen:
@@ -51,18 +53,20 @@ def worst_misses(results: Evaluation, test_dir: Path, signal_report: Path) -> tu
     """Return strips with captions (svg, html), and a sentence on the units, or on why there are no strips."""
     probabilities = results.probabilities if results.calibrated is None else results.calibrated
     predicted = results.probabilities >= results.decisions.thresholds
-    scale = read_scale(signal_report)
+    names, scale = results.test.labels.names, read_scale(signal_report)
     try:
         files = test_files(test_dir, results.test.study_id)
         strips = []
         for record, label in rank_misses(results.test.truth, predicted, probabilities, STRIPS):
             study = int(results.test.study_id[record])
-            kind = "missed" if results.test.truth[record, label] else "wrongly predicted"
-            headline = f"Study {study}: {LABELS[label]} {kind}, probability {probabilities[record, label]:.3f}"
+            truth, taken = results.test.truth[record], predicted[record]
+            kind = "missed" if truth[label] == 1 else "wrongly predicted"
+            headline = f"Study {study}: {names[label]} {kind}, probability {probabilities[record, label]:.3f}"
             lead = read_record(files[record], RECORD_SAMPLES, study)
             svg = strip_svg(millivolts(lead, study, scale), SAMPLE_RATE, headline)
-            present, taken = results.test.truth[record], predicted[record]
-            caption = Markup("True: {}.<br>Predicted: {}.").format(named(present, ~taken), named(taken, ~present))
+            caption = Markup("True: {}.<br>Predicted: {}.").format(
+                named(names, truth == 1, ~taken), named(names, taken, truth == 0, np.isnan(truth))
+            )
             strips.append((svg, caption))
     except UserError as error:
         return [], f"The signals could not be read, so no strips are shown: {error}"
@@ -88,11 +92,14 @@ def millivolts(lead: np.ndarray, study: int, scale: pd.DataFrame | None) -> np.n
     return lead * scale.at[study, "std_mv"] + scale.at[study, "mean_mv"]
 
 
-def named(labels: np.ndarray, bold: np.ndarray) -> Markup:
-    """Return the names of the labels that are set, in bold where the other side disagrees; both bool (17,)."""
-    names = [
-        Markup("<b>{}</b>" if disputed else "{}").format(label)
-        for label, on, disputed in zip(LABELS, labels, bold)
-        if on
+def named(names: Sequence[str], on: np.ndarray, bold: np.ndarray, unknown: np.ndarray | None = None) -> Markup:
+    """Return the names of the labels that are on, in bold where the other side disagrees; arrays bool (labels,).
+
+    Those whose truth is unknown are followed by "(truth unknown)".
+    """
+    told = [
+        Markup("<b>{}</b>" if bold[place] else "{}").format(names[place])
+        + (" (truth unknown)" if unknown is not None and unknown[place] else "")
+        for place in np.flatnonzero(on)
     ]
-    return Markup(", ").join(names) or Markup("none of the 17")
+    return Markup(", ").join(told) or Markup("none")

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from ecg_finetune.cli import MOST_PROCESSES, add_lead, add_path, integer_from, positive_int
+from ecg_finetune.cli import MOST_PROCESSES, add_device, add_lead, add_path, integer_from, positive_int
 from ecg_finetune.files import short_repr
 from ecg_finetune.operating_system import usable_cores
 from ecg_finetune.tables import finite_number
@@ -59,23 +59,7 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="only the first N records of the test set and of the valid split, for a quick look (default: all)",
     )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="auto (CUDA if there is one, else Apple's mps, else cpu), cpu, cuda, cuda:N or mps (default: auto)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "float32", "bf16"),
-        default="auto",
-        help="arithmetic of the network: auto = bf16 on a CUDA GPU that has it, else float32 (default: auto)",
-    )
-    parser.add_argument(
-        "--trust-checkpoint",
-        action="store_true",
-        help="load a checkpoint that holds unusual Python objects; it can run code, so only from a source you trust "
-        "(default: refuse it)",
-    )
+    add_device(parser)
 
 
 def add_statistics(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from ecg_finetune.batch import loaded_batches, loader_workers
 from ecg_finetune.device import choose_device, choose_precision
 from ecg_finetune.ecg_fm import EcgClassifier, load_classifier
 from ecg_finetune.files import UserError
-from ecg_finetune.label_set import COMBINED_BY_MAX, LABELS
+from ecg_finetune.label_set import LABELS, LabelSet, difference
 from ecg_finetune.paths import inside
 from ecg_finetune.progress_bar import progress_bar
 from ecg_finetune.segments import (
@@ -26,28 +26,42 @@ from ecg_finetune.segments import (
 from ecg_finetune.waveform import CHANNELS, RECORD_SAMPLES, SEGMENT_SAMPLES
 
 
-def load_model(path: Path, *, device: str, precision: str, trust: bool) -> tuple[EcgClassifier, str]:
-    """Load a classifier with the 17 outputs to its device; return it and what it is in words.
+def load_model(path: Path, labels: LabelSet, *, device: str, precision: str, trust: bool) -> tuple[EcgClassifier, str]:
+    """Load a classifier of these labels to its device; return it and what it is in words.
 
     Raises
     ------
     UserError
-        As `load_classifier`; also when it has another number of outputs or input channels.
+        As `load_classifier`; also when it is of other labels, or has another number of input channels.
     """
     chosen = choose_device(device)
     dtype = choose_precision(precision, chosen)
     model = load_classifier(path, trust=trust)
-    architecture = model.architecture
-    if architecture.num_labels != len(LABELS):
-        raise UserError(
-            f"{path}: a classifier of {architecture.num_labels} labels, but the evaluation is of the {len(LABELS)} "
-            "labels of ECG-FM; give a checkpoint that was fine-tuned on them"
-        )
-    if architecture.in_d != CHANNELS:
-        raise UserError(f"{path}: a network of {architecture.in_d} input channels, but records have {CHANNELS}")
+    refuse_other_labels(path, model, labels)
+    if model.architecture.in_d != CHANNELS:
+        raise UserError(f"{path}: a network of {model.architecture.in_d} input channels, but records have {CHANNELS}")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     name = str(dtype).removeprefix("torch.")
     return model.to(chosen, dtype), f"{parameters:,} parameters, {name} on {chosen.type}"
+
+
+def refuse_other_labels(path: Path, model: EcgClassifier, labels: LabelSet) -> None:
+    """Refuse a checkpoint whose outputs are not the evaluated labels in their order.
+
+    One that does not say its labels is taken for what the number of its outputs says: 17 are ECG-FM's.
+    """
+    remedy = "give a checkpoint that was fine-tuned on the labels of the test set"
+    count = model.architecture.num_labels
+    if model.label_set is not None:
+        names = model.label_set.names
+    elif count == len(LABELS):
+        names = LABELS
+    elif count != len(labels):
+        raise UserError(f"{path}: a classifier of {count} labels, but the test set has {len(labels)}; {remedy}")
+    else:
+        return
+    if other := difference(names, "the checkpoint", labels.names, "the test set"):
+        raise UserError(f"{path}: a classifier of other labels: {other}; {remedy}")
 
 
 class RecordDataset(Dataset):
@@ -88,7 +102,7 @@ def valid_segments(manifests: Path, max_samples: int | None) -> SegmentDataset:
 
 
 def predict(
-    model: EcgClassifier, data: Dataset, *, batch_size: int, num_workers: int, unit: str
+    model: EcgClassifier, data: Dataset, labels: LabelSet, *, batch_size: int, num_workers: int, unit: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run the network over every segment of a data set and combine the segments of each record.
 
@@ -96,7 +110,7 @@ def predict(
     -------
     study_id : ndarray int64 (records,)
         In the order in which the data set first names them.
-    probabilities : ndarray float64 (records, 17)
+    probabilities : ndarray float64 (records, labels)
     """
     device = next(model.parameters()).device
     probabilities, studies = [], []
@@ -108,23 +122,24 @@ def predict(
             probabilities.append(torch.sigmoid(logits.cpu().double()).numpy())
             studies.append(np.repeat(study.numpy().ravel(), len(segments) // len(study)))
             advance(len(study))
-    return combine_segments(np.concatenate(studies), np.concatenate(probabilities))
+    return combine_segments(np.concatenate(studies), np.concatenate(probabilities), labels)
 
 
-def combine_segments(study: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Combine segments into records: the maximum for the labels of `COMBINED_BY_MAX`, the mean for all others.
+def combine_segments(study: np.ndarray, probabilities: np.ndarray, labels: LabelSet) -> tuple[np.ndarray, np.ndarray]:
+    """Combine segments into records, as the label set says: by maximum or by mean.
 
     Parameters
     ----------
     study : ndarray int64 (segments,)
         The record of each segment.
-    probabilities : ndarray (segments, 17)
+    probabilities : ndarray (segments, labels)
+    labels : LabelSet
 
     Returns
     -------
-    ndarray int64 (records,), ndarray (records, 17)
+    ndarray int64 (records,), ndarray (records, labels)
         Records in order of first appearance.
     """
-    groups = pd.DataFrame(probabilities, columns=list(LABELS)).groupby(study, sort=False)
-    combined = groups.agg({label: "max" if label in COMBINED_BY_MAX else "mean" for label in LABELS})
+    groups = pd.DataFrame(probabilities).groupby(study, sort=False)
+    combined = groups.agg(dict(enumerate(labels.combine)))
     return combined.index.to_numpy(), combined.to_numpy()

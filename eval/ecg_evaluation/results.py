@@ -10,47 +10,62 @@ from ecg_evaluation.bootstrap import replicates
 from ecg_evaluation.calibration import calibrate, fit_calibration
 from ecg_evaluation.inputs import Labelled
 from ecg_evaluation.intervals import AREAS, Estimates, differences, estimate, macro
-from ecg_evaluation.metrics import MACRO, METRICS, MICRO, ROWS, Scored
+from ecg_evaluation.metrics import METRICS, RATIOS, Scored
 from ecg_evaluation.options import MIN_PATIENTS
-from ecg_evaluation.thresholds import choose_thresholds, has_both
-from ecg_finetune.label_set import LABELS
+from ecg_evaluation.thresholds import choose_thresholds, known_cells
+from ecg_finetune.label_set import ROW_NAMES, LabelSet, known_counts
 
+MACRO, MICRO = ROW_NAMES
 SHOWN = {MACRO: "Macro average", MICRO: "Micro average"}
 FEW_VALID_POSITIVES = 10
+NOT_ANNOTATED = "not annotated in this source"
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """What the valid split settles for the test set."""
+    """What the valid split, of this data set or of that of the development, settles for the evaluated records."""
 
-    rule: str | float  # see `choose_thresholds`
-    thresholds: np.ndarray  # float64 (17,)
-    calibration: np.ndarray | None  # float64 (17, 2): slope and intercept; None without a valid split
-    chosen: np.ndarray  # bool (17,): the label's threshold and calibration were chosen on the valid split
-    positives: np.ndarray  # int (17,): positive records of the valid split
+    rule: str | float | None  # see `choose_thresholds`; None: not known
+    thresholds: np.ndarray  # float64 (labels,); NaN: the label has none
+    calibration: np.ndarray | None  # float64 (labels, 2): slope and intercept; None: not calibrated
+    positives: np.ndarray  # (labels,): positive records of the valid split; NaN: not known
+    negatives: np.ndarray  # (labels,): the same of negative records
+    frozen: bool = False  # taken from the development's evaluation
+
+    @property
+    def chosen(self) -> np.ndarray:
+        """Whether a label's threshold and calibration could be chosen on the valid split: bool (labels,)."""
+        return (self.positives != 0) & (self.negatives != 0)
+
+    @property
+    def chosen_on(self) -> str:
+        """The valid split in words."""
+        return "the development's valid split" if self.frozen else "the valid split"
 
 
-def decide(valid: Labelled | None, probabilities: np.ndarray | None, rule: str | float) -> Decisions:
+def decide(valid: Labelled | None, probabilities: np.ndarray | None, rule: str | float, labels: int) -> Decisions:
     """Choose thresholds and fit the calibration on the valid split; without one, 0.5 (or `rule`) and none.
 
     Parameters
     ----------
     valid : Labelled or None
         The records of the valid split.
-    probabilities : ndarray (records, 17) or None
+    probabilities : ndarray (records, labels) or None
         Of the model for these records.
     rule : str or float
         See `choose_thresholds`.
+    labels : int
+        How many there are.
     """
     if valid is None:
-        thresholds = np.full(len(LABELS), 0.5 if isinstance(rule, str) else rule)
-        return Decisions(rule, thresholds, None, np.zeros(len(LABELS), bool), np.zeros(len(LABELS), int))
+        none = np.zeros(labels, int)
+        return Decisions(rule, np.full(labels, 0.5 if isinstance(rule, str) else rule), None, none, none)
     return Decisions(
         rule,
         choose_thresholds(valid.truth, probabilities, rule),
         fit_calibration(valid.truth, probabilities),
-        has_both(valid.truth),
-        valid.truth.sum(axis=0),
+        (valid.truth == 1).sum(axis=0),
+        (valid.truth == 0).sum(axis=0),
     )
 
 
@@ -59,14 +74,19 @@ class Evaluation:
     """One model on the test set."""
 
     test: Labelled
-    probabilities: np.ndarray  # float64 (records, 17)
-    calibrated: np.ndarray | None  # float64 (records, 17)
+    probabilities: np.ndarray  # float64 (records, labels)
+    calibrated: np.ndarray | None  # float64 (records, labels)
     decisions: Decisions
     unit: np.ndarray  # int (records,): the patient of each record, 0 to patients - 1; or the record itself
     resampled: str  # "patients", or "records" when the patients are not known
-    estimates: Estimates  # (18, 10): the labels and the micro average
+    estimates: Estimates  # (labels + 1, 10): the labels and the micro average
     min_patients: int  # see `evaluate`
     table: pd.DataFrame  # metrics.csv
+
+    @property
+    def annotated(self) -> np.ndarray:
+        """Which labels at least one record knows: bool (labels,)."""
+        return known_counts(self.test.truth) > 0
 
 
 def evaluate(
@@ -83,7 +103,7 @@ def evaluate(
     ----------
     test : Labelled
         The records.
-    probabilities : ndarray (records, 17)
+    probabilities : ndarray (records, labels)
         Of the model.
     decisions : Decisions
         Thresholds and calibration.
@@ -102,25 +122,33 @@ def evaluate(
     scored = Scored(test.truth, probabilities, decisions.thresholds, unit, calibrated)
     estimates = estimate(scored, replicates(scored, bootstrap))
     resampled = "records" if patients is None else "patients"
-    table = metrics_table(scored, estimates, decisions, min_patients, resampled)
+    table = metrics_table(test.labels, scored, estimates, decisions, min_patients, resampled)
     return Evaluation(test, probabilities, calibrated, decisions, unit, resampled, estimates, min_patients, table)
 
 
 def metrics_table(
-    scored: Scored, estimates: Estimates, decisions: Decisions, min_patients: int, resampled: str
+    labels: LabelSet,
+    scored: Scored,
+    estimates: Estimates,
+    decisions: Decisions,
+    min_patients: int,
+    resampled: str,
 ) -> pd.DataFrame:
     """Return metrics.csv: a row per label, macro and micro; an undefined value is an empty cell named in `note`.
 
-    Columns: `label`, `n_pos`, `n_neg`; `METRICS`; `<metric>_low` and `_high` for each metric; `threshold`,
-    `calibration_slope`, `calibration_intercept`, `valid_n_pos` (choices of the valid split and the positives they rest
-    on), the columns of `patient_columns`, `note`.
+    Columns: `label`, `n_pos`, `n_neg`; `METRICS`, and before `brier` `n_unknown`, the records that do not know the
+    label; `<metric>_low` and `_high` for each metric; `threshold`, `valid_n_pos`, `valid_n_neg`,
+    `calibration_slope`, `calibration_intercept` (choices of the valid split and the records they rest on), the columns
+    of `patient_columns`, `note`. A label that no record knows has `n_unknown` and `note` alone.
 
     Parameters
     ----------
+    labels : LabelSet
+        The labels.
     scored : Scored
         The predictions.
     estimates : Estimates
-        Their metrics, (18, 10).
+        Their metrics, (labels + 1, 10).
     decisions : Decisions
         Thresholds and calibration.
     min_patients : int
@@ -130,32 +158,42 @@ def metrics_table(
     """
     few = few_patients(scored, min_patients)
     values, low, high = with_macro(estimates, few, logits=True)
-    table = pd.DataFrame({"label": ROWS})
-    table["n_pos"], table["n_neg"] = counts(scored)
+    table = pd.DataFrame({"label": [*labels.names, *ROW_NAMES]})
+    table["n_pos"], table["n_neg"], unknown = counts(scored)
     for number, metric in enumerate(METRICS):
+        if metric == "brier":
+            table["n_unknown"] = unknown
         table[metric] = values[:, number]
     for number, metric in enumerate(METRICS):
         table[f"{metric}_low"], table[f"{metric}_high"] = low[:, number], high[:, number]
-    of_labels = {"threshold": decisions.thresholds, "valid_n_pos": pd.NA}
+    of_labels = {"threshold": decisions.thresholds, "valid_n_pos": pd.NA, "valid_n_neg": pd.NA}
     if decisions.calibration is not None:
-        of_labels["valid_n_pos"] = decisions.positives
+        of_labels["valid_n_pos"], of_labels["valid_n_neg"] = decisions.positives, decisions.negatives
         of_labels["calibration_slope"], of_labels["calibration_intercept"] = decisions.calibration.T
     for name, column in of_labels.items():
-        table[name] = pd.Series(column, index=range(len(LABELS))).reindex(range(len(ROWS)))
-    table["valid_n_pos"] = table["valid_n_pos"].astype("Int64")
+        table[name] = pd.Series(column, index=range(len(labels))).reindex(table.index)
     table = table.assign(**patient_columns(scored, few))
+    whole = ["n_pos", "n_neg", "n_unknown", "valid_n_pos", "valid_n_neg"]
+    table = table.astype(dict.fromkeys(whole, "Int64"))
+    table.loc[table["n_pos"] + table["n_neg"] == 0, table.columns.difference(["label", "n_unknown"])] = pd.NA
     table["note"] = notes(table, decisions, min_patients, resampled)
     return table
 
 
 def counts(scored: Scored) -> np.ndarray:
-    """Return positives and negatives of each row, int (2, 19); both averages are over all decisions of every record."""
-    of_rows = np.stack((scored.positives, scored.negatives)).sum(axis=1).astype(int)
-    return np.insert(of_rows, len(LABELS), of_rows[:, -1], axis=1)
+    """Return positives, negatives and unknown of each row, int (3, labels + 2).
+
+    Both averages are over all decisions of every record.
+    """
+    known = np.stack((scored.positives, scored.negatives)).sum(axis=1).astype(int)
+    labels = known.shape[1] - 1
+    unknown = scored.records * np.append(np.ones(labels, int), labels) - known.sum(axis=0)
+    of_rows = np.vstack((known, unknown))
+    return np.insert(of_rows, labels, of_rows[:, -1], axis=1)
 
 
 def few_patients(scored: Scored, min_patients: int) -> np.ndarray:
-    """Return which rows rest on too few patients, see `evaluate`: bool (18,)."""
+    """Return which rows rest on too few patients, see `evaluate`: bool (labels + 1,)."""
     return ((np.stack((scored.positives, scored.negatives)) > 0).sum(axis=1) < min_patients).any(axis=0)
 
 
@@ -173,9 +211,12 @@ def patient_columns(scored: Scored, few: np.ndarray) -> dict[str, pd.Series]:
 
 
 def with_macro(estimates: Estimates, few: np.ndarray, *, logits: bool) -> np.ndarray:
-    """Return values, lower and upper ends in the order of `ROWS`: (3, 19, metrics); `logits` as in `macro`."""
+    """Return values, lower and upper ends of labels, macro and micro: (3, labels + 2, metrics); `logits` as in `macro`.
+
+    `few` bool (labels + 1,) are the rows that rest on too few patients.
+    """
     rows = np.stack((estimates.point, estimates.low, estimates.high))
-    return np.insert(rows, len(LABELS), macro(estimates, ~few[:-1], logits=logits), axis=1)
+    return np.insert(rows, -1, macro(estimates, ~few[:-1], logits=logits), axis=1)
 
 
 def notes(table: pd.DataFrame, decisions: Decisions, min_patients: int, resampled: str) -> list[str]:
@@ -187,18 +228,26 @@ def notes(table: pd.DataFrame, decisions: Decisions, min_patients: int, resample
     required = f"{min_patients} positive and {min_patients} negative {resampled}"
     for number, row in enumerate(table.to_dict("records")):
         if row["label"] == MACRO:
-            parts = macro_notes(table[: len(LABELS)], required)
-        else:
-            parts = undefined_notes(row) if row["label"] != MICRO else []
+            parts = macro_notes(table[:-2], required)
+        elif pd.isna(row["n_pos"]):
+            parts = [NOT_ANNOTATED]
+        elif row["label"] == MICRO:
+            lacking = table["label"][:-2][table["n_pos"][:-2].notna() & table["threshold"][:-2].isna()]
+            parts = [f"{DECIDED} undefined, no threshold for {', '.join(lacking)}"] if len(lacking) else []
             parts += patient_notes(row, min_patients, resampled)
-            if row["label"] != MICRO and decisions.calibration is not None:
+        else:
+            parts = undefined_notes(row, np.isnan(row["threshold"])) + patient_notes(row, min_patients, resampled)
+            if decisions.calibration is not None:
                 parts += valid_notes(decisions, number)
         result.append("; ".join(parts))
     return result
 
 
-def undefined_notes(row: dict) -> list[str]:
-    """Say which metrics of a label are undefined, and why."""
+DECIDED = ", ".join(RATIOS)
+
+
+def undefined_notes(row: dict, undecided: bool) -> list[str]:
+    """Say which metrics of a label are undefined, and why; `undecided`: it has no threshold."""
     reasons = {
         "no record has it": ("auroc", "auprc", "recall") if row["n_pos"] == 0 else (),
         "every record has it": ("auroc", "specificity") if row["n_neg"] == 0 else (),
@@ -206,6 +255,11 @@ def undefined_notes(row: dict) -> list[str]:
         "always predicted": ("npv",),
         "neither present nor predicted": ("f1",),
     }
+    if undecided:
+        reasons = {
+            reason: [metric for metric in metrics if metric not in RATIOS] for reason, metrics in reasons.items()
+        }
+        reasons["no threshold in the operating points"] = RATIOS
     undefined = {reason: [m for m in metrics if np.isnan(row[m])] for reason, metrics in reasons.items()}
     return [f"{', '.join(metrics)} undefined, {reason}" for reason, metrics in undefined.items() if metrics]
 
@@ -222,14 +276,14 @@ def patient_notes(row: dict, min_patients: int, resampled: str) -> list[str]:
 
 def macro_notes(labels: pd.DataFrame, required: str) -> list[str]:
     """Name the labels that are not in the macro averages, for want of what is required."""
-    few = labels["few_patients"] == 1
+    few = labels["few_patients"].fillna(1) == 1  # empty for a label that no record knows
     if few.all():
         return [f"undefined, no label has at least {required} (see --min-positive-patients)"]
-    included = len(LABELS) - few.sum()
+    included = len(labels) - few.sum()
     parts = []
     if few.any():
         excluded = ", ".join(labels["label"][few])
-        parts.append(f"mean over {included} of {len(LABELS)} labels, those with at least {required} (not {excluded})")
+        parts.append(f"mean over {included} of {len(labels)} labels, those with at least {required} (not {excluded})")
     for metric in METRICS[:-1]:  # no label has calibrated probabilities, or all have
         undefined = labels["label"][~few & labels[metric].isna()]
         if len(undefined):
@@ -240,15 +294,16 @@ def macro_notes(labels: pd.DataFrame, required: str) -> list[str]:
 
 def valid_notes(decisions: Decisions, label: int) -> list[str]:
     """Warn where the valid split could not choose for a label, or had few positives to choose from."""
-    what = "threshold and calibration rest" if isinstance(decisions.rule, str) else "calibration rests"
+    by_rule, where = not isinstance(decisions.rule, float), decisions.chosen_on
+    what = "threshold and calibration rest" if by_rule else "calibration rests"
     parts = []
     if not decisions.chosen[label]:
-        untold = "threshold not chosen, not calibrated" if isinstance(decisions.rule, str) else "not calibrated"
-        parts.append(f"{untold} (not both present and absent in the valid split)")
+        untold = "threshold not chosen, not calibrated" if by_rule else "not calibrated"
+        parts.append(f"{untold} (not both present and absent in {where})")
     elif decisions.positives[label] < FEW_VALID_POSITIVES:
-        parts.append(f"{what} on fewer than {FEW_VALID_POSITIVES} positive records of the valid split")
+        parts.append(f"{what} on fewer than {FEW_VALID_POSITIVES} positive records of {where}")
     if decisions.calibration[label, 0] <= 0:
-        parts.append("calibration slope not positive (on the valid split the scores rank the wrong way)")
+        parts.append(f"calibration slope not positive (on {where} the scores rank the wrong way)")
     return parts
 
 
@@ -281,15 +336,15 @@ def compare(ours: Evaluation, study_id: np.ndarray, probabilities: np.ndarray) -
         This model.
     study_id : ndarray int64 (n,)
         The records of the other model; at least one is among those of `ours`.
-    probabilities : ndarray (n, 17)
+    probabilities : ndarray (n, labels)
         Its probabilities for them.
 
     Returns
     -------
     Comparison
         Columns of its table: `label`; for AUROC and AUPRC: `<metric>`, `<metric>_other`, `<metric>_difference` (this
-        minus the other) and its `_low` and `_high`; `n_records` (both models have predicted), `n_pos`, `n_neg` and the
-        columns of `patient_columns` among these.
+        minus the other) and its `_low` and `_high`; `n_records` (both models have predicted), `n_pos`, `n_neg`,
+        `n_unknown` and the columns of `patient_columns` among these.
     """
     rows = np.flatnonzero(np.isin(ours.test.study_id, study_id))
     theirs = pd.Index(study_id).get_indexer(ours.test.study_id[rows])
@@ -301,16 +356,16 @@ def compare(ours: Evaluation, study_id: np.ndarray, probabilities: np.ndarray) -
     few = few_patients(scored[0], ours.min_patients)
     # Equal numbers of patients meet equal resamples.
     estimates = [estimate(model, replicates(model, len(ours.estimates.drawn))) for model in scored]
-    difference = with_macro(differences(*estimates, same_order(*pair)), few, logits=False)
+    difference = with_macro(differences(*estimates, same_order(truth, *pair)), few, logits=False)
 
-    table = pd.DataFrame({"label": ROWS})
+    table = pd.DataFrame({"label": [*ours.test.labels.names, *ROW_NAMES]})
     values = [with_macro(of_model, few, logits=True)[0] for of_model in estimates]
     for number, metric in enumerate(AREAS):
         table[metric], table[f"{metric}_other"] = (of_model[:, number] for of_model in values)
         for end, column in zip(("", "_low", "_high"), difference):
             table[f"{metric}_difference{end}"] = column[:, number]
     table["n_records"] = len(rows)
-    table["n_pos"], table["n_neg"] = counts(scored[0])
+    table["n_pos"], table["n_neg"], table["n_unknown"] = counts(scored[0])
     table = table.assign(**patient_columns(scored[0], few))
     return Comparison(table, len(rows), int(unit.max()) + 1, len(ours.unit) - len(rows), len(study_id) - len(rows))
 
@@ -327,10 +382,14 @@ def compared(comparison: Comparison, resampled: str) -> str:
     return f"{records}; excluded: {excluded}" if excluded else records
 
 
-def same_order(ours: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return for which labels, and for all pooled, two models (records, labels) rank alike: bool (labels + 1,)."""
-    pairs = [*zip(ours.T, other.T), (ours.ravel(), other.ravel())]
-    return np.array([np.array_equal(rankdata(a, "dense"), rankdata(b, "dense")) for a, b in pairs])
+def same_order(truth: np.ndarray, ours: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return for which labels, and for all pooled, two models rank alike where truth is known: bool (labels + 1,).
+
+    All are (records, labels), truth NaN where it is unknown.
+    """
+    labels = [*range(truth.shape[1]), None]
+    pairs = ((known_cells(truth, scores, label)[1] for scores in (ours, other)) for label in labels)
+    return np.array([np.array_equal(*(rankdata(scores, "dense") for scores in pair)) for pair in pairs])
 
 
 def display_name(row: dict) -> str:
@@ -347,19 +406,30 @@ def with_interval(row: dict, metric: str) -> tuple[str, str]:
     return f"{value:.3f}", "" if np.isnan(low) else f"{low:.3f} to {high:.3f}"
 
 
+def known_records(row: dict) -> int:
+    """Return how many records of a row of the table know its label."""
+    return 0 if pd.isna(row["n_pos"]) else row["n_pos"] + row["n_neg"]
+
+
+def number_text(count: int) -> str:
+    """Return a count of the table as text; "" for an empty cell."""
+    return "" if pd.isna(count) else f"{count:,}"
+
+
 def text_table(table: pd.DataFrame) -> str:
     """Return the results for the terminal, one row per label."""
-    heads = ["label", "n_pos", "AUROC", "AUPRC", "threshold", "valid_n_pos", "recall", "precision", "F1"]
-    if table["auroc_low"].notna().any():
-        heads[2:4] = ["AUROC (95 % interval)", "AUPRC (95 % interval)"]
-    rows = [heads]
+    interval = " (95 % interval)" if table["auroc_low"].notna().any() else ""
+    known = ["n_known"] if table["n_unknown"].any() else []
+    decided = ["threshold", "valid_n_pos", "recall", "precision", "F1"]
+    rows = [["label", *known, "n_pos", f"AUROC{interval}", f"AUPRC{interval}", *decided]]
     for row in table.to_dict("records"):
-        cells = [display_name(row), f"{row['n_pos']:,}"]
+        cells = [display_name(row), *(number_text(known_records(row)) for _ in known), number_text(row["n_pos"])]
         for metric in ("auroc", "auprc"):
             value, interval = with_interval(row, metric)
-            cells.append(f"{value} ({interval})" if interval else value or "undefined")
+            undefined = "not annotated" if pd.isna(row["n_pos"]) else "undefined"
+            cells.append(f"{value} ({interval})" if interval else value or undefined)
         cells.append("" if np.isnan(row["threshold"]) else f"{row['threshold']:.3f}")
-        cells.append("" if pd.isna(row["valid_n_pos"]) else f"{row['valid_n_pos']:,}")
+        cells.append(number_text(row["valid_n_pos"]))
         cells += ["" if np.isnan(row[metric]) else f"{row[metric]:.3f}" for metric in ("recall", "precision", "f1")]
         rows.append(cells)
     widths = [max(map(len, column)) for column in zip(*rows)]

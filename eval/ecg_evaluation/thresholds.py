@@ -29,22 +29,27 @@ def choose_thresholds(truth: np.ndarray, probabilities: np.ndarray, rule: str | 
     Parameters
     ----------
     truth, probabilities : ndarray (records, labels)
-        Of the valid split.
+        Of the valid split; truth is NaN where it is unknown.
     rule : str or float
         "f1", "youden", or one number for all labels. A label that is never or always present in the valid split
         cannot choose: it gets 0.5.
     """
     if not isinstance(rule, str):
         return np.full(truth.shape[1], rule)
-    return np.array(
-        [
-            best_threshold(truth[:, label], probabilities[:, label], rule) if both else 0.5
-            for label, both in enumerate(has_both(truth))
-        ]
-    )
+    thresholds = np.full(truth.shape[1], 0.5)
+    for label in np.flatnonzero(has_both(truth)):
+        thresholds[label] = best_threshold(*known_cells(truth, probabilities, label), rule)
+    return thresholds
 
 
 def has_both(truth: np.ndarray) -> np.ndarray:
     """Return, per label of truth (records, labels), whether it is present in some and absent from others: (labels,)."""
-    present = np.asarray(truth).astype(bool)
-    return present.any(axis=0) & ~present.all(axis=0)
+    return (truth == 1).any(axis=0) & (truth == 0).any(axis=0)
+
+
+def known_cells(truth: np.ndarray, values: np.ndarray, label: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return truth and values (n,) where truth (records, labels) is not NaN: of one label, or of all pooled."""
+    chosen = (slice(None), slice(None) if label is None else label)
+    truth, values = truth[chosen].ravel(), values[chosen].ravel()
+    known = truth == truth
+    return truth[known], values[known]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from ecg_finetune.files import UserError, read_json, sha256, write_json
-from ecg_finetune.lineage import finetuning_of
 from ecg_finetune.paths import ARTEFACTS
 from ecg_finetune.run_folder import refuse_other_settings
 
@@ -97,10 +96,3 @@ def record_run(folder: Path, lineage: Mapping[str, Any], versions: Mapping[str, 
     """
     best = {"checkpoint_sha256": sha256(folder / BEST)} if (folder / BEST).exists() else {}
     write_json(folder / SETTINGS, {**lineage, "versions": versions, **best, **more})
-
-
-def label_names_of(checkpoint: Path) -> list[str] | None:
-    """Return the labels of a run's best checkpoint, which settings.json beside it names; None if they are not known."""
-    settings = finetuning_of(checkpoint).get("settings")
-    labels = settings.get("labels") if isinstance(settings, dict) else None
-    return labels if isinstance(labels, list) and all(isinstance(label, str) for label in labels) else None

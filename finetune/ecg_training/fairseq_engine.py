@@ -119,10 +119,10 @@ def command_for(settings: FinetuneSettings, root: Path, overrides: Sequence[str]
     """
     for split in ("train", "valid"):
         read_manifest(inside(settings.manifests, "manifest", split=split))
-    read_labels(inside(settings.manifests, "manifest_y"))
+    read_labels(settings.manifests)
     architecture, fine_tuned = Architecture(), False
     if settings.pretrained.is_file():
-        architecture, fine_tuned = load_architecture(settings.pretrained, trust=settings.trust)
+        architecture, fine_tuned, _ = load_architecture(settings.pretrained, trust=settings.trust)
     if fine_tuned:
         raise UserError(f"{settings.pretrained}: {FINE_TUNED}; use --engine torch, or a pretrained checkpoint")
     pos_weight = read_pos_weight(inside(settings.manifests, "manifest_pos_weight"), len(settings.labels)).tolist()

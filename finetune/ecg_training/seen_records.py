@@ -109,7 +109,7 @@ def note_seen_records(folder: Path, records: TrainingRecords) -> str:
 
 def run_lineage(settings: dict[str, Any], manifests: Path) -> dict[str, Any]:
     """Return the lineage of a run with these settings, which state the SHA-256 of its inputs."""
-    names = ("manifest_y", "original_idx_order", "manifest_pos_weight")
+    names = ("manifest_y", "original_idx_order", "manifest_label_def", "manifest_pos_weight")
     files = [inside(manifests, name) for name in names]
     earlier = [read_lineage("build", inside(manifests, "manifests_lineage"), [file for file in files if file.exists()])]
     if pretrained := settings["pretrained"]:

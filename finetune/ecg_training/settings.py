@@ -117,6 +117,6 @@ class FinetuneSettings:
 
 def manifest_files(manifests: Path) -> list[Path]:
     """Return the files of the manifests that a run reads."""
-    names = ("manifest_y", "original_idx_order", "manifest_pos_weight")
+    names = ("manifest_y", "original_idx_order", "manifest_label_def", "manifest_pos_weight")
     listed = [inside(manifests, "manifest", split=split) for split in ("train", "valid")]
     return listed + [inside(manifests, name) for name in names]

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import platform
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,12 @@ from ecg_finetune.batch import loader_workers
 from ecg_finetune.checkpoint import save_checkpoint
 from ecg_finetune.ecg_fm import Architecture, EcgClassifier, load_architecture, load_pretrained
 from ecg_finetune.files import UserError
-from ecg_finetune.label_set import read_pos_weight
+from ecg_finetune.label_set import difference, read_pos_weight
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import locked
 from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
 from ecg_finetune.training_records import STATED, records_of_checkpoint
-from ecg_training.checkpoint_folder import BEST, LAST, LOCK, claim_folder, label_names_of, record_run
+from ecg_training.checkpoint_folder import BEST, LAST, LOCK, claim_folder, record_run
 from ecg_training.fairseq_checkpoint import fairseq_checkpoint
 from ecg_training.processes import Processes
 from ecg_training.progress import Progress
@@ -175,33 +174,25 @@ def build_model(settings: FinetuneSettings) -> EcgClassifier:
 def _check_head(settings: FinetuneSettings) -> None:
     """Say what happens to the head of a fine-tuned checkpoint; refuse to keep one of other labels, or none."""
     path = settings.pretrained
-    architecture, fine_tuned = load_architecture(path, trust=settings.trust)
+    architecture, fine_tuned, label_set = load_architecture(path, trust=settings.trust)
     if not fine_tuned:
         if settings.keep_head:
             raise UserError(f"{path}: not fine-tuned, so it has no head to keep; run without --keep-head")
         return
-    count, names = architecture.num_labels, label_names_of(path)
-    if names is not None and len(names) != count:  # settings.json has come from elsewhere
-        names = None
-    named = "whose names it does not hold" if names is None else ", ".join(names)
+    count, wanted = architecture.num_labels, settings.labels
+    named = "whose names are not known" if label_set is None else ", ".join(label_set.names)
     print(f"{path}: a fine-tuned network of {count} labels ({named})")
-    if not settings.keep_head:
-        print("its head is replaced by a new one; --keep-head keeps it", flush=True)
-    elif difference := _first_difference(count, names, settings.labels):
-        raise UserError(
-            f"{path}: its head is for other labels ({difference}); run without --keep-head to draw a new one"
-        )
+    if label_set is not None:
+        other = difference(label_set.names, "the checkpoint", wanted, "the manifests")
     else:
-        assumed = "" if names else ", on the assumption that its labels are those of the manifests in the same order"
-        print(f"its head is kept{assumed}", flush=True)
-
-
-def _first_difference(count: int, names: Sequence[str] | None, labels: Sequence[str]) -> str | None:
-    """Describe how a head of `count` labels, called `names` where that is known, differs from `labels`; None: not."""
-    if count != len(labels):
-        return f"{count}, the manifests have {len(labels)}"
-    pairs = zip(names or labels, labels)
-    return next((f"{old!r} where the manifests have {new!r}" for old, new in pairs if old != new), None)
+        other = None if count == len(wanted) else f"{count} in the checkpoint, {len(wanted)} in the manifests"
+    if not settings.keep_head:
+        print(f"its head is replaced by a new one{'' if other else '; --keep-head keeps it'}", flush=True)
+    elif other:
+        raise UserError(f"{path}: its head is for other labels: {other}; run without --keep-head to draw a new one")
+    else:
+        sure = "" if label_set else ", on the assumption that its labels are those of the manifests in the same order"
+        print(f"its head is kept{sure}", flush=True)
 
 
 def _read_sets(manifests: Path) -> tuple[SegmentDataset, SegmentDataset]:

@@ -33,6 +33,7 @@ from ecg_training.settings import FinetuneSettings, manifest_files
 
 from ecg_finetune.cli import (
     MOST_PROCESSES,
+    add_device,
     add_lead,
     add_path,
     execute,
@@ -42,7 +43,7 @@ from ecg_finetune.cli import (
     real_number,
     stage_parser,
 )
-from ecg_finetune.device import PRECISIONS, choose_device, choose_precision
+from ecg_finetune.device import choose_device, choose_precision
 from ecg_finetune.files import UserError
 from ecg_finetune.lineage import Inputs
 from ecg_finetune.operating_system import usable_cores
@@ -69,11 +70,6 @@ def get_parser() -> argparse.ArgumentParser:
 def add_files(parser: argparse.ArgumentParser) -> None:
     """Add what says where to read and write."""
     add_path(parser, "--pretrained", "pretrained", "the checkpoint to start from, or `none`: random weights")
-    parser.add_argument(
-        "--trust-checkpoint",
-        action="store_true",
-        help="unpickle whatever --pretrained holds, which can run code in it (default: refuse unusual files)",
-    )
     parser.add_argument(
         "--keep-head",
         action="store_true",
@@ -166,17 +162,7 @@ def add_hardware(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="work through each batch in N parts, which takes 1/N of the memory and gives the same update (default: 1)",
     )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="auto (CUDA if there is one, else Apple's mps, else cpu), cpu, cuda, cuda:N or mps (default: auto)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="auto",
-        help="float32, or bf16 for matrix products (weights stay float32); auto: bf16 on a GPU with it (default: auto)",
-    )
+    add_device(parser)
     parser.add_argument(
         "--compile",
         choices=("auto", "on", "off"),
