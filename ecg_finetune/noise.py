@@ -78,7 +78,7 @@ class NoiseSource:
             signals, files = _read_record(Path(root), name)
             length = signals.shape[1] // 2
             records[kind] = np.ascontiguousarray(signals[:, half * length : (half + 1) * length])
-            origin |= {str(file): sha256(file) for file in files}
+            origin |= {file.name: sha256(file) for file in files}
         return cls(records, origin)
 
     def draw(self, kind: str, samples: int, rng: np.random.Generator) -> np.ndarray:

@@ -106,6 +106,10 @@ ARTEFACTS: dict[str, Artefact] = {
     "eval_lock": Artefact("eval/data/{set}_{time}.lock", "eval", "held during a run"),
     "metrics": Artefact("eval/data/metrics_{set}_{time}.csv", "eval", "`label,n_pos,n_neg,auroc,auprc,accuracy,recall,precision,f1,specificity,npv` and more; a row per label, `__macro__`, `__micro__`"),
     "comparison": Artefact("eval/data/comparison_{set}_{time}.csv", "eval", "with `--compare`: AUROC and AUPRC of both runs and their paired difference with its interval"),
+    "noise_metrics": Artefact("eval/data/noise_{set}_{time}.csv", "eval_noise", "`kind,snr,label,n_pos,n_neg,auroc,auprc` with intervals and the change against clean; a row per kind and strength of noise and label"),
+    "noise_report": Artefact("eval/data/noise_{set}_{time}.html", "eval_noise", "the page: AUROC and AUPRC against the signal-to-noise ratio"),
+    "noise_lineage": Artefact("eval/data/noise_{set}_{time}.json", "eval_noise", "lineage: settings, checkpoints, noise, the stages before"),
+    "noise_predictions": Artefact("eval/data/noise_{set}_{run}", "eval_noise", "the probabilities of one checkpoint under each kind and strength of noise, `<condition>.npy` float64 (records, labels), from which a run goes on; `{run}` stands for what decides them; may be deleted"),
     "html_report": Artefact("eval/data/report_{set}_{time}.html", "eval", "the report: self-contained HTML"),
 }
 # fmt: on

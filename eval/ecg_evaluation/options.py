@@ -17,7 +17,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add every option but --base-dir and --model-path."""
     add_files(parser)
     add_inference(parser)
+    add_intervals(parser)
     add_statistics(parser)
+    add_leaks(parser)
+    add_comparison(parser)
 
 
 def add_files(parser: argparse.ArgumentParser) -> None:
@@ -62,8 +65,8 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
 
 
-def add_statistics(parser: argparse.ArgumentParser) -> None:
-    """Add what is done with predictions."""
+def add_intervals(parser: argparse.ArgumentParser) -> None:
+    """Add what decides the intervals and the macro averages."""
     parser.add_argument(
         "--bootstrap",
         type=resamples,
@@ -79,6 +82,10 @@ def add_statistics(parser: argparse.ArgumentParser) -> None:
         help="a label with fewer patients with a positive record, or with a negative one, is marked and excluded from "
         "the macro averages (default: %(default)s)",
     )
+
+
+def add_statistics(parser: argparse.ArgumentParser) -> None:
+    """Add what is done with predictions."""
     parser.add_argument(
         "--threshold-rule",
         type=threshold_rule,
@@ -102,6 +109,10 @@ def add_statistics(parser: argparse.ArgumentParser) -> None:
         help="predictions for the valid split (default: run the model on it; with --predictions: the file that the "
         "same run wrote beside it, if it is there)",
     )
+
+
+def add_leaks(parser: argparse.ArgumentParser) -> None:
+    """Add what is known of the records that a checkpoint has seen."""
     parser.add_argument(
         "--trained-on",
         type=Path,
@@ -123,6 +134,10 @@ def add_statistics(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="evaluate patients that the checkpoint was trained on, with a red warning in the report (default: refuse)",
     )
+
+
+def add_comparison(parser: argparse.ArgumentParser) -> None:
+    """Add the other model."""
     parser.add_argument(
         "--compare",
         type=Path,

@@ -204,7 +204,7 @@ def claimed_stamp(folder: Path, name: str) -> Iterator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     while True:
         stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
-        names = ("predictions", "metrics", "html_report")
+        names = ("predictions", "metrics", "html_report", "noise_metrics")
         if not any(inside(folder, artefact, set=name, time=stamp).exists() for artefact in names):
             try:
                 with locked(folder, inside(folder, "eval_lock", set=name, time=stamp), patience=0):
