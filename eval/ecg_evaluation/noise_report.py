@@ -134,8 +134,8 @@ def methods(report: NoiseReport) -> str:
         "and the study decide it: every network meets the same, and it differs between strengths in size alone. The "
         "signal-to-noise ratio is that of PhysioNet\u2019s <code>nst</code>: the squared peak-to-peak amplitude of "
         "the QRS complexes over 8, against the squared amplitude of the noise (the mean over seconds of the deviation "
-        "within a second). Each effect of a device is applied alone. Of NSTDB\u2019s records the second half is used, the "
-        f"first in training with <code>--augment wearable</code>.{intervals} AUPRC is average precision; macro "
+        "within a second). Each effect of a device is applied alone. Of NSTDB\u2019s records the second half is used, "
+        f"the first in training with <code>--augment wearable</code>.{intervals} AUPRC is average precision; macro "
         f"averages are over the labels with enough {units}.{other}</p>"
     )
 
