@@ -6,7 +6,8 @@ table and NaN in an array; it is neither positive nor negative anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ COMBINED_BY_MAX = (
 
 
 HOW = MAX, MEAN = "max", "mean"  # the probabilities of segments combine
+CELLS = ("0", "1", "")  # of a table: negative, positive, unknown
 ROW_NAMES = ("__macro__", "__micro__")  # of the averages in metrics.csv, which no label may have
 KEY_COLUMNS = ("idx", "study_id", "save_file", "split")  # of the tables that have a column per label
 
@@ -205,6 +207,32 @@ def label_counts(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
 def known_counts(labels: np.ndarray) -> np.ndarray:
     """Return in how many rows of an array (rows, labels) each label is known, int (labels,)."""
     return (labels == labels).sum(axis=0)  # NaN alone is not equal to itself, also where the array holds integers
+
+
+def counts_table(names: Sequence[str], labels: np.ndarray) -> str:
+    """Return a text table of how many rows of `labels` (rows, labels) know each label, have it, and do not know it."""
+    width = max(len("label"), *map(len, names))
+    lines = [f"{'label':<{width}} {'known':>9} {'positive':>9} {'unknown':>9}"]
+    for name, known, positive in zip(names, known_counts(labels).tolist(), label_counts(labels)[0].tolist()):
+        lines.append(f"{name:<{width}} {known:>9,} {positive:>9,} {len(labels) - known:>9,}")
+    return "\n".join(lines)
+
+
+def write_label_table(path: Path, names: Sequence[str], idx: Sequence[int], labels: np.ndarray) -> None:
+    """Write `idx` and a column per label: 0, 1, and an empty cell for NaN. `labels` is (rows, labels)."""
+    codes = np.nan_to_num(labels, nan=CELLS.index("")).astype(np.uint8).tobytes()
+    starts = range(0, len(codes), len(names))
+    spelled: dict[bytes, str] = {}  # few combinations of labels occur, so each is spelled once
+
+    def lines() -> Iterator[str]:
+        for of_row, start in zip(idx, starts, strict=True):
+            row = codes[start : start + len(names)]
+            cells = spelled.get(row) or spelled.setdefault(row, ",".join(CELLS[code] for code in row))
+            yield f"{of_row},{cells}\n"
+
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerow(["idx", *names])
+        file.writelines(lines())
 
 
 def write_label_definition(path: Path, label_set: LabelSet, labels: np.ndarray, *, combine: bool = True) -> None:

@@ -105,6 +105,7 @@ ARTEFACTS: dict[str, Artefact] = {
     "predictions_origin": Artefact("eval/data/predictions_{set}_{time}.json", "eval", "which checkpoint made the predictions, and how"),
     "eval_lock": Artefact("eval/data/{set}_{time}.lock", "eval", "held during a run"),
     "metrics": Artefact("eval/data/metrics_{set}_{time}.csv", "eval", "`label,n_pos,n_neg,auroc,auprc,accuracy,recall,precision,f1,specificity,npv` and more; a row per label, `__macro__`, `__micro__`"),
+    "metrics_lineage": Artefact("eval/data/metrics_{set}_{time}.json", "eval", "lineage: settings, how thresholds and calibration were chosen, SHA-256 of what was read and written"),
     "comparison": Artefact("eval/data/comparison_{set}_{time}.csv", "eval", "with `--compare`: AUROC and AUPRC of both runs and their paired difference with its interval"),
     "noise_metrics": Artefact("eval/data/noise_{set}_{time}.csv", "eval_noise", "`kind,snr,label,n_pos,n_neg,auroc,auprc` with intervals and the change against clean; a row per kind and strength of noise and label"),
     "noise_report": Artefact("eval/data/noise_{set}_{time}.html", "eval_noise", "the page: AUROC and AUPRC against the signal-to-noise ratio"),

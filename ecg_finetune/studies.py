@@ -5,14 +5,14 @@ from __future__ import annotations
 import bisect
 import re
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ecg_finetune.files import UserError
-from ecg_finetune.label_set import LABELS
+from ecg_finetune.label_set import LabelSet, difference, read_label_names, read_label_set
 from ecg_finetune.lineage import read_lineage
 from ecg_finetune.paths import inside
 from ecg_finetune.tables import integer, iterate_rows, read_header, read_table, refuse_duplicates
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPLITS = ("train", "valid", "test")
-LABEL_TEXTS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
+UNKNOWN_CODE = 2
+LABEL_CODES = {"0": 0, "1": 1, "": UNKNOWN_CODE, "0.0": 0, "1.0": 1}
 PATIENT_AND_STUDY = re.compile(r"(?:^|/)p([0-9]{8})/s([0-9]{8})(?:/|$)")  # folders of MIMIC-IV-ECG
 SAVE_FILE = re.compile(r"mimic_iv_ecg_(0|[1-9][0-9]{0,17})\.mat")
 
@@ -229,25 +230,39 @@ def read_paths(path: Path, study_id: np.ndarray) -> list[str]:
     return paths
 
 
-def read_study_labels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def label_files(folder: Path) -> list[Path]:
+    """Return the files that `read_study_labels` reads; the last one may be missing."""
+    return [inside(folder, name) for name in ("labels", "study_id_mapping", "label_def_recomputed")]
+
+
+def read_study_labels(folder: Path) -> tuple[np.ndarray, np.ndarray, LabelSet]:
     """Read the labels of every study: labels.csv has them by idx, study_id_mapping.csv says whose each idx is.
 
     Returns
     -------
     study_id : ndarray (studies,)
         int64, each once; a duplicate study with the same labels counts once.
-    labels : ndarray (studies, 17)
-        uint8, 0 or 1.
+    labels : ndarray (studies, labels)
+        1 or 0: uint8 where every label of every study is known, a quarter of the memory; else float32, and NaN where
+        the cell is empty.
+    label_set : LabelSet
+        The columns of labels.csv; how they combine as label_def_recomputed.csv says, if it has such a column.
 
     Raises
     ------
     UserError
-        As `tables.iterate_rows`; also no row, a label other than 0 and 1, a duplicate idx, or one that only
-        labels.csv has, a study with two different rows of labels, two files of different runs.
+        As `tables.iterate_rows`; also no row, a label other than 0, 1 and empty, a duplicate idx, or one that only
+        labels.csv has, a study with two different rows of labels, two files of different runs or label sets.
     """
-    labels_path, mapping_path = inside(folder, "labels"), inside(folder, "study_id_mapping")
+    labels_path, mapping_path, definition_path = label_files(folder)
     read_lineage("labels", inside(folder, "labels_lineage"), [labels_path, mapping_path])
-    row_idx, labels = _read_labels(labels_path)
+    label_set = LabelSet.of(read_label_names(labels_path))
+    if definition_path.exists() and "combine" in read_header(definition_path):
+        defined = read_label_set(definition_path)
+        if other := difference(label_set.names, labels_path.name, defined.names, definition_path.name):
+            raise UserError(f"{definition_path}: has other labels: {other}; put the file of the same run there")
+        label_set = defined
+    row_idx, codes = _read_labels(labels_path, label_set.names)
     mapped_idx, studies = array("q"), array("q")
     for line, (idx, study) in iterate_rows(mapping_path, ["idx", "study_id"]):
         mapped_idx.append(integer(mapping_path, line, "idx", idx))
@@ -262,23 +277,29 @@ def read_study_labels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(
             f"{mapping_path}: has no idx {row_idx[~found][0]}, which {labels_path.name} has; run the labels stage again"
         )
-    return _each_once(mapping_path, np.array(studies, dtype=np.int64)[place], labels)
+    study_id, codes = _each_once(mapping_path, np.array(studies, dtype=np.int64)[place], codes)
+    unknown = codes == UNKNOWN_CODE
+    if not unknown.any():
+        return study_id, codes, label_set
+    labels = codes.astype(np.float32)
+    labels[unknown] = np.nan
+    return study_id, labels, label_set
 
 
-def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return idx int64 (rows,) and labels uint8 (rows, 17) of labels.csv."""
-    row_idx, labels = array("q"), bytearray()
-    for line, (idx, *values) in iterate_rows(path, ["idx", *LABELS]):
+def _read_labels(path: Path, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return idx int64 (rows,) and the codes of `LABEL_CODES` uint8 (rows, labels) of labels.csv."""
+    row_idx, codes = array("q"), bytearray()
+    for line, (idx, *values) in iterate_rows(path, ["idx", *names]):
         try:
-            labels += bytes([LABEL_TEXTS[value] for value in values])
+            codes += bytes([LABEL_CODES[value] for value in values])
         except KeyError:
             raise UserError(
-                f"{path}: line {line} has a label that is neither 0 nor 1; run the labels stage again"
+                f"{path}: line {line} has a label that is neither 0 nor 1 nor empty; run the labels stage again"
             ) from None
         row_idx.append(integer(path, line, "idx", idx))
     if not row_idx:
         raise UserError(f"{path}: no rows below the header; run the labels stage again")
-    table = np.frombuffer(labels, dtype=np.uint8).reshape(-1, len(LABELS))
+    table = np.frombuffer(codes, dtype=np.uint8).reshape(-1, len(names))
     return np.array(row_idx, dtype=np.int64), table
 
 

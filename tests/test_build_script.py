@@ -301,7 +301,7 @@ def edit(name: str, old: str, new: str):
     [
         (lambda base: locate(base, "report").unlink(), ["report.csv", "no such file"]),
         (lambda base: locate(base, "labels").unlink(), ["labels.csv", "no such file"]),
-        (edit("labels", "Infarction", "Infarct"), ["labels.csv", "'Infarction'"]),
+        (edit("labels", "Infarction", "Sinus rhythm"), ["labels.csv", "two labels", "Sinus rhythm"]),
         (edit("labels", "\n3,", "\nx,"), ["labels.csv", "'x'"]),
         (edit("labels", "\n3,", "\n4,"), ["labels.csv", "idx 4"]),
         (edit("labels", "\n3,0", "\n3,2"), ["labels.csv", "line 5"]),

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from ecg_finetune.device import choose_device, choose_precision, random_state, set_random_state
 from ecg_finetune.files import UserError
+from ecg_finetune.label_set import ECG_FM
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ class Network(torch.nn.Module):
 def test_probabilities_are_float64_though_the_device_has_none():
     with pytest.raises(TypeError, match="float64"):
         Network()(torch.zeros(1, 12, 2500)).double()
-    study_id, probabilities = predict(Network(), OneSegment(), batch_size=1, num_workers=0, unit="records")
+    study_id, probabilities = predict(Network(), OneSegment(), ECG_FM, batch_size=1, num_workers=0, unit="records")
     assert study_id.tolist() == [5] and probabilities.dtype == np.float64
     assert probabilities == pytest.approx(np.full((1, 17), 1 / (1 + np.exp(-1))))
 

@@ -10,6 +10,7 @@ from scipy.io import loadmat
 
 from ecg_finetune.ecg_fm import load_classifier
 from ecg_finetune.files import UserError
+from ecg_finetune.label_set import ECG_FM
 from ecg_finetune.matfile import write_mat
 from ecg_finetune.paths import locate
 from ecg_finetune.segments import read_lead
@@ -40,10 +41,10 @@ def by_hand(base, mats: list) -> np.ndarray:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_test_records_equal_a_plain_loop(world, workers):
-    model, _ = load_model(locate(world, "checkpoint_best"), device="cpu", precision="float32", trust=False)
+    model, _ = load_model(locate(world, "checkpoint_best"), ECG_FM, device="cpu", precision="float32", trust=False)
     test = read_test_set(locate(world, "test"), None)
     data = RecordDataset(locate(world, "test"), test.study_id)
-    study, ours = predict(model, data, batch_size=5, num_workers=workers, unit="records")
+    study, ours = predict(model, data, ECG_FM, batch_size=5, num_workers=workers, unit="records")
     np.testing.assert_array_equal(study, test.study_id)
     mats = [loadmat(locate(world, "test_mats") / save_file_name(study))["feats"] for study in study]
     np.testing.assert_allclose(ours, by_hand(world, mats), atol=1e-6)
@@ -51,9 +52,9 @@ def test_test_records_equal_a_plain_loop(world, workers):
 
 
 def test_valid_segments_equal_a_plain_loop_and_meet_their_labels(world):
-    model, _ = load_model(locate(world, "checkpoint_best"), device="cpu", precision="float32", trust=False)
+    model, _ = load_model(locate(world, "checkpoint_best"), ECG_FM, device="cpu", precision="float32", trust=False)
     data = valid_segments(locate(world, "manifests"), None)
-    study, ours = predict(model, data, batch_size=7, num_workers=0, unit="segments")
+    study, ours = predict(model, data, ECG_FM, batch_size=7, num_workers=0, unit="segments")
     assert len(study) == 10
     folder = locate(world, "segments")
     files = [[loadmat(folder / f"mimic_iv_ecg_{s}_{half}.mat") for half in (0, 1)] for s in study]
@@ -74,16 +75,18 @@ def test_bf16_is_close_to_float32(world):
     data = RecordDataset(locate(world, "test"), read_test_set(locate(world, "test"), None).study_id)
     results = []
     for precision in ("float32", "bf16"):
-        model, described = load_model(locate(world, "checkpoint_best"), device="cpu", precision=precision, trust=False)
+        model, described = load_model(
+            locate(world, "checkpoint_best"), ECG_FM, device="cpu", precision=precision, trust=False
+        )
         assert {"float32": "float32", "bf16": "bfloat16"}[precision] in described
-        results.append(predict(model, data, batch_size=5, num_workers=0, unit="records")[1])
+        results.append(predict(model, data, ECG_FM, batch_size=5, num_workers=0, unit="records")[1])
     difference = np.abs(results[0] - results[1]).max()
     assert 0 < difference < 0.05
 
 
 def test_combination_by_label():
     segments = np.array([np.full(17, 0.2), np.full(17, 0.9), np.full(17, 0.4)])
-    study, combined = combine_segments(np.array([8, 3, 8]), segments)
+    study, combined = combine_segments(np.array([8, 3, 8]), segments, ECG_FM)
     assert study.tolist() == [8, 3]
     np.testing.assert_allclose(combined[1], 0.9)
     np.testing.assert_allclose(combined[0, list(MAX)], 0.4)
@@ -98,10 +101,10 @@ def test_a_damaged_record_is_named_in_one_line(tmp_path, workers):
     feats = loadmat(path)["feats"]
     feats[:, 17] = np.nan
     write_mat(path, {"feats": feats, "curr_sample_rate": 500})
-    model, _ = load_model(locate(base, "checkpoint_best"), device="cpu", precision="float32", trust=False)
+    model, _ = load_model(locate(base, "checkpoint_best"), ECG_FM, device="cpu", precision="float32", trust=False)
     with pytest.raises(UserError, match=f"{path.name}: feats holds NaN") as raised:
         data = RecordDataset(locate(base, "test"), test.study_id)
-        predict(model, data, batch_size=2, num_workers=workers, unit="records")
+        predict(model, data, ECG_FM, batch_size=2, num_workers=workers, unit="records")
     assert "\n" not in str(raised.value)
 
 
@@ -122,15 +125,15 @@ def test_records_of_another_shape_rate_or_content_are_refused(tmp_path):
 
 def test_a_checkpoint_of_other_labels_is_refused(tmp_path):
     write_checkpoint(tmp_path / "five.pt", num_labels=5)
-    with pytest.raises(UserError, match="a classifier of 5 labels"):
-        load_model(tmp_path / "five.pt", device="cpu", precision="float32", trust=False)
+    with pytest.raises(UserError, match="a classifier of 5 labels, but the test set has 17"):
+        load_model(tmp_path / "five.pt", ECG_FM, device="cpu", precision="float32", trust=False)
 
 
 def test_genuine_checkpoint(test_data, world):
     model, described = load_model(
-        test_data / "checkpoints" / "tiny1_finetuned.pt", device="cpu", precision="float32", trust=False
+        test_data / "checkpoints" / "tiny1_finetuned.pt", ECG_FM, device="cpu", precision="float32", trust=False
     )
     data = RecordDataset(locate(world, "test"), read_test_set(locate(world, "test"), None).study_id)
-    _, probabilities = predict(model, data, batch_size=8, num_workers=0, unit="records")
+    _, probabilities = predict(model, data, ECG_FM, batch_size=8, num_workers=0, unit="records")
     assert "parameters" in described
     assert probabilities.shape == (12, 17) and ((probabilities > 0) & (probabilities < 1)).all()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.integrate import trapezoid
 from test_html_page import Reader
 
-from ecg_finetune.label_set import LABELS
+from ecg_finetune.label_set import ECG_FM, LABELS
 
 
 def drawn_points(svg: str, css: str) -> np.ndarray:
@@ -87,11 +87,11 @@ def test_strips_are_in_millivolts_where_the_scale_is_known():
 def test_predictions_file_keeps_every_bit(tmp_path_factory, row):
     path = tmp_path_factory.mktemp("predictions") / "p.csv"
     values = np.array([row, row[::-1]])
-    write_predictions(path, np.array([5, 3]), values)
-    study, again = read_predictions(path)
-    assert study.tolist() == [5, 3]
-    np.testing.assert_array_equal(again, values)
-    np.testing.assert_array_equal(read_predictions(path, np.array([3, 5]))[1], values[::-1])
+    write_predictions(path, LABELS, np.array([5, 3]), values)
+    again = read_predictions(path, LABELS)
+    assert again.study_id.tolist() == [5, 3] and again.without is None
+    np.testing.assert_array_equal(again.probabilities, values)
+    np.testing.assert_array_equal(again.of(np.array([3, 5])), values[::-1])
 
 
 def test_calibration_lowers_the_brier_score_and_leaves_ranking_alone():
@@ -99,9 +99,9 @@ def test_calibration_lowers_the_brier_score_and_leaves_ranking_alone():
     honest = 1 / (1 + np.exp(-rng.normal(-2, 1.5, size=(4000, 17))))
     truth = rng.random(honest.shape) < honest
     shifted = honest * 8 / (1 + honest * 7)  # odds times 8, as training with pos_weight gives
-    valid = Labelled("valid", np.arange(2000), truth[:2000], None)
-    test = Labelled("test", np.arange(2000), truth[2000:], None)
-    result = evaluate(test, shifted[2000:], decide(valid, shifted[:2000], "f1"), None, 0)
+    valid = Labelled("valid", np.arange(2000), truth[:2000], ECG_FM, None)
+    test = Labelled("test", np.arange(2000), truth[2000:], ECG_FM, None)
+    result = evaluate(test, shifted[2000:], decide(valid, shifted[:2000], "f1", 17), None, 0)
     assert (result.table["brier_calibrated"] < result.table["brier"] - 0.02).all()
     assert result.calibrated.mean() == pytest.approx(truth.mean(), abs=0.01)
     order = np.argsort(shifted[2000:, 0])

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 
 import numpy as np
@@ -157,7 +158,8 @@ def test_predictions_file_gives_the_same_metrics_without_pytorch(evaluated, run_
     folder = locate(base, "eval")
     (tmp_path / "torch.py").write_text("raise ImportError('PyTorch must not be imported')\n")
     arguments = ["--base-dir", base, "--predictions", outputs(folder, "predictions")[0], "--bootstrap", 50]
-    run_script(ANY, *arguments, "--out", tmp_path / "out", env={"PYTHONPATH": str(tmp_path)})
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    run_script(ANY, *arguments, "--out", tmp_path / "out", env={"PYTHONPATH": path})
     again = outputs(tmp_path / "out", "metrics")[0].read_bytes()
     assert again == outputs(folder, "metrics")[0].read_bytes()
     report = outputs(tmp_path / "out", "report", ".html")[0].read_text()

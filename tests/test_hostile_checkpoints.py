@@ -30,6 +30,7 @@ from ecg_finetune import checkpoint
 from ecg_finetune.cli import execute
 from ecg_finetune.ecg_fm import CLASSIFIER_NAME, EcgClassifier, load_classifier
 from ecg_finetune.files import UserError
+from ecg_finetune.label_set import ECG_FM
 from ecg_finetune.torch_archive import read_archive
 
 # What a pickled array and a pickled NumPy number call; where they live depends on NumPy's version.
@@ -249,7 +250,7 @@ def resume(path: Path) -> None:
 COMMANDS = {
     "show": show,
     "strip": strip,
-    "eval --model-path": lambda path: load_model(path, device="cpu", precision="float32", trust=False),
+    "eval --model-path": lambda path: load_model(path, ECG_FM, device="cpu", precision="float32", trust=False),
     "finetune --pretrained": lambda path: build_model(settings_for(path)),
     "finetune --resume": resume,
 }

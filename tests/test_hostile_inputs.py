@@ -13,6 +13,7 @@ from limits import little_memory
 
 from ecg_finetune.cli import MOST_MESSAGE
 from ecg_finetune.files import UserError, existing_file, read_array, read_json, shown, write_array
+from ecg_finetune.label_set import ECG_FM, LABELS, write_label_definition
 from ecg_finetune.paths import beside
 from ecg_finetune.studies import read_record_list, read_splits, read_study_labels
 from ecg_finetune.tables import LONGEST_LINE, finite_number, read_table, write_table
@@ -25,7 +26,7 @@ READERS = {
     "machine_measurements.csv": read_reports,
     "split_of_another.csv": read_foreign_split,
     "test_labels.csv": lambda path: read_test_set(path.parent, None),
-    "predictions.csv": read_predictions,
+    "predictions.csv": lambda path: read_predictions(path, LABELS),
 }
 TABLES = {
     "one line": lambda: b"a" * (2 * LONGEST_LINE),
@@ -45,6 +46,7 @@ TABLES = {
 @pytest.mark.parametrize("name", READERS)
 def test_a_hostile_table(tmp_path, name, content):
     (tmp_path / "labels.csv").write_text("idx\n")
+    write_label_definition(tmp_path / "label_def.csv", ECG_FM, np.zeros((1, 17)))
     (tmp_path / name).write_bytes(TABLES[content]())
     with little_memory(600 << 20), pytest.raises(UserError) as caught:
         READERS[name](tmp_path / name)

@@ -1,7 +1,10 @@
 """The label set: its names, how segments combine, and what is counted about labels that may be unknown."""
 
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ecg_finetune.files import UserError
 from ecg_finetune.label_set import (
@@ -9,12 +12,15 @@ from ecg_finetune.label_set import (
     ECG_FM,
     LABELS,
     LabelSet,
+    counts_table,
     known_counts,
     label_counts,
     read_label_names,
     read_label_set,
     read_pos_weight,
+    stated_label_set,
     write_label_definition,
+    write_label_table,
 )
 
 
@@ -70,3 +76,35 @@ def test_weights_of_another_label_set(tmp_path):
     (tmp_path / "pos_weight.txt").write_text("1.0 2.0\n")
     with pytest.raises(UserError, match="must hold 3 numbers"):
         read_pos_weight(tmp_path / "pos_weight.txt", 3)
+
+
+@given(st.integers(1, 9), st.lists(st.lists(st.sampled_from([0.0, 1.0, np.nan]), min_size=9, max_size=9), max_size=30))
+def test_a_label_table_is_read_back_by_the_standard_reader(tmp_path_factory, count, rows):
+    folder = tmp_path_factory.mktemp("table")
+    names = [f"Label, {k}" for k in range(count)]
+    labels = np.array(rows, dtype=np.float32).reshape(-1, 9)[:, :count]
+    write_label_table(folder / "labels.csv", names, range(5, 5 + len(labels)), labels)
+    table = pd.read_csv(folder / "labels.csv", index_col="idx")
+    assert list(table) == names and list(table.index) == list(range(5, 5 + len(labels)))
+    np.testing.assert_array_equal(table.to_numpy(dtype=float), labels)
+    assert read_label_names(folder / "labels.csv") == tuple(names)
+    for name, line in zip(names, counts_table(names, labels).splitlines()[1:], strict=True):
+        numbers = [int((table[name] >= 0).sum()), int((table[name] == 1).sum()), int(table[name].isna().sum())]
+        assert line.startswith(name) and list(map(int, line.split()[-3:])) == numbers
+
+
+def test_what_checkpoints_from_elsewhere_state_is_a_label_set_or_nothing():
+    assert stated_label_set({"labels": ["A", "B"], "combine": ["max", "mean"]}) == LabelSet(("A", "B"), ("max", "mean"))
+    assert stated_label_set({"labels": list(LABELS)}) == ECG_FM
+    for labels, combine in [
+        (None, None),
+        ("AB", None),
+        ([1, 2], None),
+        ([], None),
+        (["A", "A"], None),
+        (["A", "B"], ["max"]),
+        (["A"], ["median"]),
+        (["A"], "max"),
+        (["A"], [np.zeros(3)]),
+    ]:
+        assert stated_label_set({"labels": labels, "combine": combine}) is None

@@ -3,7 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
-from ecg_evaluation.leaks import Evaluated, check_leaks, find_seen, records_of_split
+from ecg_evaluation.leaks import (
+    Evaluated,
+    check_leaks,
+    check_pretraining,
+    find_seen,
+    records_of_split,
+    trained_elsewhere,
+)
+from ecg_evaluation.provenance import Source
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,15 +68,14 @@ def test_it_is_what_a_plain_loop_finds(rows):
 
 
 def test_a_leak_is_refused_unless_allowed_and_then_told_first():
-    options = {"pretrained": None}
     test, trained = evaluated((1, 10), (2, 20)), records((7, 10, VALID))
     with pytest.raises(
         UserError, match="1 of the 2 evaluated records are of 1 patient that the checkpoint was trained"
     ):
-        check_leaks(test, trained, None, allow=False, **options)
-    check = check_leaks(test, trained, None, allow=True, **options)
+        check_leaks(test, trained, None, allow=False)
+    check = check_leaks(test, trained, None, allow=True)
     assert check.leaked.tolist() == [True, False] and "say little about new patients" in check.alarms[0]
-    check = check_leaks(test, records((7, 30, TRAIN)), None, allow=False, **options)
+    check = check_leaks(test, records((7, 30, TRAIN)), None, allow=False)
     assert check.alarms == [] and "none of the evaluated patients" in check.findings[0]
 
 
@@ -78,7 +85,7 @@ def test_a_start_whose_records_are_not_listed_is_an_alarm(tmp_path):
     write_training_records(tmp_path / "training_records.csv", own.after(None))
     trained = read_training_records(tmp_path / "training_records.csv")
     assert trained.study_id.tolist() == [7] and not trained.complete and not trained.of_split("train").complete
-    check = check_leaks(evaluated((1, 10)), trained, None, pretrained=None, allow=False)
+    check = check_leaks(evaluated((1, 10)), trained, None, allow=False)
     assert "fine-tuned from a fine-tuned one whose records are not known" in check.alarms[0]
     assert check.findings[0].endswith("trained on, as far as could be checked")
 
@@ -105,19 +112,56 @@ def test_records_of_two_runs_are_united(one, other):
 
 
 def test_what_is_not_known_is_an_alarm():
-    check = check_leaks(evaluated((1, 10)), None, None, pretrained=None, allow=False)
-    assert check.leaked is None and "--trained-on" in check.alarms[0] and "--pretraining-split" in check.findings[0]
+    check = check_leaks(evaluated((1, 10)), None, None, allow=False)
+    assert check.leaked is None and "--trained-on" in check.alarms[0]
+    alarms, findings = check_pretraining(evaluated((1, 10)), None, None, source=Source(), anew=False)
+    assert alarms == [] and "--pretraining-split" in findings[0]
 
 
 def test_patients_seen_in_pretraining_are_counted(tmp_path):
     split = tmp_path / "meta_split_mimic_iv_ecg.csv"
     split.write_text("save_file,split\nmimic_iv_ecg_7.mat,train\nmimic_iv_ecg_8.mat,valid\nmimic_iv_ecg_9.mat,test\n")
     patient_of = pd.Series({7: 10, 8: 20, 9: 30})
-    options = {"pretrained": records_of_split(split, ("train",)), "allow": False}
-    check = check_leaks(evaluated((1, 10), (2, 20)), records((5, 50, TRAIN)), patient_of, **options)
-    assert "1 of the 2 evaluated records are of 1 patient whose records were seen in pretraining" in check.alarms[0]
-    check = check_leaks(evaluated((2, 20), (3, 30)), records((5, 50, TRAIN)), patient_of, **options)
-    assert check.alarms == [] and "0 of the 2 evaluated records" in check.findings[1]
+    pretrained, options = records_of_split(split, ("train",)), {"source": Source(), "anew": False}
+    alarms, _ = check_pretraining(evaluated((1, 10), (2, 20)), pretrained, patient_of, **options)
+    assert "1 of the 2 evaluated records are of 1 patient whose records were seen in pretraining" in alarms[0]
+    alarms, findings = check_pretraining(evaluated((2, 20), (3, 30)), pretrained, patient_of, **options)
+    assert alarms == [] and "0 of the 2 evaluated records" in findings[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "alarm", "finding"),
+    [
+        (Source("ptbxl", "included"), "ECG-FM's pretraining had PTB-XL: the results are external for the fine", None),
+        (Source("ludb", "not included"), None, "ECG-FM's pretraining did not have LUDB"),
+        (Source("table", "not known"), None, "not known whether"),
+        (Source("machine statements"), None, "not known whether"),
+    ],
+)
+def test_a_data_set_that_was_in_pretraining_is_an_alarm(source, alarm, finding):
+    told = check_pretraining(evaluated((1, 10)), None, None, source=source, anew=False)
+    for sentences, expected in zip(told, (alarm, finding)):
+        assert len(sentences) == (expected is not None) and (expected or "") in " ".join(sentences)
+
+
+def test_a_network_from_random_weights_has_seen_nothing_in_pretraining():
+    known = records((1, 10, TRAIN))
+    alarms, findings = check_pretraining(evaluated((1, 10)), known, None, source=Source("ptbxl", "included"), anew=True)
+    assert alarms == [] and len(findings) == 1 and "there was no pretraining" in findings[0]
+
+
+def test_numbers_of_different_data_sets_are_not_compared():
+    cinc, ptbxl, all_2021 = Source("cinc2017"), Source("ptbxl"), Source("physionet2021")
+    told = trained_elsewhere([cinc], ptbxl)
+    assert "trained on PhysioNet/CinC 2017, the records are of PTB-XL" in told and "holds" not in told
+    assert trained_elsewhere([all_2021], ptbxl).endswith("PhysioNet/CinC 2021 holds the records of PTB-XL")
+    assert trained_elsewhere([ptbxl], all_2021).endswith("PhysioNet/CinC 2021 holds the records of PTB-XL")
+    # Looked for where one data set may be the other, or a start was trained on it.
+    for trained in ([ptbxl], [cinc, ptbxl], [cinc, Source()], [Source()], []):
+        assert trained_elsewhere(trained, ptbxl) is None
+    assert trained_elsewhere([cinc], Source()) is None
+    check = check_leaks(evaluated((7, 10)), None, None, allow=False, elsewhere=told)
+    assert check.leaked is None and check.alarms == [] and check.findings == [told]
 
 
 def test_training_records_are_read_as_written(tmp_path):

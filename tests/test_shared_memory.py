@@ -15,7 +15,7 @@ from evaluation_world import make_world
 
 from ecg_finetune.ecg_fm import EcgClassifier
 from ecg_finetune.files import UserError
-from ecg_finetune.label_set import LABELS
+from ecg_finetune.label_set import ECG_FM, LABELS
 from ecg_finetune.paths import locate
 from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
 
@@ -25,10 +25,10 @@ SIZE = 500 << 10  # bytes; a batch has 40 x 5,000 x 4 = 800 kB
 
 def read_with_workers(base: str) -> None:
     """Predict the test set and read the valid segments as training does, in two workers; then with /dev/shm full."""
-    model, _ = load_model(locate(base, "checkpoint_best"), device="cpu", precision="float32", trust=False)
+    model, _ = load_model(locate(base, "checkpoint_best"), ECG_FM, device="cpu", precision="float32", trust=False)
     studies = [int(path.stem.rpartition("_")[2]) for path in sorted(locate(base, "test_mats").iterdir())]
     records = RecordDataset(locate(base, "test"), studies)
-    study, _ = predict(model, records, batch_size=40, num_workers=2, unit="records")
+    study, _ = predict(model, records, ECG_FM, batch_size=40, num_workers=2, unit="records")
 
     manifests = locate(base, "manifests")
     segments = SegmentDataset(read_manifest(manifests / "valid.tsv"), *read_label_rows(manifests), cache_bytes=0)
@@ -41,7 +41,7 @@ def read_with_workers(base: str) -> None:
         while True:
             file.write(bytes(4096))
     for read in (
-        lambda: predict(model, records, batch_size=40, num_workers=2, unit="records"),
+        lambda: predict(model, records, ECG_FM, batch_size=40, num_workers=2, unit="records"),
         lambda: next(trainer.loader(segments, [list(range(80))])),
     ):
         try:

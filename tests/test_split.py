@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 from ecg_split.assignment import assign_at_random, assign_stratified, make_split, numbered, wanted_records
-from ecg_split.labels import count_per_group, labels_of
+from ecg_split.labels import columns_to_balance, count_per_group, read_labels_of
 from ecg_split.split_file import write_split
 from ecg_split.summary import count_leaks, split_digest
 from hypothesis import given, settings
@@ -167,11 +167,17 @@ def test_every_id_is_as_likely_in_test_and_another_seed_is_another_split(stratif
     assert scipy.stats.chi2_contingency(table).pvalue > 1e-3
 
 
-def test_labels_are_looked_up_by_study_and_counted_per_group():
-    labels, found = labels_of(np.array([7, 5, 9]), np.array([9, 7]), np.array([[True, False], [True, True]]))
-    assert labels.tolist() == [[True, True], [False, False], [True, False]]
-    assert found.tolist() == [True, False, True]
-    assert count_per_group(np.array([1, 0, 1]), 3, labels).tolist() == [[0, 0], [2, 1], [0, 0]]
+def test_labels_are_looked_up_by_study_and_counted_per_group(tmp_path, capsys):
+    (tmp_path / "labels.csv").write_text("idx,A,B,C\n0,1,0,\n1,1,1,0\n")
+    (tmp_path / "study_id_mapping.csv").write_text("idx,study_id,split\n0,9,\n1,7,\n")
+    names, positive, known = read_labels_of(tmp_path, np.array([7, 5, 9]))
+    assert names == ("A", "B", "C") and "1 of 3 studies are not in" in capsys.readouterr().out
+    assert positive.astype(int).tolist() == [[1, 1, 0], [0, 0, 0], [1, 0, 0]]
+    assert known.astype(int).tolist() == [[1, 1, 1], [0, 0, 0], [1, 1, 0]]
+    columns = columns_to_balance(positive, known)  # A and B are known of the same records
+    assert columns[:, 3:].astype(int).tolist() == [[0, 1], [1, 0], [0, 0]]
+    assert count_per_group(np.array([1, 0, 1]), 3, columns[:, :2]).tolist() == [[0, 0], [2, 1], [0, 0]]
+    assert columns_to_balance(positive, np.ones((3, 3), bool)) is positive
 
 
 def test_patients_in_more_than_one_split_are_counted():
@@ -289,7 +295,34 @@ def test_stratify_prints_prevalences_and_counts_studies_without_labels(tmp_path,
     test_rows = (split["split"] == "test").to_numpy()[:-40]
     printed = next(line for line in process.stdout.splitlines() if line.startswith("Infarction"))
     share = labels[test_rows, LABELS.index("Infarction")].mean()
-    assert printed.split()[-2:] == [f"{share:.2%}", str(labels[test_rows, LABELS.index("Infarction")].sum())]
+    count = labels[test_rows, LABELS.index("Infarction")].sum()
+    assert printed.split()[-4:] == [f"{share:.2%}", str(count), "of", str(test_rows.sum())]
+
+
+@pytest.mark.parametrize(("count", "most"), [(3, 0.03), (71, 0.1), (400, 1)])
+def test_unknown_labels_are_balanced_as_what_they_are(tmp_path, create_split, count, most):
+    """A source that does not annotate every other label, and the positives of each label, are spread; by chance one is
+    0.2 off and the others are 0.05. So few patients cannot meet the shares of all columns of very many labels.
+    """
+    path, table = make_list(tmp_path, patients=1500)
+    studies, names = table["study_id"].to_numpy(), [f"Finding {k}" for k in range(count)]
+    random = np.random.default_rng(0)
+    labels = (random.random((len(studies), count)) < 0.2).astype(float)
+    patient = numbered(table["subject_id"].to_numpy())
+    source = random.random(patient.max() + 1)[patient] < 0.15
+    labels[np.ix_(source, np.arange(count) % 2 == 0)] = np.nan
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    index = pd.RangeIndex(len(studies), name="idx")
+    pd.DataFrame(labels, columns=names, index=index).to_csv(folder / "labels.csv")
+    pd.DataFrame({"study_id": studies, "split": ""}, index=index).to_csv(folder / "study_id_mapping.csv")
+    output = create_split("--base-dir", tmp_path, "--record-list", path, "--stratify", folder).stdout
+    test = (read_split(tmp_path, table)["split"] == "test").to_numpy()
+    known, positive = (labels[test] == labels[test]).sum(axis=0), (labels[test] == 1).sum(axis=0)
+    printed = next(line for line in output.splitlines() if line.startswith("Finding 0 "))
+    assert printed.split()[-4:] == [f"{positive[0] / known[0]:.2%}", str(positive[0]), "of", f"{known[0]:,}"]
+    assert abs(source[test].mean() / source.mean() - 1) < most
+    assert np.abs(positive / (labels == 1).sum(axis=0) / test.mean() - 1).mean() < max(most, 0.03)
 
 
 def test_stratify_refuses_labels_of_other_records(tmp_path, create_split):
@@ -582,3 +615,15 @@ def test_an_empty_split_is_said(tmp_path, create_split):
     path.write_text("subject_id,study_id\n1,5\n1,6\n1,7\n")
     process = create_split("--base-dir", tmp_path, "--record-list", path)
     assert "warning: test is empty" in process.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--group-by", "study")])
+def test_all_records_for_external_validation_come_to_test_without_a_warning(tmp_path, create_split, options):
+    path = tmp_path / "list.csv"
+    path.write_text("study_id\n5\n7\n6\n" if options else "subject_id,study_id\n1,5\n2,7\n1,6\n")
+    arguments = ("--base-dir", tmp_path, "--record-list", path, "--valid-frac", 0, "--test-frac", 1, *options)
+    process = create_split(*arguments)
+    assert (tmp_path / "split/data/meta_split.csv").read_text() == "save_file,split\n" + "".join(
+        f"mimic_iv_ecg_{study}.mat,test\n" for study in (5, 7, 6)
+    )
+    assert process.stderr == "" and "note:" not in process.stdout and "in more than one split" not in process.stdout

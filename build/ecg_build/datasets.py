@@ -7,7 +7,7 @@ import numpy as np
 
 from ecg_build.records import Excluded, Records
 from ecg_finetune.files import replacing, write_array
-from ecg_finetune.label_set import ECG_FM, LABELS, label_counts, write_label_definition, write_pos_weight
+from ecg_finetune.label_set import label_counts, write_label_definition, write_label_table, write_pos_weight
 from ecg_finetune.paths import inside
 from ecg_finetune.segments import SEGMENTS, segment_name
 from ecg_finetune.studies import SPLITS, save_file_name
@@ -27,18 +27,14 @@ def write_test_set(folder: Path, preprocessed: Path, test: Records, checksums: n
         ["idx", "study_id", "save_file"],
         ((study, study, save_file_name(study)) for study in studies),
     )
-    write_rows(
-        inside(folder, "test_labels"),
-        ["idx", *LABELS],
-        ((study, *row) for study, row in zip(studies, test.labels.tolist(), strict=True)),
-    )
+    write_label_table(inside(folder, "test_labels"), test.label_set.names, studies, test.labels)
     write_rows(
         inside(folder, "test_study_id_mapping"),
         ["idx", "study_id", "split"],
         ((study, study, "test") for study in studies),
     )
     write_rows(inside(folder, "test_checksums"), ["study_id", "crc32"], zip(studies, checksums.tolist(), strict=True))
-    write_label_definition(inside(folder, "test_label_def"), ECG_FM, test.labels)
+    write_label_definition(inside(folder, "test_label_def"), test.label_set, test.labels)
 
 
 def link_files(folder: Path, target_folder: Path, names: list[str]) -> None:
@@ -74,10 +70,12 @@ def write_manifests(folder: Path, segments: Path, records: Records) -> list[Path
             file.write(f"{os.path.abspath(segments)}\n")  # noqa: PTH100
             for study in records.of_split(split).study_id.tolist():
                 file.writelines(f"{segment_name(study, part)}\t{SEGMENT_SAMPLES}\n" for part in range(SEGMENTS))
-    write_array(inside(folder, "manifest_y"), np.repeat(records.labels, SEGMENTS, axis=0).astype(np.float32))
+    write_array(
+        inside(folder, "manifest_y"), np.repeat(records.labels, SEGMENTS, axis=0).astype(np.float32, copy=False)
+    )
     write_array(inside(folder, "original_idx_order"), np.repeat(records.study_id, SEGMENTS))
     train = records.of_split("train").labels
-    write_label_definition(inside(folder, "manifest_label_def"), ECG_FM, train)
+    write_label_definition(inside(folder, "manifest_label_def"), records.label_set, train)
     write_pos_weight(inside(folder, "manifest_pos_weight"), label_counts(train)[2])
     names = ("manifest_y", "original_idx_order", "manifest_label_def", "manifest_pos_weight")
     return [inside(folder, name) for name in names]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.files import UserError
+from ecg_finetune.label_set import LabelSet
 from ecg_finetune.paths import REPORT, beside
 from ecg_finetune.run_folder import finished_files
 from ecg_finetune.studies import (
@@ -31,14 +32,15 @@ NOT_PREPROCESSED = "not_preprocessed"
 class Records:
     """The records to build, in the one order of all outputs: train, valid, test, each as in meta_split.csv.
 
-    `study_id` int64 (records,), `split` int8 (records,) the position in `SPLITS`, `labels` uint8 (records, 17),
-    `statistics` uint32 (records,), a checksum of what the preprocess report says of each signal.
+    `study_id` int64 (records,), `split` int8 (records,) the position in `SPLITS`, `labels` (records, labels) as
+    `read_study_labels`, `statistics` uint32 (records,), a checksum of what the preprocess report says of each signal.
     """
 
     study_id: np.ndarray
     split: np.ndarray
     labels: np.ndarray
     statistics: np.ndarray
+    label_set: LabelSet
 
     @property
     def digest(self) -> str:
@@ -53,7 +55,7 @@ class Records:
     def of_split(self, name: str) -> "Records":
         """Return the records of one split."""
         some = self.split == SPLITS.index(name)
-        return Records(self.study_id[some], self.split[some], self.labels[some], self.statistics[some])
+        return Records(self.study_id[some], self.split[some], self.labels[some], self.statistics[some], self.label_set)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def read_records(meta: Path, preprocessed: Path, labels_folder: Path) -> tuple[R
     """
     study_id, split = read_splits(meta)
     reason, statistics = read_report(beside(preprocessed, REPORT), study_id)
-    labelled, all_labels = read_study_labels(labels_folder)
+    labelled, all_labels, label_set = read_study_labels(labels_folder)
     row, found = find_rows(labelled, study_id)
     for index in np.flatnonzero(~found).tolist():
         reason[index] = NO_LABELS if reason[index] == "ok" else reason[index]
@@ -98,7 +100,7 @@ def read_records(meta: Path, preprocessed: Path, labels_folder: Path) -> tuple[R
         )
     _refuse_missing_files(preprocessed, study_id[good])
     order = np.flatnonzero(good)[np.argsort(split[good], kind="stable")]
-    records = Records(study_id[order], split[order], all_labels[row[order]], statistics[order])
+    records = Records(study_id[order], split[order], all_labels[row[order]], statistics[order], label_set)
     excluded = Excluded(study_id[~good], split[~good], [status for status in reason if status != "ok"])
     return records, excluded
 

@@ -2,8 +2,9 @@
 
 A record is built when it is usable (preprocess) and has labels; all others are listed with their reason. Each
 10-second record is cut into two segments, each written once with its final `idx`, the row of y.npy. Rows stand
-in the order train, valid, test, within each as in meta_split.csv. The label weights come from the train records alone.
-An interrupted run goes on where it stopped.
+in the order train, valid, test, within each as in meta_split.csv. Any labels will do: they are the columns of
+labels.csv, and an empty cell is an unknown one (NaN in y.npy). The label weights come from the train records alone,
+those that know the label. An interrupted run goes on where it stopped.
 
     python build/scripts/build_test_and_finetune_data.py
     python build/scripts/build_test_and_finetune_data.py --base-dir demo/data    # a small run, after `make demo`
@@ -30,10 +31,12 @@ from ecg_build.records import Excluded, Records, read_records
 from ecg_finetune.batch import chunk_size, chunked, run_batch
 from ecg_finetune.cli import add_batch, add_lead, add_path, execute, stage_parser
 from ecg_finetune.files import existing_file, refuse_outputs, write_json
+from ecg_finetune.label_set import counts_table, known_counts
 from ecg_finetune.lineage import Inputs, lineage, read_lineage
 from ecg_finetune.paths import REPORT, RUN, beside, inside
 from ecg_finetune.run_folder import refuse_overlap, run_folder
 from ecg_finetune.segments import SEGMENTS
+from ecg_finetune.studies import label_files
 
 MOST_PER_CHUNK = 500  # records that an interruption may cost, per worker
 
@@ -69,14 +72,15 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     written = ([] if args.skip_test else [args.test_out]) + ([] if args.skip_finetune else [args.finetune_out])
     refuse_outputs(files=[args.left_out], folders=written)
     existing_file(args.meta, "the split stage")
-    inputs.add(args.meta, report, *(inside(args.labels, name) for name in ("labels", "study_id_mapping")))
+    inputs.add(args.meta, report, *label_files(args.labels))
     earlier = [
         read_lineage("labels", inside(args.labels, "labels_lineage"), []),
         read_lineage("split", args.meta.with_suffix(".json"), [args.meta]),
         read_lineage("preprocess", beside(args.preprocessed, RUN), []),
     ]
     records, excluded = read_records(args.meta, args.preprocessed, args.labels)
-    print_counts(records, excluded)
+    needed = ([] if args.skip_test else ["test"]) + ([] if args.skip_finetune else ["train", "valid"])
+    print_counts(records, excluded, needed)
     test = records.of_split("test")
     test_settings = {"--lead": args.lead, **described(test)}
     finetune_settings = {"--lead": args.lead, **described(records)}
@@ -144,14 +148,20 @@ def cut(args: argparse.Namespace, records: Records, partial: Path, segments: Pat
             pass
 
 
-def print_counts(records: Records, excluded: Excluded) -> None:
-    """Print how many records are built per split, and how many are excluded for which reason."""
+def print_counts(records: Records, excluded: Excluded, needed: list[str]) -> None:
+    """Print how many records there are per split, how many are excluded for which reason, and what labels are known.
+
+    A split that is `needed` and empty is a warning.
+    """
     for split, number in records.counts().items():
         print(f"{number:>9,}  {split} records")
-        if not number:
+        if not number and split in needed:
             print(f"warning: no {split} record is left", file=sys.stderr)
     for reason, number in excluded.counts().items():
         print(f"{number:>9,}  excluded: {reason}")
+    if (known_counts(records.labels) < len(records.labels)).any():
+        print("records that know each label, and have it:")
+        print(counts_table(records.label_set.names, records.labels))
 
 
 def main() -> int:

@@ -69,6 +69,13 @@ def calibrate(probabilities: np.ndarray, parameters: np.ndarray) -> np.ndarray:
     return np.where(changed, expit(parameters[:, 0] * _logit(probabilities) + parameters[:, 1]), probabilities)
 
 
+def uncalibrate(probabilities: np.ndarray, parameters: np.ndarray) -> np.ndarray:
+    """Return the probabilities (records, labels) that `calibrate` gives these for; where the slope is 0, these."""
+    slope = np.where(parameters[:, 0] == 0, 1, parameters[:, 0])
+    changed = (parameters != [1.0, 0.0]).any(axis=1) & (parameters[:, 0] != 0)
+    return np.where(changed, expit((_logit(probabilities) - parameters[:, 1]) / slope), probabilities)
+
+
 def _logit(probabilities: np.ndarray) -> np.ndarray:
     return logit(np.clip(np.asarray(probabilities, dtype=float), SMALLEST, 1 - SMALLEST))
 

@@ -114,7 +114,7 @@ def forest(rows: Sequence[tuple[str, Sequence[tuple[float, float, float]]]], hea
     heads : sequence of str
         The columns. An axis begins at 0.5 where all that it shows is above.
     """
-    line, name, width, gap, top = 15, 232, 220, 30, 16
+    line, name, width, gap, top = 15, name_width([label for label, _ in rows]) + 4, 220, 30, 16
     height = line * len(rows) + 34
     parts = []
     for number, (label, _) in enumerate(rows):
@@ -145,9 +145,15 @@ def forest(rows: Sequence[tuple[str, Sequence[tuple[float, float, float]]]], hea
     )
 
 
+def name_width(labels: Sequence[str]) -> int:
+    """Return the width that the longest of the names takes in a figure, with some distance to what follows."""
+    return max(228, 12 + 5 * max(map(len, labels), default=0))
+
+
 def heatmap(shares: np.ndarray, labels: Sequence[str]) -> str:
     """Return a square table of shares (n, n) from 0 to 1 as coloured cells with whole percents; NaN stays empty."""
-    cell, name, top = 25, 228, 196
+    cell, name = 25, name_width(labels)
+    top = round(0.86 * name)  # the names above the cells are slanted by 60 degrees
     size = len(labels) * cell
     width = name + size + 100  # the last slanted name reaches beyond the cells
     parts = []

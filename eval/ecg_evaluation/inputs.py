@@ -54,16 +54,10 @@ def read_test_set(folder: Path, max_samples: int | None) -> Labelled:
 
 
 def test_label_set(folder: Path) -> LabelSet:
-    """Return the labels of a test set: those of label_def.csv, which must be the columns of test_labels.csv.
-
-    Without a label_def.csv, as in test sets from elsewhere, they are the columns, combined as ECG-FM does.
-    """
+    """Return the labels of a test set: those of label_def.csv, which must be the columns of test_labels.csv."""
     path, definition = inside(folder, "test_labels"), inside(folder, "test_label_def")
-    names = read_label_names(path)
-    if not definition.exists():
-        return LabelSet.of(names)
     labels = read_label_set(definition)
-    if other := difference(names, "its columns", labels.names, definition.name):
+    if other := difference(read_label_names(path), "its columns", labels.names, definition.name):
         raise UserError(f"{path}: other labels than {definition.name} beside it: {other}; run the build stage again")
     return labels
 

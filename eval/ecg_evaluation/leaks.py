@@ -3,7 +3,7 @@
 A check never passes because it could not see: what it had no patient or no list for is counted and told.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ecg_evaluation.provenance import Source
 from ecg_finetune.files import UserError, sha256
 from ecg_finetune.foreign_split import read_foreign_split
 from ecg_finetune.studies import SPLITS, find_rows
@@ -65,10 +66,10 @@ def check_leaks(
     trained: TrainingRecords | None,
     patient_of: pd.Series | None,
     *,
-    pretrained: TrainingRecords | None,
     allow: bool,
+    elsewhere: str | None = None,
 ) -> LeakCheck:
-    """Look for the evaluated patients among those that the checkpoint was trained and pretrained on.
+    """Look for the evaluated patients among those that the checkpoint was trained on.
 
     Parameters
     ----------
@@ -78,10 +79,10 @@ def check_leaks(
         The records that the checkpoint must not be evaluated on; None: not known.
     patient_of : Series or None
         subject_id by study_id of the record list.
-    pretrained : TrainingRecords or None
-        The records that the foundation model was pretrained on; None: not known.
     allow : bool
         Go on although there is a leak.
+    elsewhere : str or None
+        Why there is nothing to look for, see `trained_elsewhere`.
 
     Raises
     ------
@@ -90,9 +91,11 @@ def check_leaks(
     """
     alarms, findings = [], []
     leaked = None
-    if trained is None:
+    if elsewhere is not None:
+        findings.append(elsewhere)
+    if trained is None and elsewhere is None:
         alarms.append(NOT_KNOWN)
-    else:
+    elif trained is not None:
         seen = find_seen(evaluated, trained, patient_of)
         leaked = seen.leaked
         unchecked = seen.unchecked + ([] if trained.complete else [UNLISTED_START])
@@ -109,16 +112,66 @@ def check_leaks(
             findings.append(
                 f"none of the evaluated patients has a record among the {len(trained.study_id):,} trained on{limit}"
             )
-    if pretrained is None:
-        findings.append(
-            "not known whether evaluated patients were seen in pretraining (give that split as --pretraining-split)"
-        )
-    else:
+    return LeakCheck(leaked, alarms, findings)
+
+
+def trained_elsewhere(trained: Sequence[Source], evaluated: Source) -> str | None:
+    """Say that a checkpoint was trained on other data sets, whose numbers of records are others; None: it was not.
+
+    Where one of them is not known, records are looked for by their numbers.
+    """
+    keys = {source.key for source in trained}
+    if not keys or None in keys | {evaluated.key} or evaluated.key in keys:
+        return None
+    shared = SHARED - {evaluated.key} <= keys if evaluated.key in SHARED else False
+    return (
+        f"the checkpoint was trained on {' and '.join(sorted({one.name or one.key for one in trained}))}, the records "
+        f"are of {evaluated.name or evaluated.key}: numbers of records and patients of different data sets do not "
+        f"compare, so none was looked for{'; PhysioNet/CinC 2021 holds the records of PTB-XL' if shared else ''}"
+    )
+
+
+SHARED = {"ptbxl", "physionet2021"}
+
+
+def check_pretraining(
+    evaluated: Evaluated,
+    pretrained: TrainingRecords | None,
+    patient_of: pd.Series | None,
+    *,
+    source: Source,
+    anew: bool,
+) -> tuple[list[str], list[str]]:
+    """Say whether the evaluated patients were seen in pretraining; return alarms and findings.
+
+    Parameters
+    ----------
+    evaluated, patient_of
+        As `check_leaks`.
+    pretrained : TrainingRecords or None
+        The records that the foundation model was pretrained on; None: not known.
+    source : Source
+        The data set of the evaluated records.
+    anew : bool
+        The network began at random weights: there was no pretraining.
+    """
+    if anew:
+        return [], ["the network was trained from random weights: there was no pretraining that could have seen them"]
+    alarms, findings = [], []
+    if source.pretraining == "included":
+        alarms.append(f"ECG-FM's pretraining had {source.name}: the results are external for the fine-tuning alone")
+    elif source.pretraining == "not included":
+        findings.append(f"ECG-FM's pretraining did not have {source.name}")
+    if pretrained is not None:
         seen = find_seen(evaluated, pretrained, patient_of)
         told = f"{seen.counts()} whose records were seen in pretraining"
         (alarms if seen.leaked.any() else findings).append(told)
         alarms += [f"pretraining: {sentence}" for sentence in seen.unchecked]
-    return LeakCheck(leaked, alarms, findings)
+    elif source.pretraining not in ("included", "not included"):
+        findings.append(
+            "not known whether evaluated patients were seen in pretraining (give that split as --pretraining-split)"
+        )
+    return alarms, findings
 
 
 def check_valid(

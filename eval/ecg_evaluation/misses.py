@@ -24,8 +24,9 @@ def rank_misses(
 ) -> list[tuple[int, int]]:
     """Return the `count` most confident mistakes as (record, label).
 
-    A mistake is as confident as the probability it gave to the wrong answer; where truth is unknown there is none. At most one missed and one wrongly
+    A mistake is as confident as the probability it gave to the wrong answer. At most one missed and one wrongly
     predicted record per label, and one label per record, so that a single label or record does not fill the list.
+    Where truth is unknown there is no mistake.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 from ecg_finetune.cli import MOST_PROCESSES, add_device, add_lead, add_path, integer_from, positive_int
@@ -86,13 +87,23 @@ def add_intervals(parser: argparse.ArgumentParser) -> None:
 
 def add_statistics(parser: argparse.ArgumentParser) -> None:
     """Add what is done with predictions."""
-    parser.add_argument(
+    operating_points = parser.add_mutually_exclusive_group()
+    operating_points.add_argument(
         "--threshold-rule",
         type=threshold_rule,
         default="f1",
         metavar="{f1,youden,0..1}",
         help="how the valid split chooses each label's threshold: highest F1, highest recall + specificity, or one "
         "probability for all labels (default: f1; without a valid split 0.5)",
+    )
+    operating_points.add_argument(
+        "--operating-points",
+        type=Path,
+        default=None,
+        metavar="PATH",
+        help="for external validation: the metrics CSV of the development's evaluation, or a model folder, whose "
+        "thresholds and calibration are taken as they are; no valid split is read (default: choose them on the valid "
+        "split)",
     )
     parser.add_argument(
         "--predictions",
@@ -148,6 +159,16 @@ def add_comparison(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def refuse_contradictions(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
+    """Return the check of the options that argparse cannot make; for `execute`."""
+
+    def check(args: argparse.Namespace) -> None:
+        if args.operating_points is not None and args.valid_predictions is not None:
+            parser.error("argument --valid-predictions: not allowed with argument --operating-points")
+
+    return check
+
+
 def threshold_rule(text: str) -> str | float:
     """Parse `--threshold-rule` for argparse: a rule's name, or one probability for all labels."""
     if text in RULES:
@@ -191,6 +212,7 @@ class EvaluationSettings:
     bootstrap: int
     min_positive_patients: int
     threshold_rule: str | float
+    operating_points: Path | None
     predictions: Path | None
     valid_predictions: Path | None
     trained_on: Path | None

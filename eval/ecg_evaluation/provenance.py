@@ -1,6 +1,7 @@
 """Where predictions come from: the lineage beside a predictions file, and the chain from it back to the raw tables."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,66 @@ def stage_settings(lineage: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
         stage_settings(one, stage) for one in (earlier if isinstance(earlier, list) else ()) if isinstance(one, dict)
     )
     return next((settings for settings in found if settings), {})
+
+
+# What the names of import_source.py stand for.
+SOURCES = {
+    "cinc2017": "PhysioNet/CinC 2017",
+    "physionet2021": "PhysioNet/CinC 2021",
+    "ptbxl": "PTB-XL",
+    "ludb": "LUDB",
+    "table": "the table given",
+}
+MACHINE_STATEMENTS = "machine statements"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The data set that records and labels are of, as their lineage says.
+
+    `key` is what import_source.py calls it, or `MACHINE_STATEMENTS` where the labels stage has read a table of reports;
+    None: not known. `pretraining` says whether ECG-FM's pretraining had it: "included", "not included", "not known", or
+    None where nothing is said.
+    """
+
+    key: str | None = None
+    pretraining: str | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The name of an imported data set; None for any other."""
+        return None if self.key in (None, MACHINE_STATEMENTS) else SOURCES.get(self.key, self.key)
+
+
+def source_of(lineage: Mapping[str, Any]) -> Source:
+    """Return the data set at the beginning of a lineage."""
+    imported = stage_settings(lineage, "sources")
+    if isinstance(key := imported.get("--source"), str):
+        pretraining = imported.get("pretraining")
+        return Source(key, pretraining if isinstance(pretraining, str) else "not known")
+    return Source(MACHINE_STATEMENTS) if stage_settings(lineage, "labels") else Source()
+
+
+def earlier_stage(lineage: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
+    """Return the lineage of a stage among those just before; empty where it is not there."""
+    earlier = lineage.get("earlier")
+    stages = earlier if isinstance(earlier, list) else []
+    return next((one for one in stages if isinstance(one, Mapping) and one.get("stage") == stage), {})
+
+
+def trained_on_sources(finetuning: Mapping[str, Any]) -> list[Source]:
+    """Return the data sets that a fine-tuned network has seen the labels of, those of a fine-tuned start included."""
+    if not finetuning:
+        return []
+    return [source_of(earlier_stage(finetuning, "build")), *trained_on_sources(earlier_stage(finetuning, "finetune"))]
+
+
+def started_anew(finetuning: Mapping[str, Any]) -> bool:
+    """Tell whether the network of a fine-tuning began at random weights, or with those of one that did."""
+    settings = finetuning.get("settings")
+    if not isinstance(settings, Mapping) or "pretrained" not in settings:
+        return False
+    return settings["pretrained"] is None or started_anew(earlier_stage(finetuning, "finetune"))
 
 
 def _version(one: Mapping[str, Any]) -> str:

@@ -256,7 +256,9 @@ def undefined_notes(row: dict, undecided: bool) -> list[str]:
         "neither present nor predicted": ("f1",),
     }
     if undecided:
-        reasons = {reason: [metric for metric in metrics if metric not in RATIOS] for reason, metrics in reasons.items()}
+        reasons = {
+            reason: [metric for metric in metrics if metric not in RATIOS] for reason, metrics in reasons.items()
+        }
         reasons["no threshold in the operating points"] = RATIOS
     undefined = {reason: [m for m in metrics if np.isnan(row[m])] for reason, metrics in reasons.items()}
     return [f"{', '.join(metrics)} undefined, {reason}" for reason, metrics in undefined.items() if metrics]

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ecg_evaluation.calibration import uncalibrate
 from ecg_evaluation.inputs import (
     Labelled,
+    Predictions,
     patient_overlap,
     read_patients,
     read_predictions,
@@ -25,16 +27,28 @@ from ecg_evaluation.inputs import (
 from ecg_evaluation.leaks import (
     Evaluated,
     check_leaks,
+    check_pretraining,
     check_valid,
     records_of_predictions,
     records_of_split,
+    trained_elsewhere,
 )
 from ecg_evaluation.misses import read_scale
+from ecg_evaluation.operating_points import CHOICES, OperatingPoints, choices_of, metrics_of, read_operating_points
 from ecg_evaluation.options import EvaluationSettings
-from ecg_evaluation.provenance import read_origin, stage_settings, write_origin
+from ecg_evaluation.provenance import (
+    earlier_stage,
+    read_origin,
+    source_of,
+    stage_settings,
+    started_anew,
+    trained_on_sources,
+    write_origin,
+)
 from ecg_evaluation.report import Report, write_report
-from ecg_evaluation.results import compare, compared, decide, evaluate, grouped_notes, text_table
-from ecg_finetune.files import UserError, refuse_outputs, remove_leftovers, sha256
+from ecg_evaluation.results import Decisions, compare, compared, decide, evaluate, grouped_notes, text_table
+from ecg_finetune.files import UserError, refuse_outputs, remove_leftovers, sha256, write_json
+from ecg_finetune.label_set import LabelSet, difference
 from ecg_finetune.lineage import Inputs, finetuning_of, lineage, read_lineage, software
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import LockedError, locked
@@ -58,59 +72,83 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
         raise UserError(f"{settings.manifests}: not a folder; give the folder that holds valid.tsv and y.npy")
     refuse_outputs(folders=[settings.out])
     note_inputs(settings, inputs)
-    records = read_evaluated(settings)
+    records, findings = read_evaluated(settings), []
+    given = read_given(settings, settings.predictions, records)
+    if given is not None and given.without is not None:
+        records, findings = predicted_alone(records, given)
+    points = None
+    if settings.operating_points is not None:
+        points = read_operating_points(settings.operating_points, records.labels.names)
     patient_of = read_patients(settings.record_list) if settings.record_list.exists() else None
-    patients, alarms, findings = patients_of(settings, records, patient_of)
-    other = None if settings.compare is None else read_other(settings.compare, records)
+    patients, alarms, unchecked = patients_of(settings, records, patient_of)
+    findings += unchecked
+    other = None if settings.compare is None else read_other(settings, records)
     read_scale(settings.signal_report)
-    if settings.predictions is not None:
-        read_predictions(settings.predictions, records.study_id)
-    valid = read_valid(settings, records)
+    if given is not None:
+        given.of(records.study_id)
+    valid = None if points is not None else read_valid(settings, records)
     told = None if settings.trained_on is None else records_of_split(settings.trained_on, TRAINED_ON)
     pretraining = settings.pretraining_split
     pretrained = None if pretraining is None else records_of_split(pretraining, ("train",))
     model, made_by = None, ""
-    if settings.predictions is not None:
-        known = records_of_predictions(read_origin(settings.predictions))
+    if given is not None:
+        origin = read_origin(settings.predictions)
+        finetuning, known = earlier_stage(origin, "finetune"), records_of_predictions(origin)
     else:
-        model, made_by = model_of(settings)
+        model, made_by = model_of(settings, records.labels)
+        finetuning = finetuning_of(settings.model_path)
         known = records_of_checkpoint(settings.model_path, model.training_records)
-    trained = trained_on(known, told)
+    records_lineage = lineage_of_records(settings)
+    source = source_of(records_lineage)
+    elsewhere = trained_elsewhere(trained_on_sources(finetuning), source)
+    trained = trained_on(None if elsewhere else known, told)
     # The valid split may have been used in validation, but not in training.
     looked_for = trained.of_split("train") if settings.set == "valid" and trained is not None else trained
     evaluated = Evaluated(records.study_id, patients)
-    leaks = check_leaks(evaluated, looked_for, patient_of, pretrained=pretrained, allow=settings.allow_leak)
+    leaks = check_leaks(evaluated, looked_for, patient_of, allow=settings.allow_leak, elsewhere=elsewhere)
     alarms += leaks.alarms
     if settings.set == "test" and valid is not None:
         of_valid = None if patient_of is None else patient_of.reindex(valid.study_id).fillna(UNKNOWN).to_numpy(np.int64)
         alarms += check_valid(Evaluated(valid.study_id, of_valid), trained, patient_of, allow=settings.allow_leak)
+    anew = started_anew(finetuning)
+    of_pretraining = check_pretraining(evaluated, pretrained, patient_of, source=source, anew=anew)
+    alarms += of_pretraining[0]
 
     with claimed_stamp(settings.out, records.name) as stamp:
-        if model is None:
+        if given is not None:
             test_file, valid_file = settings.predictions, valid_predictions(settings, records)
         else:
             test_file, valid_file = run_model(settings, records, valid, model, made_by, stamp, inputs)
-        if settings.set == "valid":
+            given = read_predictions(test_file, records.labels.names)
+        if points is not None:
+            valid_file = None
+            findings += frozen_notes(points, test_file)
+        elif settings.set == "valid":
             valid_file = test_file
             findings.append(CHOSEN_ON_ITSELF)
         else:
             findings += validation_warnings(test_file, valid_file)
         origin = read_origin(test_file)
-        findings += leaks.findings + lead_warnings(origin, settings.lead)
+        findings += leaks.findings + of_pretraining[1] + lead_warnings(origin, settings.lead)
 
-        probabilities = read_predictions(test_file, records.study_id)[1]
-        valid_probabilities = None if valid is None else read_predictions(valid_file, valid.study_id)[1]
-        decisions = decide(valid, valid_probabilities, settings.threshold_rule)
+        decisions = points.decisions if points is not None else chosen_decisions(settings, valid, valid_file, records)
+        probabilities = given.of(records.study_id)
+        if given.without is not None and decisions.frozen and decisions.calibration is not None:
+            probabilities = uncalibrate(probabilities, decisions.calibration)
         results = evaluate(
             records, probabilities, decisions, patients, settings.bootstrap, settings.min_positive_patients
         )
-        comparison = None if other is None else compare(results, *other)
+        comparison = None if other is None else compare(results, other.study_id, other.probabilities)
 
-        metrics_file, comparison_file, report_file = (
+        metrics_file, lineage_file, comparison_file, report_file = (
             inside(settings.out, name, set=records.name, time=stamp)
-            for name in ("metrics", "comparison", "html_report")
+            for name in ("metrics", "metrics_lineage", "comparison", "html_report")
         )
         write_table(metrics_file, with_leaks(results.table, leaks.leaked))
+        choices = choices_of(settings.threshold_rule, valid, source.name) if points is None else points.recorded()
+        told = lineage_settings(settings, records, test_file, choices)
+        earlier = [origin or records_lineage, *([] if points is None else [points.lineage])]
+        write_json(lineage_file, lineage("eval", told, inputs, [metrics_file], earlier))
         if comparison is not None:
             write_table(comparison_file, comparison.table)
         report = Report(
@@ -120,8 +158,12 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
             caveats=findings,
             sources=sources(settings, records, test_file, valid, valid_file),
             origin=origin,
+            records_lineage=records_lineage,
+            source=source,
+            predictions=test_file.name,
+            whole_recordings=given.without is not None,
             lead=settings.lead,
-            threshold_rule=settings.threshold_rule,
+            operating_points=None if points is None else points.told(),
             other=None if settings.compare is None else settings.compare.name,
             test_dir=settings.test_dir if settings.set == "test" else None,
             signal_report=settings.signal_report,
@@ -149,10 +191,19 @@ CHOSEN_ON_ITSELF = (
 
 def note_inputs(settings: EvaluationSettings, inputs: Inputs) -> None:
     """Note every file that this run reads, except predictions, which it may write itself."""
-    inputs.add(*(inside(settings.test_dir, name) for name in ("test_labels", "test_file_list", "test_checksums")))
-    inputs.add(*(inside(settings.manifests, name) for name in ("manifest_y", "original_idx_order")))
+    inputs.add(
+        *(
+            inside(settings.test_dir, name)
+            for name in ("test_labels", "test_label_def", "test_file_list", "test_checksums")
+        )
+    )
+    inputs.add(
+        *(inside(settings.manifests, name) for name in ("manifest_y", "manifest_label_def", "original_idx_order"))
+    )
     inputs.add(settings.record_list, settings.meta)
     inputs.add(*(path for path in (settings.trained_on, settings.pretraining_split) if path is not None))
+    if settings.operating_points is not None:
+        inputs.add(metrics_of(settings.operating_points))
 
 
 def read_evaluated(settings: EvaluationSettings) -> Labelled:
@@ -160,7 +211,8 @@ def read_evaluated(settings: EvaluationSettings) -> Labelled:
     if settings.set == "valid":
         name = valid_name(settings.test_dir.resolve().name)
         return read_valid_set(settings.manifests, valid_studies(settings.manifests, settings.max_samples), name)
-    read_lineage("build", inside(settings.test_dir, "test_lineage"), [inside(settings.test_dir, "test_labels")])
+    files = [inside(settings.test_dir, name) for name in ("test_labels", "test_label_def")]
+    read_lineage("build", inside(settings.test_dir, "test_lineage"), [file for file in files if file.exists()])
     return read_test_set(settings.test_dir, settings.max_samples)
 
 
@@ -184,15 +236,78 @@ def in_red(text: str) -> str:
     return f"\033[31m{text}\033[0m" if sys.stdout.isatty() else text
 
 
-def read_other(path: Path, test: Labelled) -> tuple[np.ndarray, np.ndarray]:
+def read_given(settings: EvaluationSettings, path: Path | None, records: Labelled) -> Predictions | None:
+    """Read a predictions file that the user has named, of the labels of these records; None where none is."""
+    return None if path is None else read_predictions(path, records.labels.names, settings.record_list)
+
+
+def read_other(settings: EvaluationSettings, test: Labelled) -> Predictions:
     """Read the predictions of the model to compare with; refuse them if it has predicted none of the test records."""
-    study_ids, probabilities = read_predictions(path)
-    if not np.isin(study_ids, test.study_id).any():
+    other = read_given(settings, settings.compare, test)
+    if not np.isin(other.study_id, test.study_id).any():
         raise UserError(
-            f"{path}: none of its {len(study_ids):,} records is among the {len(test.study_id):,} evaluated; give "
-            f"predictions for {test.name}"
+            f"{other.path}: none of its {len(other.study_id):,} records is among the {len(test.study_id):,} evaluated; "
+            f"give predictions for {test.name}"
         )
-    return study_ids, probabilities
+    return other
+
+
+def predicted_alone(records: Labelled, given: Predictions) -> tuple[Labelled, list[str]]:
+    """Return the records that predict_ecg.py has predicted, and what is to be said of them.
+
+    Raises
+    ------
+    UserError
+        It has predicted none of them.
+    """
+    there = np.isin(records.study_id, given.study_id)
+    if not there.any():
+        raise UserError(f"{given.path}: none of the {len(there):,} evaluated records is predicted in it; give another")
+    told = [f"{given.path} is of whole recordings, and holds calibrated probabilities"]
+    if not there.all():
+        why = ", ".join(f"{count:,} of its recordings are {status}" for status, count in given.without.items())
+        told.append(
+            f"{(~there).sum():,} of the {len(there):,} records have no prediction in {given.path} and are excluded"
+            f"{f' ({why})' if why else ''}, study {records.study_id[~there][0]} for one"
+        )
+    further = int((~np.isin(given.study_id, records.study_id)).sum())
+    if further:
+        told.append(f"{further:,} recordings of {given.path} are not in {records.name}: not evaluated")
+    return records.rows(there), told
+
+
+def chosen_decisions(
+    settings: EvaluationSettings, valid: Labelled | None, valid_file: Path | None, records: Labelled
+) -> Decisions:
+    """Choose thresholds and calibration on the valid split, where there is one."""
+    probabilities = None
+    if valid is not None:
+        probabilities = read_predictions(valid_file, records.labels.names, settings.record_list).of(valid.study_id)
+    return decide(valid, probabilities, settings.threshold_rule, len(records.labels))
+
+
+def frozen_notes(points: OperatingPoints, test_file: Path) -> list[str]:
+    """Say where frozen operating points come from, and whether they are another network's."""
+    earlier = points.lineage.get("earlier")
+    theirs = [one.get("checkpoint_sha256") for one in earlier or () if isinstance(one, dict)]
+    ours = read_origin(test_file).get("checkpoint_sha256")
+    notes = [points.told()]
+    if ours is not None and any(theirs) and ours not in theirs:
+        notes.append(f"{points.file} is of another checkpoint than {test_file}: its operating points are not its own")
+    return notes
+
+
+def lineage_settings(settings: EvaluationSettings, records: Labelled, test_file: Path, choices: dict) -> dict:
+    """Return what decides metrics.csv, as its lineage states it."""
+    return {
+        "set": records.name,
+        "labels": list(records.labels.names),
+        "--max-samples": settings.max_samples,
+        "--bootstrap": settings.bootstrap,
+        "--min-positive-patients": settings.min_positive_patients,
+        CHOICES: choices,
+        "predictions": {"path": str(test_file), "sha256": sha256(test_file)},
+    }
 
 
 @contextlib.contextmanager
@@ -232,7 +347,7 @@ def valid_predictions(settings: EvaluationSettings, test: Labelled) -> Path | No
     return beside if beside != settings.predictions and beside.exists() else None
 
 
-def model_of(settings: EvaluationSettings) -> tuple["EcgClassifier", str]:
+def model_of(settings: EvaluationSettings, labels: LabelSet) -> tuple["EcgClassifier", str]:
     """Load the model; return it and what it is in words."""
     if settings.model_path is None:
         raise UserError("--model-path is missing: give a classifier checkpoint, or --predictions to do without a model")
@@ -240,7 +355,11 @@ def model_of(settings: EvaluationSettings) -> tuple["EcgClassifier", str]:
     from ecg_evaluation.prediction import load_model
 
     model, made_by = load_model(
-        settings.model_path, device=settings.device, precision=settings.precision, trust=settings.trust_checkpoint
+        settings.model_path,
+        labels,
+        device=settings.device,
+        precision=settings.precision,
+        trust=settings.trust_checkpoint,
     )
     print(f"model: {made_by}", flush=True)
     return model, made_by
@@ -275,9 +394,9 @@ def run_model(
 
     def make(name: str, data, batch_size: int, unit: str) -> Path:
         path = inside(settings.out, "predictions", set=name, time=stamp)
-        write_predictions(
-            path, *predict(model, data, batch_size=batch_size, num_workers=settings.num_workers, unit=unit)
-        )
+        workers = settings.num_workers
+        predicted = predict(model, data, records.labels, batch_size=batch_size, num_workers=workers, unit=unit)
+        write_predictions(path, records.labels.names, *predicted)
         write_origin(path, {**origin, "set": name})
         print(f"predictions: {path}", flush=True)
         return path
@@ -313,7 +432,7 @@ def read_valid(settings: EvaluationSettings, records: Labelled) -> Labelled | No
         return records
     path = valid_predictions(settings, records)
     if path is not None:
-        study_ids = read_predictions(path)[0]
+        study_ids = read_given(settings, path, records).study_id
     else:
         path = inside(settings.manifests, "manifest", split="valid")
         if settings.predictions is not None or not path.exists():
@@ -325,7 +444,10 @@ def read_valid(settings: EvaluationSettings, records: Labelled) -> Labelled | No
             f"{path}: study {both[0]} is in the test set too ({len(both):,} are); thresholds and calibration must not "
             "be learnt from test, give predictions for the valid split"
         )
-    return read_valid_set(settings.manifests, study_ids, valid_name(records.name))
+    valid = read_valid_set(settings.manifests, study_ids, valid_name(records.name))
+    if other := difference(valid.labels.names, "the valid split", records.labels.names, "the test set"):
+        raise UserError(f"{settings.manifests}: of other labels: {other}; give the --manifests of the same labels")
+    return valid
 
 
 def validation_warnings(test_file: Path, valid_file: Path | None) -> list[str]:
@@ -384,6 +506,8 @@ def sources(
     files = [("predictions", test_file), ("labels", test.source)]
     if valid_file is not None:
         files += [("predictions, valid split", valid_file), ("labels, valid split", valid.source)]
+    if settings.operating_points is not None:
+        files.append(("operating points", metrics_of(settings.operating_points)))
     files += [("other predictions", settings.compare)] if settings.compare is not None else []
     files += [
         (what, path) for what, path in (("patients", settings.record_list), ("split", settings.meta)) if path.exists()

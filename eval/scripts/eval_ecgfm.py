@@ -25,7 +25,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ecg_evaluation.options import EvaluationSettings, add_options
+from ecg_evaluation.options import EvaluationSettings, add_options, refuse_contradictions
 
 from ecg_finetune.cli import execute, stage_parser
 from ecg_finetune.lineage import Inputs
@@ -54,7 +54,8 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
 
 def main() -> int:
     """Run the command line."""
-    return execute(get_parser(), run)
+    parser = get_parser()
+    return execute(parser, run, resolve=refuse_contradictions(parser))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ stage.
 import argparse
 import sys
 
-from ecg_evaluation.options import EvaluationSettings, add_options
+from ecg_evaluation.options import EvaluationSettings, add_options, refuse_contradictions
 
 from ecg_finetune.cli import add_path, execute, stage_parser
 from ecg_finetune.lineage import Inputs
@@ -40,7 +40,8 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
 
 def main() -> int:
     """Run the command line."""
-    return execute(get_parser(), run)
+    parser = get_parser()
+    return execute(parser, run, resolve=refuse_contradictions(parser))
 
 
 if __name__ == "__main__":

@@ -2,14 +2,21 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ecg_finetune.files import replacing, write_array, write_json
-from ecg_finetune.label_set import ECG_FM, LABELS, label_counts, write_label_definition, write_pos_weight
+from ecg_finetune.label_set import (
+    ECG_FM,
+    LABELS,
+    label_counts,
+    write_label_definition,
+    write_label_table,
+    write_pos_weight,
+)
 from ecg_finetune.lineage import Inputs, lineage
 from ecg_finetune.paths import inside
 from ecg_finetune.studies import SPLITS
@@ -53,7 +60,7 @@ def write_outputs(
     names = [*SPLITS, ""]
     write_array(inside(folder, "y_soft"), soft)
     write_array(inside(folder, "y"), hard)
-    _write_labels(inside(folder, "labels"), hard.astype(bool))
+    write_label_table(inside(folder, "labels"), LABELS, range(len(hard)), hard)
     mapping = ((idx, study, names[code]) for idx, (study, code) in enumerate(zip(study_id.tolist(), split.tolist())))
     write_rows(inside(folder, "study_id_mapping"), ["idx", "study_id", "split"], mapping)
     write_label_definition(inside(folder, "label_def_recomputed"), ECG_FM, hard, combine=False)
@@ -65,20 +72,6 @@ def write_outputs(
     write_rows(inside(folder, "unmatched"), ["words", "count"], ordered)
     written = [inside(folder, name) for name in CHECKED]
     write_json(inside(folder, "labels_lineage"), lineage("labels", settings, inputs, written))
-
-
-def _write_labels(path: Path, hard: np.ndarray) -> None:
-    """Write labels.csv. Few combinations of labels occur, so each is spelled once."""
-    packed, which = np.unique(np.packbits(hard, axis=1), axis=0, return_inverse=True)
-    spelled = [",".join(map(str, np.unpackbits(row, count=len(LABELS)))) for row in packed]
-
-    def lines() -> Iterator[str]:
-        yield ",".join(["idx", *LABELS]) + "\n"
-        for idx, combination in enumerate(which.ravel().tolist()):
-            yield f"{idx},{spelled[combination]}\n"
-
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        file.writelines(lines())
 
 
 def published_shares() -> np.ndarray:

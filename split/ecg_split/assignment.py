@@ -34,8 +34,8 @@ def make_split(
         Shares of the records.
     seed : int
         Seed of everything random.
-    labels : ndarray of bool (records, labels), optional
-        The labels to balance. None: they are not balanced.
+    labels : ndarray of bool (records, columns), optional
+        What to balance, see `labels.columns_to_balance`. None: nothing.
     kept : tuple, optional
         An earlier split to extend: rows of its records (int), and the position in `SPLITS` of each one's split. A
         group is in one split there.
@@ -126,8 +126,8 @@ def assign_stratified(sizes: np.ndarray, label_counts: np.ndarray, wanted: np.nd
     ----------
     sizes, wanted, seed
         As in `assign_at_random`; groups in the order of their ids.
-    label_counts : ndarray of int (groups, labels)
-        How many records of the group have each label.
+    label_counts : ndarray of int (groups, columns)
+        How many records of the group have each label, or know it.
 
     Returns
     -------
@@ -152,8 +152,8 @@ def _balance(assigned: np.ndarray, counts: np.ndarray, share: np.ndarray, seed: 
     """
     rng = np.random.default_rng(seed)
     total = counts.sum(axis=0, dtype=np.int64)
-    # In whole numbers, below 2**63 for 500 columns, so that every machine finds the same moves.
-    weight = 2**26 // np.maximum(total, 1)
+    # In whole numbers, so that every machine finds the same moves; sums of squares over the columns stay below 2**63.
+    weight = 2 ** min(26, (61 - len(total).bit_length()) // 2) // np.maximum(total, 1)
     have = np.stack([counts[assigned == split].sum(axis=0, dtype=np.int64) for split in range(3)])
     excess = weight * have - np.rint(np.outer(share, weight * total)).astype(np.int64)
     vain = 0

@@ -8,7 +8,7 @@ from ecg_finetune.files import UserError
 from ecg_finetune.studies import find_rows, read_study_labels
 
 
-def read_labels_to_balance(folder: Path, study_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def read_labels_of(folder: Path, study_ids: np.ndarray) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """Read the labels of studies from the folder of the labels stage; print how many studies have none.
 
     Parameters
@@ -20,47 +20,39 @@ def read_labels_to_balance(folder: Path, study_ids: np.ndarray) -> tuple[np.ndar
 
     Returns
     -------
-    labels, labelled
-        As `labels_of`.
+    names : tuple of str
+        Of the labels.
+    positive, known : ndarray of bool (studies, labels)
+        Which label each study has, and of which it is known whether it has it; a study without labels knows none.
 
     Raises
     ------
     UserError
         As `read_study_labels`; also none of the studies has labels.
     """
-    labelled_ids, labels = read_study_labels(folder)
-    labels, labelled = labels_of(study_ids, labelled_ids, labels.astype(bool))
-    if not labelled.any():
+    labelled_ids, labels, label_set = read_study_labels(folder)
+    row, found = find_rows(labelled_ids, study_ids)
+    if not found.any():
         raise UserError(
             f"{folder}: not one study of the record list has labels there; give the labels of these records"
         )
-    if not labelled.all():
-        n = int((~labelled).sum())
-        print(f"{n:,} of {len(study_ids):,} studies are not in {folder}/labels.csv: split as if they had no label")
-    return labels, labelled
+    if not found.all():
+        n = int((~found).sum())
+        print(f"{n:,} of {len(study_ids):,} studies are not in {folder}/labels.csv: their labels count as unknown")
+    labels = labels[row]
+    return label_set.names, (labels == 1) & found[:, None], (labels == labels) & found[:, None]
 
 
-def labels_of(study_ids: np.ndarray, labelled_ids: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Look up the labels of studies.
+def columns_to_balance(positive: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return what a stratified split makes equally frequent: bool (records, columns).
 
-    Parameters
-    ----------
-    study_ids : ndarray of int64 (studies,)
-        The studies wanted.
-    labelled_ids : ndarray of int64 (labelled,)
-        The studies that have labels, each once.
-    labels : ndarray of bool (labelled, labels)
-        Theirs.
-
-    Returns
-    -------
-    labels : ndarray of bool (studies, labels)
-        All False where a study has none.
-    labelled : ndarray of bool (studies,)
-        Whether the study was found.
+    That is who has each label, and where not all know it, who does, or who does not if those are fewer: the rarer
+    weighs more. Labels that the same records know (those that one source annotates, say) share a column, so that they
+    do not count many times. `positive` and `known` are bool (records, labels).
     """
-    row, found = find_rows(labelled_ids, study_ids)
-    return labels[row] & found[:, None], found
+    patterns = {column.tobytes(): column for column in known.T if not column.all()}
+    rarer = (column if column.mean() < 0.5 else ~column for column in patterns.values())
+    return np.column_stack([positive, *rarer]) if patterns else positive
 
 
 def count_per_group(group: np.ndarray, n_groups: int, labels: np.ndarray) -> np.ndarray:

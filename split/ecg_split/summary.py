@@ -2,11 +2,11 @@
 
 import hashlib
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from ecg_finetune.label_set import LABELS
 from ecg_finetune.studies import SPLITS
 from ecg_split.assignment import TEST, TRAIN, numbered
 
@@ -59,7 +59,7 @@ def count_leaks(patient: np.ndarray, split: np.ndarray) -> tuple[int, int]:
 
 
 def print_sizes(split: np.ndarray, subject_id: np.ndarray | None) -> None:
-    """Print records, share and patients of each split; warn on stderr of an empty one.
+    """Print records, share and patients of each split; warn on stderr of an empty one, unless all records are in test.
 
     Parameters
     ----------
@@ -70,15 +70,18 @@ def print_sizes(split: np.ndarray, subject_id: np.ndarray | None) -> None:
     """
     print(size_table(split, None if subject_id is None else numbered(subject_id)))
     for name, count in zip(SPLITS, np.bincount(split, minlength=3)):
-        if not count:
+        if not count and not all_in_test(split):
             _warn(f"{name} is empty; later stages need records in every split")
 
 
 def print_leaks(split: np.ndarray, subject_id: np.ndarray | None) -> None:
     """Print how many patients are in more than one split; warn on stderr if any is, or if that is unknown.
 
-    `split` and `subject_id` as in `print_sizes`.
+    There is nothing to print where all records are in test, as for external validation. `split` and `subject_id` as in
+    `print_sizes`.
     """
+    if all_in_test(split):
+        return
     if subject_id is None:
         _warn(
             "the record list does not tell patients, so how many are in more than one split is unknown; test scores "
@@ -94,6 +97,11 @@ def print_leaks(split: np.ndarray, subject_id: np.ndarray | None) -> None:
             f"{shared:,} patients are in more than one split, and {share:.1%} of the test records have their patient "
             "in train too; test scores say little about new patients"
         )
+
+
+def all_in_test(split: np.ndarray) -> bool:
+    """Tell whether every record (records,) is in test."""
+    return bool((split == TEST).all())
 
 
 def _warn(text: str) -> None:
@@ -112,21 +120,23 @@ def size_table(split: np.ndarray, patient: np.ndarray | None) -> str:
     return table.to_string(formatters={"records": "{:,}".format, "share": "{:.2%}".format, "patients": "{:,}".format})
 
 
-def label_table(split: np.ndarray, labels: np.ndarray, labelled: np.ndarray) -> str:
-    """Return a text table of each label's share of the labelled records, and its count, per split.
+def label_table(split: np.ndarray, names: Sequence[str], positive: np.ndarray, known: np.ndarray) -> str:
+    """Return a text table of each label's share of the records that know it, and its count, per split.
 
     Parameters
     ----------
     split : ndarray of int (records,)
         Position in `SPLITS` of each record's split.
-    labels : ndarray of bool (records, 17)
-        The labels of each record.
-    labelled : ndarray of bool (records,)
-        Which records have labels at all.
+    names : sequence of str
+        The labels.
+    positive, known : ndarray of bool (records, labels)
+        Which label each record has, and of which it is known. Where not all are, the table counts those that are.
     """
-    columns = {}
+    columns, all_known = {}, known.all()
     for k, name in enumerate(SPLITS):
-        chosen = labels[labelled & (split == k)]
-        count = chosen.sum(axis=0)
-        columns[name] = [f"{c / max(len(chosen), 1):7.2%} {c:>8,}" for c in count.tolist()]
-    return pd.DataFrame(columns, index=LABELS).to_string(justify="right")
+        counts = zip(positive[split == k].sum(axis=0).tolist(), known[split == k].sum(axis=0).tolist())
+        columns[name] = [
+            (f"{count / of:7.2%}" if of else f"{'-':>7}") + f" {count:>8,}" + ("" if all_known else f" of {of:>8,}")
+            for count, of in counts
+        ]
+    return pd.DataFrame(columns, index=names).to_string(justify="right")

@@ -4,6 +4,7 @@
     python split/scripts/create_split.py --record-list record_list.csv --stratify labels/computed_labels  # a new split
     python split/scripts/create_split.py --base-dir /tmp/try --record-list record_list.csv    # labels not balanced
     python split/scripts/create_split.py --record-list longer_record_list.csv --extend
+    python split/scripts/create_split.py --valid-frac 0 --test-frac 1    # all for external validation
 
 For MIMIC-IV-ECG take ECG-FM's own split, the first command: splits/meta_split_mimic_iv_ecg.csv of the ECG-FM
 repository. ECG-FM was pretrained on the train patients of that split. In any other split of these records about 80 % of
@@ -29,7 +30,7 @@ from pathlib import Path
 
 from ecg_split.assignment import make_split, numbered
 from ecg_split.given import read_earlier_split, take_split
-from ecg_split.labels import read_labels_to_balance
+from ecg_split.labels import columns_to_balance, read_labels_of
 from ecg_split.split_file import note_lineage, write_split
 from ecg_split.summary import label_table, print_leaks, print_sizes, split_digest
 
@@ -37,13 +38,16 @@ from ecg_finetune.cli import add_path, execute, fraction, non_negative_int, stag
 from ecg_finetune.files import UserError
 from ecg_finetune.lineage import Inputs, read_lineage
 from ecg_finetune.paths import inside
-from ecg_finetune.studies import read_studies
+from ecg_finetune.studies import label_files, read_studies
 
 NEW_SPLIT_NOTE = (
     "note: this is not ECG-FM's own split of MIMIC-IV-ECG. ECG-FM was pretrained on the train patients of its own, so "
     "it has seen about 80 % of the test patients of any other split, and its fine-tuned checkpoint has seen their "
     "labels too. For MIMIC-IV-ECG, give --from-split meta_split_mimic_iv_ecg.csv (in splits/ of the ECG-FM repository)."
 )
+
+
+ALL_TEST = (0, 1)  # the fractions of valid and test of a data set for external validation
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -79,7 +83,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=Path,
         default=None,
         metavar="LABELS_DIR",
-        help="folder of the labels stage: make the 17 labels equally frequent in the splits (default: not balanced)",
+        help="folder of the labels stage: make its labels equally frequent in the splits (default: not balanced)",
     )
     parser.add_argument(
         "--extend",
@@ -100,23 +104,24 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     check_options(args)
     inputs.add(args.record_list, *([args.from_split] if args.from_split else []))
     if args.stratify:
-        inputs.add(*(inside(args.stratify, name) for name in ("labels", "study_id_mapping")))
+        inputs.add(*label_files(args.stratify))
     by_patient = args.group_by == "patient"
     studies = read_studies(args.record_list, need_patients=by_patient, otherwise="give --group-by study")
     study_ids = studies["study_id"].to_numpy()
     subject_ids = studies["subject_id"].to_numpy() if "subject_id" in studies else None
 
-    labels = labelled = excluded = None
+    labels = excluded = None
     if args.from_split:
         rows, split, excluded = take_split(args.from_split, study_ids)
     else:
         group = numbered(subject_ids if by_patient else study_ids)
         kept = read_earlier_split(args.out, study_ids, group) if args.extend and args.out.is_file() else None
-        if kept is None:
+        if kept is None and (args.valid_frac, args.test_frac) != ALL_TEST:
             print(NEW_SPLIT_NOTE)
         if args.stratify:
-            labels, labelled = read_labels_to_balance(args.stratify, study_ids)
-        rows, split, new_groups = make_split(group, args.valid_frac, args.test_frac, args.seed, labels, kept)
+            labels = read_labels_of(args.stratify, study_ids)
+        balanced = labels and columns_to_balance(*labels[1:])
+        rows, split, new_groups = make_split(group, args.valid_frac, args.test_frac, args.seed, balanced, kept)
         if args.extend:
             n_kept, unit = len(kept[0]) if kept else 0, "patients" if by_patient else "studies"
             print(f"{n_kept:,} rows kept, {len(rows) - n_kept:,} added; {new_groups:,} new {unit}")
@@ -124,8 +129,9 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     subject_ids = None if subject_ids is None else subject_ids[rows]
     print_sizes(split, subject_ids)
     if labels is not None:
-        print("labels, share and number of the labelled records:")
-        print(label_table(split, labels[rows], labelled[rows]))
+        names, positive, known = labels
+        print("labels, share and number of the records that know them:")
+        print(label_table(split, names, positive[rows], known[rows]))
     print_leaks(split, subject_ids)
     digest = split_digest(study_ids[rows], split)
     print(f"digest: {digest}")
@@ -139,10 +145,10 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
 
 def check_options(args: argparse.Namespace) -> None:
     """Refuse fractions and options that do not go together."""
-    if args.valid_frac + args.test_frac >= 1:
+    if args.valid_frac + args.test_frac >= 1 and (args.valid_frac, args.test_frac) != ALL_TEST:
         raise UserError(
             f"--valid-frac {args.valid_frac} and --test-frac {args.test_frac} leave nothing to train on; "
-            "their sum must stay below 1"
+            "their sum must stay below 1 (for external validation: --valid-frac 0 --test-frac 1)"
         )
     if args.from_split and (args.stratify or args.extend):
         raise UserError("--from-split takes a split as it is; omit --stratify and --extend")

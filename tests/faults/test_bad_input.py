@@ -335,14 +335,16 @@ def test_preprocess_journal(campaign, undisturbed, tmp_path):
 # What eval reads
 
 
-def test_test_labels(campaign, undisturbed):
+def test_test_labels(campaign, undisturbed, tmp_path):
     from ecg_evaluation.inputs import read_test_set
 
     def check(content, test):
         rows = columns_of(content, "idx", *LABELS)
         assert test.study_id.tolist() == all_different([whole(idx) for idx, *_ in rows])
-        assert test.truth.tolist() == [[real(text) for text in values] for _, *values in rows]
+        expected = [[real(text) if text else np.nan for text in values] for _, *values in rows]
+        np.testing.assert_array_equal(test.truth, expected)
 
+    shutil.copy(locate(undisturbed.base, "test_label_def"), tmp_path)
     valid = first_rows(locate(undisturbed.base, "test") / "test_labels.csv")
     campaign(valid, "test_labels.csv", lambda path: read_test_set(path.parent, None), check)
 
@@ -376,11 +378,18 @@ def test_predictions(campaign, wanted):
     def check(content, result):
         rows = {whole(study): [real(text) for text in row] for study, *row in columns_of(content, "study_id", *LABELS)}
         all_different([study for study, *_ in columns_of(content, "study_id")])
-        assert result[0].tolist() == (list(rows) if wanted is None else wanted.tolist())
-        assert result[1].tolist() == [rows[study] for study in result[0].tolist()]
-        assert result[1].min() >= 0 and result[1].max() <= 1 and len(rows) == len(result[0])
+        found = result.study_id if wanted is None else wanted
+        assert sorted(found.tolist()) == sorted(rows)
+        assert result.of(found).tolist() == [rows[study] for study in found.tolist()]
+        assert result.probabilities.min() >= 0 and result.probabilities.max() <= 1
 
-    campaign(text.getvalue().encode(), "predictions.csv", lambda path: read_predictions(path, wanted), check, share=2)
+    def read(path):
+        result = read_predictions(path, LABELS)
+        if wanted is not None:
+            result.of(wanted)
+        return result
+
+    campaign(text.getvalue().encode(), "predictions.csv", read, check, share=2)
 
 
 def test_origin_of_predictions(campaign, tmp_path):
