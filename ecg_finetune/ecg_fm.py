@@ -3,6 +3,7 @@
     from ecg_finetune.ecg_fm import load_classifier
     model = load_classifier("checkpoint_best.pt")     # eval mode, on the CPU
     logits = model(source)                            # source float32 (batch, 12, samples) -> float32 (batch, labels)
+    logits = model(leads)                             # leads float32 (batch, samples), as the network was fine-tuned
 
 Convolutions turn 2,500 samples (5 s at 500 Hz) into 156 frames, a transformer relates the frames to one another, and
 their mean goes through a linear head. `model.to(torch.bfloat16)` runs all of it in bfloat16; input and output stay
@@ -23,7 +24,6 @@ from torch import Tensor, nn
 from ecg_finetune.checkpoint import load_checkpoint
 from ecg_finetune.files import UserError, short_repr, shown
 from ecg_finetune.label_set import LabelSet, label_set_beside, stated_label_set
-from ecg_finetune.segments import expand_lead
 from ecg_finetune.training_records import STATED
 from ecg_finetune.waveform import LEADS
 
@@ -177,11 +177,22 @@ class Float32GroupNorm(nn.GroupNorm):
         return normed.to(x.dtype)
 
 
+def lead_kernel(weight: Tensor, channel: int | None) -> Tensor:
+    """Return the kernel (dim, 1, taps) that gives for one lead what `weight` (dim, channels, taps) gives for channels.
+
+    This decides how a lead enters the network. None: it stands in every channel, so the kernels of the channels add up,
+    and all get the same gradient, as they would from that many equal signals. Else it stands in that channel, and the
+    others, which are zero, add nothing.
+    """
+    return weight.sum(dim=1, keepdim=True) if channel is None else weight[:, channel : channel + 1]
+
+
 class FeatureExtractor(nn.Module):
-    """The convolutions: (batch, channels, samples) to (batch, dim, frames), without padding."""
+    """The convolutions: (batch, channels, samples), or leads (batch, samples), to (batch, dim, frames); no padding."""
 
     def __init__(self, arch: Architecture):
         super().__init__()
+        self.input_channel: int | None = None  # see `lead_kernel`
         self.conv_layers = nn.ModuleList()
         channels = arch.in_d
         for number, (dim, kernel, stride) in enumerate(arch.conv_feature_layers):
@@ -193,7 +204,14 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply all blocks."""
-        for block in self.conv_layers:
+        first, *others = self.conv_layers
+        if x.ndim == 2:
+            convolution, *rest = first
+            x = F.conv1d(x[:, None], lead_kernel(convolution.weight, self.input_channel), convolution.bias, convolution.stride)
+            others = (*rest, *others)
+        else:
+            x = first(x)
+        for block in others:
             x = block(x)
         return x
 
@@ -300,7 +318,7 @@ class Transformer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Everything but the head: (batch, channels, samples) to (batch, frames, embed dim)."""
+    """Everything but the head: (batch, channels, samples) or leads (batch, samples) to (batch, frames, embed dim)."""
 
     def __init__(self, arch: Architecture):
         super().__init__()
@@ -340,8 +358,6 @@ class EcgClassifier(nn.Module):
         # and the SHA-256 that it states of the list of records trained on.
         self.fine_tuned = False
         self.label_set: LabelSet | None = None
-        # Where a single lead goes: into the channel of this number alone, or into every one (None).
-        self.input_channel: int | None = None
         self.training_records: str | None = None
         self.encoder = Encoder(architecture)
         self.final_dropout = nn.Dropout(architecture.final_dropout)
@@ -349,17 +365,24 @@ class EcgClassifier(nn.Module):
         nn.init.xavier_uniform_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
 
-    def source_of(self, leads: Tensor) -> Tensor:
-        """Return the input (batch, in_d, samples) for segments of one lead (batch, samples), as it was fine-tuned."""
-        return expand_lead(leads, self.architecture.in_d, self.input_channel)
+    @property
+    def input_channel(self) -> int | None:
+        """The channel that a single lead goes into, the others being zero; None: it goes into all."""
+        return self.encoder.feature_extractor.input_channel
+
+    @input_channel.setter
+    def input_channel(self, channel: int | None) -> None:
+        self.encoder.feature_extractor.input_channel = channel
 
     def forward(self, source: Tensor) -> Tensor:
         """Classify.
 
         Parameters
         ----------
-        source : Tensor float32 (batch, in_d, samples)
-            ECG segments, standardised; ECG-FM is trained on 5 s at 500 Hz of 12 leads, in_d = 12.
+        source : Tensor float32 (batch, in_d, samples) or (batch, samples)
+            ECG segments, standardised; ECG-FM is trained on 5 s at 500 Hz of 12 leads, in_d = 12. Of (batch, samples)
+            each is one lead for all channels, or for `input_channel`: the same logits up to rounding as with channels,
+            with less work (see `lead_kernel`).
 
         Returns
         -------
@@ -372,10 +395,11 @@ class EcgClassifier(nn.Module):
             `source` has another shape, or fewer samples than make one frame.
         """
         channels = self.architecture.in_d
-        if source.ndim != 3 or source.shape[1] != channels:
-            raise ValueError(f"source has shape {tuple(source.shape)}, not (batch, {channels}, samples)")
-        if self.architecture.frames(source.shape[2]) < 1:
-            raise ValueError(f"source has {source.shape[2]} samples, too few for the convolutions")
+        if source.ndim != 2 and (source.ndim != 3 or source.shape[1] != channels):
+            shapes = f"(batch, {channels}, samples) or (batch, samples)"
+            raise ValueError(f"source has shape {tuple(source.shape)}, not {shapes}")
+        if self.architecture.frames(source.shape[-1]) < 1:
+            raise ValueError(f"source has {source.shape[-1]} samples, too few for the convolutions")
         frames = self.final_dropout(self.encoder(source.to(self.proj.weight.dtype))).float()
         # As fairseq-signals divides: by the frames whose value is not exactly 0. Where all are, the mean is 0, not NaN.
         pooled = frames.sum(1) / (frames != 0).sum(1).clamp(min=1)
@@ -396,7 +420,7 @@ def load_classifier(path: Path, *, trust: bool = False) -> EcgClassifier:
     -------
     EcgClassifier
         On the CPU, float32, in eval mode; every weight is the file's. `label_set` is that of `label_set_of`, and
-        `source_of` gives the input for segments of one lead.
+        `input_channel` says where a lead goes.
 
     Raises
     ------

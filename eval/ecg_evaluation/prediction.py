@@ -117,7 +117,7 @@ def predict(
     with loader_workers(), torch.inference_mode(), progress_bar(len(data), unit) as advance:
         for leads, study in loaded_batches(data, batch_size=batch_size, num_workers=num_workers):
             segments = leads.flatten(end_dim=-2).to(device)
-            logits = model(model.source_of(segments))
+            logits = model(segments)
             # float64, so that probabilities near 1 stay apart as their logits do; Apple's GPUs have none.
             probabilities.append(torch.sigmoid(logits.cpu().double()).numpy())
             studies.append(np.repeat(study.numpy().ravel(), len(segments) // len(study)))

@@ -23,8 +23,8 @@ UNFINISHED = "checkpoint*.pt.tmp"  # checkpoints that fairseq-signals was stoppe
 MAY_CHANGE = ("epochs", "patience")
 
 
-def claim_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool, overwrite: bool, resumable: bool) -> bool:
-    """Make a folder ready for a run with these settings.
+def check_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool, overwrite: bool, resumable: bool) -> bool:
+    """Tell whether a folder holds a run to go on with, and refuse it if a run with these settings must not use it.
 
     A folder with results in it is left alone unless told: "best so far" would start afresh there, and a worse
     checkpoint would replace a better one. A run that has left no results does not stand in the way of another.
@@ -55,8 +55,6 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool, ove
     """
     results = results_in(folder)
     if overwrite or not results:
-        for path in (*results, *folder.glob(UNFINISHED), folder / COMMAND, folder / RECORDS, folder / SETTINGS):
-            path.unlink(missing_ok=True)
         return False
     elsewhere = "choose another --output-dir, or start over with --overwrite"
     try:
@@ -82,6 +80,16 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool, ove
     if missing and (folder / LOG).exists():  # the log is written after the checkpoints of its epoch
         raise UserError(f"{folder}: {missing[0]} of its run is missing; put it back, or start over with --overwrite")
     return LAST not in missing
+
+
+def claim_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool, overwrite: bool, resumable: bool) -> bool:
+    """Make a folder ready for a run with these settings; arguments, result and errors as `check_folder`."""
+    found = check_folder(folder, settings, resume=resume, overwrite=overwrite, resumable=resumable)
+    results = results_in(folder)
+    if overwrite or not results:
+        for path in (*results, *folder.glob(UNFINISHED), folder / COMMAND, folder / RECORDS, folder / SETTINGS):
+            path.unlink(missing_ok=True)
+    return found
 
 
 def results_in(folder: Path) -> list[Path]:

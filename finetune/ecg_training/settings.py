@@ -26,6 +26,8 @@ class FinetuneSettings:
         Where checkpoints and logs go.
     pretrained : Path or None
         The checkpoint to start from; None: random weights.
+    leads : Path or None
+        leads.npy of the torch engine; None: in the folder of the manifests.
     record_list : Path
         record_list.csv, for the patients in training_records.csv; it may be missing.
     lead : str
@@ -65,6 +67,7 @@ class FinetuneSettings:
     manifests: Path
     output: Path
     pretrained: Path | None
+    leads: Path | None = None
     record_list: Path = Path("record_list.csv")
     lead: str = "I"
     input: str = "duplicate"

@@ -8,22 +8,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ecg_finetune.batch import loader_workers
 from ecg_finetune.checkpoint import save_checkpoint
 from ecg_finetune.ecg_fm import Architecture, EcgClassifier, load_architecture, load_pretrained
-from ecg_finetune.files import UserError
+from ecg_finetune.files import UserError, refuse_outputs
 from ecg_finetune.label_set import difference, read_pos_weight
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import locked
-from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
+from ecg_finetune.segments import Manifest, read_label_rows, read_manifest
 from ecg_finetune.training_records import STATED, records_of_checkpoint
-from ecg_training.checkpoint_folder import BEST, LAST, LOCK, claim_folder, record_run
+from ecg_training.checkpoint_folder import BEST, LAST, LOCK, check_folder, claim_folder, record_run
 from ecg_training.fairseq_checkpoint import fairseq_checkpoint
+from ecg_training.packed_leads import packed_leads
 from ecg_training.processes import Processes
 from ecg_training.progress import Progress
 from ecg_training.seen_records import note_seen_records, run_lineage, seen_records, told_of_start
 from ecg_training.settings import FinetuneSettings
 from ecg_training.trainer import Position, Trainer, length_of, train
+from ecg_training.training_data import TrainingData
 
 # What fine-tuning changes in the pretrained network: no dropout but after the activation, frozen convolutions.
 CHANGES = {
@@ -86,23 +87,23 @@ def finetune(
     UserError
         An input cannot be used, the output folder holds another run, or the loss is not finite.
     """
-    train_set, valid_set = _read_sets(settings.manifests)
+    manifests = _read_manifests(settings.manifests)
+    labels, studies = read_label_rows(settings.manifests)
     pos_weight = read_pos_weight(inside(settings.manifests, "manifest_pos_weight"), len(settings.labels))
-    for dataset in (train_set, valid_set):
-        dataset.load(settings.workers)
     model = build_model(settings)
     if settings.input_channel is not None and settings.input_channel >= model.architecture.in_d:
         raise UserError(
             f"--input zero: no channel for lead {settings.lead} in {model.architecture.in_d} of the network"
         )
     model.input_channel = settings.input_channel
-    updates, segments = length_of(settings, len(train_set))
+    train_segments, valid_segments = (len(manifest.files) for manifest in manifests)
+    updates, segments = length_of(settings, train_segments)
     if compiled is None:
         compiled = device.type == "cuda" and updates >= WORTH_COMPILING
     if processes.first:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         print(
-            f"{len(train_set):,} train and {len(valid_set):,} valid segments; "
+            f"{train_segments:,} train and {valid_segments:,} valid segments; "
             f"{sum(p.numel() for p in model.parameters()):,} parameters, {trained:,} of them trained; on {device}, "
             f"{settings.precision}{', compiled' if compiled else ''}",
             flush=True,
@@ -110,17 +111,20 @@ def finetune(
     if compiled:
         model.compile()
     trainer = Trainer(model, pos_weight, settings, device, processes)
-    torch.manual_seed(settings.seed + processes.rank)  # dropout differs between processes
     recorded = {"engine": "torch", **settings.recorded(), "precision": settings.precision}
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     records = None
     if processes.first:
-        records = seen_records(train_set.manifest, valid_set.manifest, settings.record_list, settings.workers)
+        records = seen_records(*manifests, settings.record_list, settings.workers)
         if model.fine_tuned:
             start = records_of_checkpoint(settings.pretrained, model.training_records)
             print(told_of_start(settings.pretrained, start, records), flush=True)
             records = records.after(start)
+        refuse_outputs(folders=[settings.output])
+        check_folder(settings.output, recorded, resume=resume, overwrite=overwrite, resumable=True)
     told = run_lineage(recorded, settings.manifests)
+    train_set, valid_set = _training_data(settings, manifests, labels, studies, device, processes)
+    torch.manual_seed(settings.seed + processes.rank)  # dropout differs between processes
     folder, noted = settings.output, {}
 
     def save_best(position: Position) -> None:
@@ -129,13 +133,13 @@ def finetune(
         record_run(folder, told, versions, **noted, finished=False)
 
     # All input is read: a bad file leaves the folder as it was.
-    with locked(folder, folder / LOCK) if processes.first else contextlib.nullcontext(), loader_workers():
+    with locked(folder, folder / LOCK) if processes.first else contextlib.nullcontext():
         resumed = processes.first and claim_folder(folder, recorded, resume=resume, overwrite=overwrite, resumable=True)
         resumed = processes.gather(resumed)[0]
         if processes.first:
             noted[STATED] = note_seen_records(folder, records)
             record_run(folder, told, versions, **noted, finished=False)
-        progress = Progress(folder, len(train_set), segments, processes.first)
+        progress = Progress(folder, train_segments, segments, processes.first)
         position = train(
             trainer, train_set, valid_set, last=folder / LAST, resume=resumed, save_best=save_best, progress=progress
         )
@@ -195,11 +199,25 @@ def _check_head(settings: FinetuneSettings) -> None:
         print(f"its head is kept{sure}", flush=True)
 
 
-def _read_sets(manifests: Path) -> tuple[SegmentDataset, SegmentDataset]:
-    """Return the train and the valid set, their files not yet read."""
-    listed = [read_manifest(inside(manifests, "manifest", split=split)) for split in ("train", "valid")]
-    rows = read_label_rows(manifests)
-    train_set, valid_set = (SegmentDataset(manifest, *rows) for manifest in listed)
-    if train_set.manifest.samples != valid_set.manifest.samples:
+def _read_manifests(manifests: Path) -> list[Manifest]:
+    """Return the train and the valid manifest."""
+    train, valid = (read_manifest(inside(manifests, "manifest", split=split)) for split in ("train", "valid"))
+    if train.samples != valid.samples:
         raise UserError(f"{manifests}: train and valid segments differ in length; run the build stage again")
-    return train_set, valid_set
+    return [train, valid]
+
+
+def _training_data(
+    settings: FinetuneSettings,
+    manifests: Sequence[Manifest],
+    labels: np.ndarray,
+    studies: np.ndarray,
+    device: torch.device,
+    processes: Processes,
+) -> list[TrainingData]:
+    """Return the segments of each manifest with their targets, by way of leads.npy; arrays as `read_label_rows`."""
+    path = settings.leads or inside(settings.manifests, "leads")
+    packed = packed_leads(path, manifests, studies, workers=settings.workers, first=processes.first)
+    leads, targets = torch.from_numpy(packed.leads), torch.from_numpy(labels[packed.idx])
+    sizes = [len(manifest.files) for manifest in manifests]
+    return [TrainingData(*part, device) for part in zip(leads.split(sizes), targets.split(sizes), strict=True)]

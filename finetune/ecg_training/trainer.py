@@ -5,35 +5,39 @@ learning rate. One epoch: every training segment once, in an order drawn from (s
 checkpoint with the lowest valid loss is kept. Losses are shown divided by ln 2, as fairseq-signals logs them.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import Dataset
 
-from ecg_finetune.batch import loaded_batches
 from ecg_finetune.checkpoint import load_checkpoint, save_checkpoint
 from ecg_finetune.device import random_state, set_random_state
 from ecg_finetune.ecg_fm import EcgClassifier
 from ecg_finetune.files import UserError
 from ecg_finetune.progress_bar import progress_bar
 from ecg_training.processes import Processes
-from ecg_training.progress import Progress
 from ecg_training.settings import ADAM_BETAS, ADAM_EPS, FinetuneSettings
+from ecg_training.training_data import TrainingData
+
+if TYPE_CHECKING:
+    from ecg_training.progress import Progress
 
 # Losses are compared when rounded so, as in fairseq-signals: of equal ones the later epoch gives the best checkpoint,
 # but an equal loss is no progress for `patience`.
 LOSS_DECIMALS = 3
+# Updates on a GPU between two looks at their losses: each look waits until it has done all it was given.
+LOOK_EVERY = 16
 # The columns of training_log.csv.
 HISTORY = (
     *("epoch", "updates", "train_loss", "valid_loss", "auroc", "auprc", "auroc_macro", "best"),
@@ -104,15 +108,15 @@ class Trainer:
         fused = device.type in ("cpu", "cuda")  # elsewhere it depends on PyTorch's version: it chooses
         self.optimizer = torch.optim.Adam(trained, lr=settings.lr, betas=ADAM_BETAS, eps=ADAM_EPS, fused=fused or None)
         self.updates = 0
+        self.look_every = 1 if device.type == "cpu" else LOOK_EVERY
 
     def loss(self, leads: Tensor, targets: Tensor) -> Tensor:
         """Return the loss summed over batch x labels, of leads (batch, samples) and targets (batch, labels)."""
-        leads, targets = (x.to(self.device, non_blocking=True) for x in (leads, targets))
         with self._autocast():
-            logits = self.network(self.model.source_of(leads))
+            logits = self.network(leads)
         return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=self.pos_weight, reduction="sum")
 
-    def update(self, parts: Iterator[tuple[Tensor, Tensor]], sizes: list[int], batch: int) -> float:
+    def update(self, parts: Iterator[tuple[Tensor, Tensor]], sizes: list[int], batch: int) -> Tensor:
         """Do one update.
 
         Parameters
@@ -126,12 +130,12 @@ class Trainer:
 
         Returns
         -------
-        float
-            This process's share of the summed loss.
+        Tensor ()
+            This process's share of the summed loss, on the device: reading it waits for the update to be done.
         """
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
+        total = torch.zeros((), device=self.device)
         for number, size in enumerate(sizes, start=1):
             leads, targets = next(parts)
             # Processes exchange gradients once, in the last part.
@@ -140,17 +144,15 @@ class Trainer:
                 loss = self.loss(leads, targets) * (size > 0)
                 # DistributedDataParallel averages over processes, but the mean is over the whole batch.
                 (loss * self.processes.world / (batch * targets.shape[1])).backward()
-            total += loss.item()
+            total += loss.detach()
         self.updates += 1
-        if not math.isfinite(total):
-            raise UserError(f"the loss is {total} at update {self.updates}; lower --lr, or use --precision float32")
         self._set_eps()
         self.optimizer.step()
         return total
 
     @torch.inference_mode()
-    def validate(self, dataset: Dataset) -> dict[str, float]:
-        """Return `valid_loss` and AUROC (micro, macro) and AUPRC (micro) over a data set.
+    def validate(self, data: TrainingData) -> dict[str, float]:
+        """Return `valid_loss` and AUROC (micro, macro) and AUPRC (micro) over a split.
 
         Micro takes all segment-label pairs together, as the "AUROC" in fairseq-signals' log does; macro is the mean
         over the labels that occur and are not everywhere. A score is NaN where the set has only one class.
@@ -158,35 +160,25 @@ class Trainer:
         self.network.eval()
         rank, world = self.processes.rank, self.processes.world
         size = max(1, self.settings.part_size // world)
-        mine = range(rank, len(dataset), world)
-        batches = [list(mine[start : start + size]) for start in range(0, len(mine), size)]
-        loss_sum, logits, targets = 0.0, [], []
+        mine = range(rank, len(data), world)
+        losses, logits, targets = [], [], []
         shown = progress_bar(len(mine), "segments validated") if rank == 0 else contextlib.nullcontext(lambda _: None)
         with shown as advance:
-            for leads, target in self.loader(dataset, batches):
-                target = target.to(self.device)
+            for start in range(0, len(mine), size):
+                leads, target = data.batch(mine[start : start + size])
                 with self._autocast():
-                    output = self.model(self.model.source_of(leads.to(self.device)))
+                    output = self.model(leads)
                 loss = F.binary_cross_entropy_with_logits(output, target, pos_weight=self.pos_weight, reduction="sum")
-                loss_sum += loss.item()
-                logits.append(output.cpu().numpy())
-                targets.append(target.cpu().numpy())
+                # They stay on the device until the last batch: to fetch them each time would be to wait each time.
+                losses.append(loss)
+                logits.append(output)
+                targets.append(target)
                 advance(len(target))
-        sums, logits, targets = zip(*self.processes.gather((loss_sum, logits, targets)))
+        found = sum(x.item() for x in losses), *([x.cpu().numpy() for x in part] for part in (logits, targets))
+        sums, logits, targets = zip(*self.processes.gather(found))
         logits = np.concatenate([x for part in logits for x in part])
         targets = np.concatenate([x for part in targets for x in part])
         return {"valid_loss": sum(sums) / targets.size / math.log(2), **scores(logits, targets > 0.5)}
-
-    def loader(self, dataset: Dataset, batches: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the given batches; nothing is drawn from PyTorch's global random state."""
-        cached = getattr(dataset, "leads", None) is not None
-        return loaded_batches(
-            dataset,
-            batch_sampler=batches,
-            num_workers=0 if cached else self.settings.workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),
-        )
 
     def _autocast(self):
         if self.settings.precision == "float32":
@@ -251,6 +243,8 @@ class Trainer:
 
 def scores(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """Return `auroc` and `auprc` over all segment-label pairs, and `auroc_macro`; arrays (segments, labels)."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     usable = targets.any(axis=0) & ~targets.all(axis=0)
     if not usable.any():
         return {"auroc": math.nan, "auprc": math.nan, "auroc_macro": math.nan}
@@ -288,8 +282,8 @@ def share_of(batch: np.ndarray, processes: Processes, accumulate: int) -> tuple[
 
 def train(
     trainer: Trainer,
-    train_set: Dataset,
-    valid_set: Dataset,
+    train_set: TrainingData,
+    valid_set: TrainingData,
     *,
     last: Path,
     resume: bool,
@@ -302,8 +296,8 @@ def train(
     ----------
     trainer : Trainer
         The network at its starting point.
-    train_set, valid_set : Dataset
-        Items (lead, target).
+    train_set, valid_set : TrainingData
+        The splits.
     last : Path
         Where the state is written after every epoch and every `save_every` updates.
     resume : bool
@@ -336,7 +330,7 @@ def train(
         best = round(valid["valid_loss"], LOSS_DECIMALS) <= position.best_loss
         if best:
             position.best_loss, position.best_epoch = round(valid["valid_loss"], LOSS_DECIMALS), position.epoch
-        labels = train_set[0][1].shape[0]
+        labels = train_set.targets.shape[1]
         position.history.append(
             {
                 "epoch": position.epoch,
@@ -391,21 +385,40 @@ def out_of_patience(history: list[dict[str, Any]], patience: int) -> bool:
 
 
 def train_epoch(
-    trainer: Trainer, train_set: Dataset, position: Position, save: Callable[[], None], progress: Progress
+    trainer: Trainer, train_set: TrainingData, position: Position, save: Callable[[], None], progress: Progress
 ) -> None:
-    """Do the updates of the epoch under way, from `position.batch` on, at most until `max_update`."""
+    """Do the updates of the epoch under way, from `position.batch` on, at most until `max_update`.
+
+    Raises
+    ------
+    UserError
+        A loss is not finite; nothing has been saved since.
+    """
     settings, processes = trainer.settings, trainer.processes
     batches = epoch_batches(len(train_set), settings.batch_size, settings.seed, position.epoch)[position.batch :]
     if settings.max_update:
         batches = batches[: settings.max_update - position.updates]
     shares = [share_of(batch, processes, settings.accumulate) for batch in batches]
-    parts = trainer.loader(train_set, [part for share, _ in shares for part in share])
-    for batch, (_, sizes) in zip(batches, shares):
-        loss = trainer.update(parts, sizes, len(batch))
+    parts = map(train_set.batch, (part for share, _ in shares for part in share))
+    done: list[tuple[Tensor, int, int]] = []  # loss, segments and counted segments of updates not looked at
+
+    def look() -> None:
+        losses = torch.stack([loss for loss, _, _ in done]).tolist()
+        for number, (loss, (_, segments, counted)) in enumerate(zip(losses, done), start=1 - len(done)):
+            if not math.isfinite(loss):
+                update = position.updates + number
+                raise UserError(f"the loss is {loss} at update {update}; lower --lr, or use --precision float32")
+            position.loss_sum += loss
+            position.loss_count += counted
+            progress.update(segments, loss / max(1, counted) / len(trainer.pos_weight) / math.log(2))
+        done.clear()
+
+    for number, (batch, (_, sizes)) in enumerate(zip(batches, shares), start=1):
+        done.append((trainer.update(parts, sizes, len(batch)), len(batch), sum(sizes)))
         position.batch += 1
         position.updates += 1
-        position.loss_sum += loss
-        position.loss_count += sum(sizes)
-        progress.update(len(batch), loss / max(1, sum(sizes)) / len(trainer.pos_weight) / math.log(2))
-        if settings.save_every and position.updates % settings.save_every == 0:
+        save_now = settings.save_every and position.updates % settings.save_every == 0
+        if save_now or len(done) == trainer.look_every or number == len(batches):
+            look()
+        if save_now:
             save()

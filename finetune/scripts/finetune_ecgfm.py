@@ -16,7 +16,8 @@ MIMIC-IV-ECG), valid.tsv (160 thousand), y.npy, original_idx_order.npy and pos_w
 Writes into finetune/data: checkpoint_best.pt (362 MB), the network with the lowest valid loss, in fairseq-signals'
 format; settings.json; and with --engine torch checkpoint_last.pt (1.1 GB), training_log.csv (a row per epoch) and
 training_curves.png; with --engine fairseq command.sh.
-With --engine torch an interrupted run goes on from checkpoint_last.pt when the same command is given again.
+With --engine torch the leads of all segments are packed into leads.npy beside the manifests (14 GB; it may be deleted
+when no run uses it), and an interrupted run goes on from checkpoint_last.pt when the same command is given again.
 Settings for fairseq-signals itself come last, after "--": ... -- common.fp16=true
 """
 
@@ -47,6 +48,7 @@ from ecg_finetune.device import choose_device, choose_precision
 from ecg_finetune.files import UserError
 from ecg_finetune.lineage import Inputs
 from ecg_finetune.operating_system import usable_cores
+from ecg_finetune.paths import inside
 
 # The engines are imported where they run: PyTorch takes seconds to import, and `--help` needs none of it.
 
@@ -85,6 +87,13 @@ def add_files(parser: argparse.ArgumentParser) -> None:
         "others (default: duplicate)",
     )
     add_path(parser, "--manifests", "manifests", "the folder with train.tsv, valid.tsv, y.npy and pos_weight.txt")
+    parser.add_argument(
+        "--leads",
+        type=Path,
+        metavar="PATH",
+        help="--engine torch: the leads of all segments in one file, made at the first run (14 GB for MIMIC-IV-ECG; "
+        "default: leads.npy in --manifests)",
+    )
     add_path(parser, "--record-list", "record_list", "the patients, for the list of records trained on; may be missing")
     add_path(parser, "--output-dir", "finetune", "where checkpoints and logs go; one folder per run")
 
@@ -174,7 +183,7 @@ def add_hardware(parser: argparse.ArgumentParser) -> None:
         type=integer_from(1, MOST_PROCESSES),
         default=min(usable_cores(), MOST_WORKERS),
         metavar="N",
-        help=f"processes that read segments (default: the cores this process may use, at most {MOST_WORKERS})",
+        help=f"processes that read segments, once (default: the cores this process may use, at most {MOST_WORKERS})",
     )
 
 
@@ -208,12 +217,13 @@ def positive_number(text: str) -> float:
 
 def resolve(args: argparse.Namespace) -> None:
     """Fill in the defaults that depend on --pretrained, and expand `~`, which a shell leaves in `--option=~/file`."""
-    for name in ("pretrained", "manifests", "record_list", "output_dir", "fairseq_root"):
+    for name in ("pretrained", "manifests", "leads", "record_list", "output_dir", "fairseq_root"):
         path = getattr(args, name)
         try:
             setattr(args, name, path and path.expanduser())
         except RuntimeError:
             raise UserError(f"{path}: there is no such user; give the path in full") from None
+    args.leads = args.leads or inside(args.manifests, "leads")
     for name, default in (RANDOM_START_DEFAULTS if is_random_start(args) else DEFAULTS).items():
         if getattr(args, name) is None:
             setattr(args, name, default)
@@ -327,6 +337,7 @@ def settings_of(args: argparse.Namespace, precision: str = "float32") -> Finetun
     """Return the settings that the options stand for."""
     return FinetuneSettings(
         manifests=args.manifests,
+        leads=args.leads,
         output=args.output_dir,
         pretrained=None if is_random_start(args) else args.pretrained,
         record_list=args.record_list,
