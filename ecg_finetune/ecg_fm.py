@@ -207,7 +207,8 @@ class FeatureExtractor(nn.Module):
         first, *others = self.conv_layers
         if x.ndim == 2:
             convolution, *rest = first
-            x = F.conv1d(x[:, None], lead_kernel(convolution.weight, self.input_channel), convolution.bias, convolution.stride)
+            kernel = lead_kernel(convolution.weight, self.input_channel)
+            x = F.conv1d(x[:, None], kernel, convolution.bias, convolution.stride)
             others = (*rest, *others)
         else:
             x = first(x)

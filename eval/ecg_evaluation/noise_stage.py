@@ -15,13 +15,13 @@ import pandas as pd
 from ecg_evaluation.bootstrap import replicates
 from ecg_evaluation.inputs import Labelled, read_patients, read_test_set
 from ecg_evaluation.intervals import AREAS, Estimates, differences, estimate
-from ecg_evaluation.leaks import Evaluated, check_leaks, records_of_split
+from ecg_evaluation.leaks import Evaluated, check_leaks, check_pretraining, records_of_split, trained_elsewhere
 from ecg_evaluation.metrics import Scored
 from ecg_evaluation.misses import ASSUMED_SD, millivolts, read_scale
 from ecg_evaluation.noise_options import NoiseSettings
 from ecg_evaluation.noise_report import NoiseReport, macro_table, write_noise_report
 from ecg_evaluation.prediction import RecordDataset, load_model, predict
-from ecg_evaluation.provenance import stage_settings
+from ecg_evaluation.provenance import source_of, stage_settings, started_anew, trained_on_sources
 from ecg_evaluation.results import counts, few_patients, same_order, with_macro
 from ecg_evaluation.stage import claimed_stamp, in_red, lineage_of_records, patients_of, trained_on
 from ecg_finetune import __version__
@@ -134,12 +134,9 @@ def evaluate_under_noise(settings: NoiseSettings, inputs: Inputs) -> str:
     if len({predictor.folder for predictor in predictors}) < len(predictors):
         raise UserError(f"{settings.compare}: the same network as {settings.model_path}; give another to compare with")
     for predictor in predictors:
-        leaks = leaks_of(predictor, settings, Evaluated(records.study_id, patients), patient_of)
-        alarms += leaks.alarms
-        findings += leaks.findings
-        trained = stage_settings(finetuning_of(predictor.path), "finetune").get("lead")
-        if trained not in (None, settings.lead):
-            alarms.append(f"{predictor.path} was fine-tuned on lead {trained}, the test set is lead {settings.lead}")
+        seen = look_for_leaks(predictor, settings, Evaluated(records.study_id, patients), patient_of)
+        for sentences, more in zip((alarms, findings), seen):
+            sentences += [f"{predictor.path}: {sentence}" if settings.compare else sentence for sentence in more]
 
     conditions = [CLEAN, *conditions_of(settings.kinds, settings.snr)]
     with claimed_stamp(settings.out, records.name) as stamp:
@@ -215,13 +212,25 @@ def predictor_of(path: Path, settings: NoiseSettings, records: Labelled, source:
     return Predictor(path, model, made_by, folder, decided_by)
 
 
-def leaks_of(predictor: Predictor, settings: NoiseSettings, evaluated: Evaluated, patient_of: pd.Series | None):
-    """Look for evaluated patients among those that a checkpoint was trained on; see `check_leaks`."""
-    told = None if settings.trained_on is None else records_of_split(settings.trained_on, TRAINED_ON)
-    split = settings.pretraining_split
-    pretrained = None if split is None else records_of_split(split, ("train",))
-    known = trained_on(records_of_checkpoint(predictor.path, predictor.model.training_records), told)
-    return check_leaks(evaluated, known, patient_of, pretrained=pretrained, allow=settings.allow_leak)
+def look_for_leaks(
+    predictor: Predictor, settings: NoiseSettings, evaluated: Evaluated, patient_of: pd.Series | None
+) -> tuple[list[str], list[str]]:
+    """Look for evaluated patients among those that a checkpoint has seen; return alarms and findings, as in eval."""
+    finetuning, source = finetuning_of(predictor.path), source_of(lineage_of_records(settings))
+    told, pretrained = (
+        None if split is None else records_of_split(split, names)
+        for split, names in ((settings.trained_on, TRAINED_ON), (settings.pretraining_split, ("train",)))
+    )
+    elsewhere = trained_elsewhere(trained_on_sources(finetuning), source)
+    known = None if elsewhere else records_of_checkpoint(predictor.path, predictor.model.training_records)
+    trained = trained_on(known, told)
+    leaks = check_leaks(evaluated, trained, patient_of, allow=settings.allow_leak, elsewhere=elsewhere)
+    anew = started_anew(finetuning)
+    alarms, findings = check_pretraining(evaluated, pretrained, patient_of, source=source, anew=anew)
+    lead = stage_settings(finetuning, "finetune").get("lead")
+    if lead not in (None, settings.lead):
+        alarms = [*alarms, f"{predictor.path} was fine-tuned on lead {lead}, the test set is lead {settings.lead}"]
+    return leaks.alarms + alarms, leaks.findings + findings
 
 
 def predict_all(

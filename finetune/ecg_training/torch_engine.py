@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
