@@ -286,6 +286,14 @@ class TransformerLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(arch.dropout)
         self.activation_dropout = nn.Dropout(arch.activation_dropout)
+        self.drop_path = 0.0  # the probability that a segment skips a branch in training
+
+    def kept(self, branch: Tensor) -> Tensor:
+        """Return a branch (batch, frames, dim), in training with 0 for segments that skip it, and the rest scaled."""
+        if not self.training or self.drop_path == 0:
+            return branch
+        share = 1 - self.drop_path
+        return branch * (torch.rand(len(branch), 1, 1, device=branch.device) < share) / share
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Apply the two-layer network to each frame."""
@@ -294,10 +302,10 @@ class TransformerLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, frames, dim) to the same."""
         if self.norm_first:
-            x = x + self.dropout(self.self_attn(self.self_attn_layer_norm(x)))
-            return x + self.feed_forward(self.final_layer_norm(x))
-        x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x)))
-        return self.final_layer_norm(x + self.feed_forward(x))
+            x = x + self.kept(self.dropout(self.self_attn(self.self_attn_layer_norm(x))))
+            return x + self.kept(self.feed_forward(self.final_layer_norm(x)))
+        x = self.self_attn_layer_norm(x + self.kept(self.dropout(self.self_attn(x))))
+        return self.final_layer_norm(x + self.kept(self.feed_forward(x)))
 
 
 class Transformer(nn.Module):
@@ -401,10 +409,13 @@ class EcgClassifier(nn.Module):
             raise ValueError(f"source has shape {tuple(source.shape)}, not {shapes}")
         if self.architecture.frames(source.shape[-1]) < 1:
             raise ValueError(f"source has {source.shape[-1]} samples, too few for the convolutions")
+        return self.proj(self.embed(source).to(self.proj.weight.dtype)).float()
+
+    def embed(self, source: Tensor) -> Tensor:
+        """Return what the head classifies, the mean over frames: float32 (batch, embed dim); `source` as `forward`."""
         frames = self.final_dropout(self.encoder(source.to(self.proj.weight.dtype))).float()
         # As fairseq-signals divides: by the frames whose value is not exactly 0. Where all are, the mean is 0, not NaN.
-        pooled = frames.sum(1) / (frames != 0).sum(1).clamp(min=1)
-        return self.proj(pooled.to(self.proj.weight.dtype)).float()
+        return frames.sum(1) / (frames != 0).sum(1).clamp(min=1)
 
 
 def load_classifier(path: Path, *, trust: bool = False) -> EcgClassifier:

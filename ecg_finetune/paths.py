@@ -99,6 +99,8 @@ ARTEFACTS: dict[str, Artefact] = {
     "checkpoint_last": Artefact("finetune/data/checkpoint_last.pt", "finetune", "`--engine torch`: weights, optimiser, random state and position, from which `--resume` goes on"),
     "training_log": Artefact("finetune/data/training_log.csv", "finetune", "`--engine torch`: a row per epoch: `epoch,updates,train_loss,valid_loss,auroc,auprc,auroc_macro,best,segments_per_second,seconds`"),
     "training_curves": Artefact("finetune/data/training_curves.png", "finetune", "`--engine torch`: loss and AUROC against the epoch"),
+    "events": Artefact("finetune/data/tensorboard", "finetune", "`--tensorboard`: event files, whose steps are segments seen"),
+    "sweep": Artefact("finetune/data/sweep.csv", "finetune", "several `--lr`: a row for each rate, whose run is in `lr_<rate>`: `lr,best_epoch,valid_loss,auroc,auprc,auroc_macro,folder`, scores on valid"),
     "finetune_settings": Artefact("finetune/data/settings.json", "finetune", "the settings, the SHA-256 of every input, versions, and the best epoch"),
     "finetune_label_def": Artefact("finetune/data/label_def.csv", "finetune", "the labels of the checkpoint in the order of its outputs: a copy of the manifests' label_def.csv"),
     "finetune_command": Artefact("finetune/data/command.sh", "finetune", "`--engine fairseq`: the exact command"),

@@ -16,7 +16,7 @@ NO_PATHS = ["", "x\0y", "a" * 5000, "a/" * 1500]
 # Texts of any form, which are looked at when they are used.
 TEXTS = {"--device"}
 # Of values between commas.
-LISTS = {"snr", "kinds"}
+LISTS = {"snr", "kinds", "lr", "augment_snr"}
 
 PARSERS = {script: load_parser(script) for script in SCRIPTS}
 OPTIONS = [

@@ -98,8 +98,13 @@ def fairseq_config(
         },
         "task": {"data": data, "label_file": labels, **leads_loaded(settings.input_channel)},
         "criterion": {"pos_weight": list(pos_weight)},
-        "lr_scheduler": {"lr": lr},
-        "optimizer": {"lr": lr, "adam_betas": str(ADAM_BETAS), "adam_eps": ADAM_EPS},
+        "lr_scheduler": {"lr": lr, "warmup_updates": settings.warmup},
+        "optimizer": {
+            "lr": lr,
+            "adam_betas": str(ADAM_BETAS),
+            "adam_eps": ADAM_EPS,
+            "weight_decay": settings.weight_decay,
+        },
     }
     for section, filled in values.items():
         config[section] |= filled
