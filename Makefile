@@ -20,7 +20,7 @@ demo: .venv/runtime      ## the whole pipeline on synthetic ECGs, 1 to 4 minutes
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash demo/run_demo.sh
 
 test: .venv/development  ## the test suite; genuine data through ECG_FINETUNE_TEST_DATA
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: .venv/development
 	$(BIN)/ruff check .

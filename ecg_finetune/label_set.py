@@ -74,6 +74,10 @@ class LabelSet:
     def __len__(self) -> int:
         return len(self.names)
 
+    def stated(self) -> dict[str, list[str]]:
+        """Return what `stated_label_set` reads, for JSON and checkpoints."""
+        return {"labels": list(self.names), "combine": list(self.combine)}
+
     @classmethod
     def of(cls, names: Sequence[str]) -> LabelSet:
         """Return the labels of these names, combined as ECG-FM does: its five by maximum, all others by mean."""

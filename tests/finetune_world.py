@@ -91,7 +91,7 @@ def datasets(manifests) -> list[TrainingData]:
 def some_settings(**changes) -> FinetuneSettings:
     """Return settings of a run on nothing in particular."""
     given = {"manifests": Path("manifests"), "output": Path("output"), "pretrained": None, "lr": 1e-3, "workers": 0}
-    return FinetuneSettings(**given | changes)
+    return FinetuneSettings(**given | {"label_set": ECG_FM} | changes)
 
 
 def small_trainer(seed=1, processes=None, arch=TINY, **changes):

@@ -31,9 +31,9 @@ from finetune_world import (
 from ecg_finetune import run_folder
 from ecg_finetune.checkpoint import load_checkpoint
 from ecg_finetune.documents import load_parser
-from ecg_finetune.ecg_fm import Architecture, load_classifier
+from ecg_finetune.ecg_fm import Architecture, label_set_of, load_classifier
 from ecg_finetune.files import UserError, sha256
-from ecg_finetune.label_set import LABELS, read_pos_weight
+from ecg_finetune.label_set import ECG_FM, LABELS, LabelSet, read_pos_weight, write_label_definition
 from ecg_finetune.training_records import read_training_records
 
 
@@ -77,7 +77,9 @@ def test_a_run_leaves_checkpoint_log_curves_and_settings(uninterrupted, manifest
         "training_records.csv",
         "training_curves.png",
         "settings.json",
+        "label_def.csv",
     }
+    assert (folder / "label_def.csv").read_bytes() == (manifests / "label_def.csv").read_bytes()
     records = pd.read_csv(folder / "training_records.csv")
     assert list(records) == ["study_id", "subject_id", "split"] and set(records["split"]) == {"train", "valid"}
     labelled = np.load(manifests / "original_idx_order.npy")
@@ -100,6 +102,7 @@ def test_a_run_leaves_checkpoint_log_curves_and_settings(uninterrupted, manifest
     settings = json.loads((folder / "settings.json").read_text())
     assert settings["finished"] and settings["best"]["epoch"] == best["epoch"]
     assert settings["settings"]["labels"] == list(LABELS)
+    assert label_set_of(folder / "checkpoint_best.pt") == ECG_FM
     assert settings["checkpoint_sha256"] == sha256(folder / "checkpoint_best.pt")
     assert (folder / "training_curves.png").read_bytes().startswith(b"\x89PNG")
     # The checkpoint is the network whose valid loss the log tells.
@@ -321,6 +324,23 @@ def test_settings_beside_another_checkpoint_name_no_labels(manifests, tmp_path, 
     assert "assumption" in main(*head_options(manifests, other, tmp_path / "out", "--keep-head")).out
 
 
+def test_the_labels_of_a_checkpoint_are_found_in_it_or_beside_it(uninterrupted, tmp_path, fine_tuned):
+    alone = shutil.copy(uninterrupted[0] / "checkpoint_best.pt", tmp_path / "alone.pt")
+    assert label_set_of(alone) == load_classifier(alone).label_set == ECG_FM
+
+    mine = LabelSet(tuple(f"Finding {k}" for k in range(17)), ("max", "mean") * 8 + ("max",))
+    assert label_set_of(fine_tuned) is None  # one of fairseq-signals states none
+    write_label_definition(fine_tuned.parent / "label_def.csv", mine, np.zeros((1, 17)))
+    assert label_set_of(fine_tuned) == load_classifier(fine_tuned).label_set == mine
+    record_run(fine_tuned.parent, {"settings": LabelSet.of(mine.names).stated()}, {})
+    assert label_set_of(fine_tuned) == LabelSet.of(mine.names)
+    other = write_pretrained(fine_tuned.with_name("other.pt"), fine_tuned=True, seed=2)
+    assert label_set_of(other) is None  # what lies beside it is of another run
+    narrow = write_pretrained(tmp_path / "narrow" / "f.pt", dataclasses.replace(TINY, num_labels=2), fine_tuned=True)
+    shutil.copy(fine_tuned.parent / "label_def.csv", narrow.parent)
+    assert label_set_of(narrow) is None
+
+
 def test_a_head_that_is_not_there_is_not_kept(manifests, tmp_path, main):
     path = write_pretrained(tmp_path / "p.pt")
     for pretrained, told in ((path, "not fine-tuned, so it has no head"), ("none", "--pretrained none has no head")):
@@ -416,7 +436,10 @@ def test_the_script_refuses_a_folder_with_a_run(uninterrupted, manifests, main):
     assert (uninterrupted[0] / "checkpoint_best.pt").read_bytes() == before
 
 
-def test_a_missing_manifest_names_the_stage_that_makes_it(tmp_path, main):
+def test_a_missing_manifest_names_the_stage_that_makes_it(manifests, tmp_path, main):
+    told = main(*tiny_run(tmp_path, tmp_path / "out"), exit_code=1).err
+    assert "label_def.csv" in told and "build" in told
+    shutil.copy(manifests / "label_def.csv", tmp_path)
     told = main(*tiny_run(tmp_path, tmp_path / "out"), exit_code=1).err
     assert "train.tsv" in told and "build" in told
     assert not (tmp_path / "out").exists()

@@ -19,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ecg_training import fairseq_engine
 from ecg_training.fairseq_command import CONFIG_DIR, OPTIONS, fairseq_command
@@ -277,6 +278,19 @@ def test_auto_takes_torch_where_anything_is_missing_and_says_why(machine, choose
         assert told in str(caught.value) and str(caught.value).endswith("or use --engine torch")
 
 
+def test_unknown_labels_are_for_torch(machine, tmp_path, choose):
+    manifests = make_manifests(tmp_path / "unknown", unknown=0.1)
+    count = int(np.isnan(np.load(manifests / "y.npy")).sum())
+    options = [*machine, "--manifests", manifests]
+    engine, said = choose(options)
+    told = f"y.npy holds {count} unknown labels (NaN), on which it cannot train"
+    assert engine == "torch" and told in said and said.count("\n") == 1
+    for option in (["--engine", "fairseq"], ["--print-command"]):
+        with pytest.raises(UserError) as caught:
+            choose([*options, *option])
+        assert told in str(caught.value) and str(caught.value).endswith("or use --engine torch")
+
+
 def test_auto_takes_torch_without_a_clone(machine, choose, monkeypatch):
     monkeypatch.delenv("FAIRSEQ_SIGNALS", raising=False)
     without = machine[: machine.index("--fairseq-root")] + machine[machine.index("--output-dir") :]
@@ -314,6 +328,7 @@ def test_a_run_gets_the_command_and_is_recorded(machine, manifests, tmp_path, ma
             "checkpoint_best.pt",
             "command.sh",
             "settings.json",
+            "label_def.csv",
             "training_records.csv",
         )  # no second copy of the checkpoint
     }

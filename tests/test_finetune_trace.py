@@ -46,7 +46,7 @@ def follow(trainer, trace):
     for number, batch in enumerate(trace["batches"], start=1):
         parts = np.array_split(batch, trainer.settings.accumulate)
         sizes = [len(part) for part in parts]
-        total = trainer.update(iter([(leads[part], labels[part]) for part in parts]), sizes, len(batch))
+        total, _ = trainer.update(iter([(leads[part], labels[part]) for part in parts]), sizes)
         losses.append(total.item() / labels[batch].numel() / math.log(2))
         if number % 4 == 0:
             validations.append(trainer.validate(valid_set))
@@ -121,7 +121,7 @@ def test_the_checkpoint_has_every_part_of_a_genuine_one(trainer, genuine, tmp_pa
     assert {name: value.shape for name, value in content["model"].items()} == {
         name: value.shape for name, value in genuine["model"].items()
     }
-    assert set(content["extra_state"]) == {*genuine["extra_state"], "training_records_sha256"}
+    assert set(content["extra_state"]) == {*genuine["extra_state"], "training_records_sha256", "labels", "combine"}
     ours, theirs = (part["optimizer_history"][0] for part in (content, genuine))
     assert {key: type(value) for key, value in ours.items()} == {key: type(value) for key, value in theirs.items()}
     assert strip_validation(content)[1] == []

@@ -23,6 +23,7 @@ from ecg_training.trainer import (
     out_of_patience,
     scores,
     share_of,
+    summed_loss,
     train,
     train_epoch,
 )
@@ -74,7 +75,7 @@ def test_a_restored_trainer_is_in_the_state_it_was_saved_in():
     """Also when no update is left: killed in the last validation, a run saves once more what it restored."""
     trainer, other = small_trainer(), small_trainer()
     for _ in range(3):
-        trainer.update(iter([(torch.randn(2, SAMPLES), torch.ones(2, 17))]), [2], 2)
+        trainer.update(iter([(torch.randn(2, SAMPLES), torch.ones(2, 17))]), [2])
     state = trainer.state(Position(updates=3))
     other.restore(copy.deepcopy(state))
     again = other.state(Position(updates=3))
@@ -113,7 +114,13 @@ def run_without_dropout(manifests, folder, processes):
         )
 
 
-def test_two_processes_train_as_one_does(manifests, tmp_path):
+@pytest.mark.parametrize("unknown", [0.0, 0.5])
+def test_two_processes_train_as_one_does(tmp_path, unknown):
+    manifests = make_manifests(tmp_path, unknown=unknown)
+    if unknown:
+        y = np.load(manifests / "y.npy")
+        y[:8] = np.nan  # shares without any known label
+        np.save(manifests / "y.npy", y)
     run_without_dropout(manifests, tmp_path, Processes())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -222,6 +229,96 @@ def test_scores_are_scikit_learn_s_on_the_labels_that_have_both_classes():
     assert np.isnan(scores(logits, np.zeros((40, 3), bool))["auroc"])
 
 
+def some_unknown(targets, share=0.4):
+    """Return float32 targets of which a share is NaN."""
+    return np.where(np.random.default_rng(2).random(targets.shape) < share, np.nan, targets).astype(np.float32)
+
+
+def test_scores_of_unknown_labels_are_scikit_learn_s_on_the_known_ones():
+    random = np.random.default_rng(1)
+    logits, told = random.standard_normal((60, 4)), random.random((60, 4)) < 0.5
+    targets = some_unknown(told)
+    targets[:, 2] = np.nan  # never known
+    targets[targets[:, 3] == 0, 3] = np.nan  # known where positive
+    known = ~np.isnan(targets)
+    result = scores(logits, targets)
+    assert result["auroc"] == roc_auc_score(told[known], logits[known])
+    assert result["auprc"] == average_precision_score(told[known], logits[known])
+    each = [roc_auc_score(told[known[:, k], k], logits[known[:, k], k]) for k in (0, 1)]
+    assert result["auroc_macro"] == pytest.approx(np.mean(each), abs=1e-12)
+    assert np.isnan(scores(logits, np.full((60, 4), np.nan))["auroc"])
+
+
+def test_the_loss_of_unknown_labels_is_pytorch_s_on_the_known_ones():
+    logits = torch.randn(7, 5, requires_grad=True)
+    targets = torch.from_numpy(some_unknown(np.random.default_rng(1).random((7, 5)) < 0.5))
+    weight, known = torch.rand(5) * 9, ~targets.isnan()
+    loss = summed_loss(logits, targets, weight)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits[known], targets[known], pos_weight=weight.expand(7, 5)[known], reduction="sum"
+    )
+    torch.testing.assert_close(loss, expected)
+    mine, theirs = (torch.autograd.grad(value, logits)[0] for value in (loss, expected))
+    torch.testing.assert_close(mine, theirs)
+    assert (mine[~known] == 0).all()
+
+
+def test_with_all_labels_known_the_loss_is_the_plain_one_bit_for_bit():
+    logits, targets = torch.randn(16, 17, requires_grad=True), (torch.rand(16, 17) < 0.3).float()
+    plain = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits, targets, pos_weight=torch.full((17,), 1.5), reduction="sum"
+    )
+    loss = summed_loss(logits, targets, torch.full((17,), 1.5))
+    assert torch.equal(loss, plain)
+    assert torch.equal(*(torch.autograd.grad(value, logits)[0] for value in (loss, plain)))
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_gradient_is_of_the_mean_over_the_known_labels_of_the_whole_batch(accumulate):
+    trainer = small_trainer(arch=dataclasses.replace(TINY, activation_dropout=0.0))
+    model = copy.deepcopy(trainer.model).train()
+    leads, targets = torch.randn(9, SAMPLES), torch.from_numpy(some_unknown(np.eye(9, 17)))
+    targets[:3] = torch.nan  # a whole part of the three
+    parts = list(zip(leads.chunk(accumulate), targets.chunk(accumulate)))
+    total, known = trainer.update(iter(parts), [len(part) for part, _ in parts])
+    assert known == (~targets.isnan()).sum()
+    each = torch.nn.functional.binary_cross_entropy_with_logits(
+        model(expand_lead(leads)), targets.nan_to_num(), pos_weight=torch.full((17,), 1.5), reduction="none"
+    )[~targets.isnan()]
+    assert total == pytest.approx(each.sum().item(), rel=1e-5)
+    gradients = torch.autograd.grad(each.mean(), list(model.parameters()))
+    for mine, theirs in zip(trainer.model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(mine.grad, theirs, rtol=1e-3, atol=1e-6)
+
+
+def test_a_batch_without_any_known_label_teaches_nothing():
+    trainer = small_trainer()
+    before = copy.deepcopy(trainer.model.state_dict())
+    assert trainer.update(iter([(torch.randn(2, SAMPLES), torch.full((2, 17), torch.nan))]), [2]) == (0.0, 0)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_valid_loss_and_training_loss_are_over_the_known_labels(tmp_path):
+    train_set, valid_set = datasets(make_manifests(tmp_path, unknown=0.6))
+    trainer = small_trainer(arch=dataclasses.replace(TINY, activation_dropout=0.0), lr=1e-12, epochs=1)
+    history = train(
+        trainer,
+        train_set,
+        valid_set,
+        last=tmp_path / "last.pt",
+        resume=False,
+        save_best=lambda _: None,
+        progress=Quiet(),
+    ).history
+    for dataset, column in ((train_set, "train_loss"), (valid_set, "valid_loss")):
+        leads, targets = dataset.leads, dataset.targets
+        with torch.inference_mode():
+            loss = torch.nn.BCEWithLogitsLoss(pos_weight=torch.full((17,), 1.5), reduction="none")(
+                trainer.model.eval()(expand_lead(leads)), targets
+            )
+        assert history[0][column] == pytest.approx(loss[~targets.isnan()].mean().item() / np.log(2), abs=1e-5)
+
+
 @pytest.mark.parametrize("look_every", [1, 4, 16])
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(look_every):
     """Whether the losses are looked at after every update, as on a CPU, or after some, as on a GPU."""
@@ -230,8 +327,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(look_every):
     trainer, position, saved, progress = small_trainer(), Position(), [], Quiet()
     trainer.look_every = look_every
     with pytest.raises(UserError, match="loss is nan at update 6"):
-        train_epoch(trainer, data, position, lambda: saved.append((position.updates, position.loss_count)), progress)
-    assert saved == [(2, 10), (4, 20)] and progress.segments == 25
+        train_epoch(trainer, data, position, lambda: saved.append((position.updates, position.loss_labels)), progress)
+    assert saved == [(2, 170), (4, 340)] and progress.segments == 25
 
 
 def test_an_update_is_adam_as_fairseq_signals_writes_it(monkeypatch):
@@ -243,7 +340,7 @@ def test_an_update_is_adam_as_fairseq_signals_writes_it(monkeypatch):
     means, squares = ([torch.zeros_like(weight) for weight in weights] for _ in range(2))
     for step in range(1, 4):
         leads, targets = torch.randn(5, SAMPLES), (torch.rand(5, 17) < 0.4).float()
-        trainer.update(iter([(leads, targets)]), [5], 5)
+        trainer.update(iter([(leads, targets)]), [5])
         loss = torch.nn.BCEWithLogitsLoss(pos_weight=torch.full((17,), 1.5))(model(expand_lead(leads)), targets)
         size = 1e-2 * (1 - 0.98**step) ** 0.5 / (1 - 0.9**step)
         for weight, gradient, mean, square in zip(weights, torch.autograd.grad(loss, weights), means, squares):
@@ -269,14 +366,14 @@ def test_training_and_validation_need_no_float64(manifests, precision):
     trainer, (train_set, valid_set) = small_trainer(precision=precision), datasets(manifests)
     batch = train_set.batch([0, 1, 2])
     with NoFloat64():
-        trainer.update(iter([batch]), [3], 3)
+        trainer.update(iter([batch]), [3])
         trainer.validate(valid_set)
 
 
 def test_only_matrix_products_are_in_bfloat16():
     trainer, dtypes = small_trainer(precision="bfloat16"), set()
     trainer.model.proj.register_forward_hook(lambda *passed: dtypes.add(passed[2].dtype))
-    trainer.update(iter([(torch.randn(2, SAMPLES), torch.ones(2, 17))]), [2], 2)
+    trainer.update(iter([(torch.randn(2, SAMPLES), torch.ones(2, 17))]), [2])
     assert dtypes == {torch.bfloat16} and {p.dtype for p in trainer.model.parameters()} == {torch.float32}
 
 

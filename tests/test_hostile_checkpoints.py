@@ -228,7 +228,9 @@ def run_module(*arguments) -> None:
 
 def settings_for(pretrained: Path | None) -> FinetuneSettings:
     """Return the settings of a run that starts from a file."""
-    return FinetuneSettings(manifests=Path(), output=Path(), pretrained=pretrained, epochs=1, lr=1e-3, batch_size=2)
+    return FinetuneSettings(
+        manifests=Path(), label_set=ECG_FM, output=Path(), pretrained=pretrained, epochs=1, lr=1e-3, batch_size=2
+    )
 
 
 @functools.cache

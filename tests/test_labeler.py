@@ -12,6 +12,7 @@ from ecg_fm_labeler import Labeler
 from ecg_fm_labeler.configuration import ABSENCE, PROJECT_CONFIG, Pattern
 from ecg_fm_labeler.explain import explain
 from ecg_fm_labeler.inference import without_negated
+from ecg_fm_labeler.matching import SLASH
 from ecg_fm_labeler.normalization import TABLES_FILE, TEMPLATES_FILE, expand, read_tables
 from ecg_fm_labeler.phrases import PhraseIndex
 from hypothesis import given, settings
@@ -201,24 +202,26 @@ def test_asserted(statements, labels):
     assert label(*statements, labeler=ASSERTED) == pytest.approx({SHORT[k]: v for k, v in labels.items()})
 
 
-# n: negation, d: another descriptor of the next finding, f: finding, o: "or", x: another connective.
+# n: negation, d: another descriptor of the next finding, f: finding, o: "or", s: a slash, x: another connective.
 HITS = {
     "n": Pattern("no", "before", right=(ABSENCE,)),
     "d": Pattern("acute", "before", right=("Acute",)),
     "f": Pattern("infarct", "entity", entities=(("Infarction", frozenset()),)),
     "o": Pattern("or", "connective"),
+    "s": SLASH,
     "x": Pattern("with", "connective"),
 }
 
 
 @settings(max_examples=500)
-@given(st.text("ndfox", max_size=12))
-def test_negations_cover_lists_that_end_in_or(letters):
-    """A regular expression, slow on long reports, says the same."""
+@given(st.text("ndfosx", max_size=12))
+def test_negations_cover_lists_that_end_in_or(drawn):
+    """A regular expression, slow on long reports, says the same; a slash behind a finding is an "or"."""
+    letters = re.sub("(?<=f)s", "o", drawn).replace("s", "")
     left = re.sub("n[nd]*f(?:(?:[nd]*f)*o[nd]*f)*", lambda match: "-" * len(match[0]), letters)
     # Any other finding is kept, unless a negation is attached to it from further away.
     kept = [n for n, letter in enumerate(left) if letter == "f" and "n" not in letters[:n].rpartition("f")[2]]
-    assert len(without_negated([HITS[letter] for letter in letters])) == len(kept)
+    assert len(without_negated([HITS[letter] for letter in drawn])) == len(kept)
 
 
 # Properties of any report.

@@ -1,18 +1,19 @@
 """The folder of a fine-tuning run: what it holds, and when another run may use it."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ecg_finetune.files import UserError, read_json, sha256, write_json
-from ecg_finetune.paths import ARTEFACTS
+from ecg_finetune.files import UserError, read_json, replacing, sha256, write_json
+from ecg_finetune.paths import ARTEFACTS, inside
 from ecg_finetune.run_folder import refuse_other_settings
 
-BEST, LAST, LOG, CURVES, SETTINGS, COMMAND, RECORDS, LOCK = (
+BEST, LAST, LOG, CURVES, SETTINGS, COMMAND, RECORDS, LABEL_DEFINITION, LOCK = (
     Path(ARTEFACTS[name].location).name
     for name in (
-        *("checkpoint_best", "checkpoint_last", "training_log", "training_curves"),
-        *("finetune_settings", "finetune_command", "training_records", "finetune_lock"),
+        *("checkpoint_best", "checkpoint_last", "training_log", "training_curves", "finetune_settings"),
+        *("finetune_command", "training_records", "finetune_label_def", "finetune_lock"),
     )
 )
 # What a run has to show for its work, in the order in which it is deleted: killed in between, a run without its last
@@ -103,8 +104,9 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool, ove
     found = check_folder(folder, settings, resume=resume, overwrite=overwrite, resumable=resumable)
     results = results_in(folder)
     if overwrite or not results:
-        more = [path for pattern in (UNFINISHED, f"{EVENTS}/events.*") for path in folder.glob(pattern)]
-        for path in (*results, *more, folder / COMMAND, folder / RECORDS, folder / SETTINGS):
+        more = (path for pattern in (UNFINISHED, f"{EVENTS}/events.*") for path in folder.glob(pattern))
+        notes = (folder / name for name in (COMMAND, RECORDS, LABEL_DEFINITION, SETTINGS))
+        for path in (*results, *more, *notes):
             path.unlink(missing_ok=True)
     return found
 
@@ -112,6 +114,12 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool, ove
 def results_in(folder: Path) -> list[Path]:
     """Return the files of a folder that a run has to show for its work: what another run would replace or delete."""
     return [path for name in RESULTS for path in sorted(folder.glob(name))]
+
+
+def note_labels(folder: Path, manifests: Path) -> None:
+    """Copy label_def.csv of the manifests into the folder of a run."""
+    with replacing(folder / LABEL_DEFINITION) as temporary:
+        shutil.copyfile(inside(manifests, "manifest_label_def"), temporary)
 
 
 def record_run(folder: Path, lineage: Mapping[str, Any], versions: Mapping[str, str], **more: Any) -> None:

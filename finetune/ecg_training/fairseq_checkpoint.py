@@ -65,6 +65,7 @@ def fairseq_checkpoint(
             },
             "val_loss": position.best_loss,
             "best": position.best_loss,
+            **settings.label_set.stated(),
             STATED: records_sha256,
         },
     }

@@ -87,7 +87,7 @@ def fairseq_command(
         "task.enable_padding=true",
         *_input(settings.input_channel),
         f"model.model_path={_quoted(settings.pretrained.absolute())}",
-        f"model.num_labels={len(settings.labels)}",
+        f"model.num_labels={len(settings.label_set)}",
         "model.no_pretrained_weights=false",
         "model.dropout=0.0",
         "model.attention_dropout=0.0",

@@ -11,6 +11,8 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ecg_finetune.ecg_fm import Architecture, load_architecture
 from ecg_finetune.files import UserError, replacing
 from ecg_finetune.label_set import read_pos_weight
@@ -18,7 +20,7 @@ from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import locked
 from ecg_finetune.segments import read_labels, read_manifest
 from ecg_finetune.training_records import STATED, TRAINED_ON
-from ecg_training.checkpoint_folder import BEST, COMMAND, LOCK, claim_folder, record_run
+from ecg_training.checkpoint_folder import BEST, COMMAND, LOCK, claim_folder, note_labels, record_run
 from ecg_training.fairseq_command import CONFIG_DIR, CONFIG_NAME, EXECUTABLE, fairseq_command
 from ecg_training.seen_records import note_seen_records, run_lineage, seen_records
 from ecg_training.settings import FinetuneSettings
@@ -79,6 +81,16 @@ def missing_pieces(pretrained: Path, root: Path | None, *, trust: bool = False) 
     return missing
 
 
+def unknown_labels(manifests: Path) -> list[tuple[str, str]]:
+    """Return that labels of the manifests are unknown, and what to do about it; empty where all are known.
+
+    fairseq-signals would train on them: its loss is NaN from the first batch on.
+    """
+    unknown = int(np.isnan(read_labels(manifests)).sum())
+    told = f"{inside(manifests, 'manifest_y')} holds {unknown:,} unknown labels (NaN), on which it cannot train"
+    return [(told, "give labels that are all known")] if unknown else []
+
+
 def cuda_present() -> bool:
     """Tell whether there is a CUDA GPU; this Python's PyTorch may be a CPU build, so the driver is asked first."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
@@ -119,13 +131,12 @@ def command_for(settings: FinetuneSettings, root: Path, overrides: Sequence[str]
     """
     for split in ("train", "valid"):
         read_manifest(inside(settings.manifests, "manifest", split=split))
-    read_labels(settings.manifests)
     architecture, fine_tuned = Architecture(), False
     if settings.pretrained.is_file():
         architecture, fine_tuned, _ = load_architecture(settings.pretrained, trust=settings.trust)
     if fine_tuned:
         raise UserError(f"{settings.pretrained}: {FINE_TUNED}; use --engine torch, or a pretrained checkpoint")
-    pos_weight = read_pos_weight(inside(settings.manifests, "manifest_pos_weight"), len(settings.labels)).tolist()
+    pos_weight = read_pos_weight(inside(settings.manifests, "manifest_pos_weight"), len(settings.label_set)).tolist()
     return fairseq_command(settings, architecture, pos_weight, root, overrides)
 
 
@@ -157,6 +168,7 @@ def finetune(
         claim_folder(folder, recorded, resume=False, overwrite=overwrite, resumable=False)
         with replacing(folder / COMMAND) as temporary:
             temporary.write_text(f"HYDRA_FULL_ERROR=1 {shlex.join(command)}\n", encoding="utf-8")
+        note_labels(folder, settings.manifests)
         noted = {STATED: note_seen_records(folder, records), "command": command}
         record_run(folder, told, versions, **noted, finished=False)
         # hydra leaves logs in the working folder, and shows the error that stopped a run only with this variable.

@@ -31,6 +31,14 @@ class Processes:
         torch.distributed.all_gather_object(values, value)
         return values
 
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the sum of a tensor of every process, which is on the device where the process trains."""
+        if self.world == 1:
+            return value
+        total = value.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
 
 def join_processes(device: torch.device) -> tuple[Processes, torch.device]:
     """Join the processes of `torchrun`, if it started this one; return them and this process's own device.

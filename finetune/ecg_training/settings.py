@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ecg_finetune.files import sha256
-from ecg_finetune.label_set import LABELS
+from ecg_finetune.label_set import LabelSet
 from ecg_finetune.paths import inside
 from ecg_finetune.waveform import LEADS
 
@@ -44,7 +44,9 @@ class FinetuneSettings:
     Attributes
     ----------
     manifests : Path
-        The folder with train.tsv, valid.tsv, y.npy, original_idx_order.npy and pos_weight.txt.
+        The folder with train.tsv, valid.tsv, y.npy, original_idx_order.npy, label_def.csv and pos_weight.txt.
+    label_set : LabelSet
+        The labels of label_def.csv: the outputs of the network.
     output : Path
         Where checkpoints and logs go.
     pretrained : Path or None
@@ -57,8 +59,6 @@ class FinetuneSettings:
         The lead in the segments, for the record.
     input : {"duplicate", "zero"}
         Whether the lead goes into all channels of the network's input, or into its own with zeros in the others.
-    labels : tuple of str
-        The outputs of the network, in the order of the columns of y.npy.
     tiny : bool
         With random weights: a network of 0.1 million parameters.
     keep_head : bool
@@ -102,13 +102,13 @@ class FinetuneSettings:
     """
 
     manifests: Path
+    label_set: LabelSet
     output: Path
     pretrained: Path | None
     leads: Path | None = None
     record_list: Path = Path("record_list.csv")
     lead: str = "I"
     input: str = "duplicate"
-    labels: tuple[str, ...] = LABELS
     tiny: bool = False
     keep_head: bool = False
     trust: bool = False
@@ -146,7 +146,7 @@ class FinetuneSettings:
         return {
             "lead": self.lead,
             "input": self.input,
-            "labels": list(self.labels),
+            **self.label_set.stated(),
             "tiny": self.tiny,
             "keep_head": self.keep_head,
             "epochs": self.epochs,

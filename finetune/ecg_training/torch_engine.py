@@ -19,10 +19,11 @@ from ecg_finetune.noise import NoiseSource
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import locked
 from ecg_finetune.segments import Manifest, read_label_rows, read_manifest
-from ecg_finetune.training_records import STATED, records_of_checkpoint
+from ecg_finetune.tables import listed
+from ecg_finetune.training_records import STATED, TRAINED_ON, TrainingRecords, records_of_checkpoint
 from ecg_training.augmentation import AugmentedData, Augmenter
 from ecg_training.augmentation import recorded as recorded_augmentation
-from ecg_training.checkpoint_folder import BEST, LAST, LOCK, check_folder, claim_folder, record_run
+from ecg_training.checkpoint_folder import BEST, LAST, LOCK, check_folder, claim_folder, note_labels, record_run
 from ecg_training.fairseq_checkpoint import fairseq_checkpoint
 from ecg_training.packed_leads import packed_leads
 from ecg_training.processes import Processes
@@ -99,7 +100,7 @@ def finetune(
     """
     manifests = _read_manifests(settings.manifests)
     labels, studies = read_label_rows(settings.manifests)
-    pos_weight = read_pos_weight(inside(settings.manifests, "manifest_pos_weight"), len(settings.labels))
+    pos_weight = read_pos_weight(inside(settings.manifests, "manifest_pos_weight"), len(settings.label_set))
     model = build_model(settings)
     told_of_input(model, settings)
     model.input_channel = settings.input_channel
@@ -125,6 +126,8 @@ def finetune(
     records = None
     if processes.first:
         records = seen_records(*manifests, settings.record_list, settings.workers)
+        for line in told_of_labels(settings, labels, studies, records):
+            print(line, flush=True)
         if model.fine_tuned:
             start = records_of_checkpoint(settings.pretrained, model.training_records)
             print(told_of_start(settings.pretrained, start, records), flush=True)
@@ -151,6 +154,7 @@ def finetune(
         resumed = processes.first and claim_folder(folder, recorded, resume=resume, overwrite=overwrite, resumable=True)
         resumed = processes.gather(resumed)[0]
         if processes.first:
+            note_labels(folder, settings.manifests)
             noted[STATED] = note_seen_records(folder, records)
             record_run(folder, told, versions, **noted, finished=False)
         progress = Progress(folder, train_segments, segments, processes.first, tensorboard=tensorboard)
@@ -198,14 +202,14 @@ def build_model(settings: FinetuneSettings) -> EcgClassifier:
         The checkpoint cannot be used, or has no head to keep or one of other labels.
     """
     torch.manual_seed(settings.seed)
-    changes = CHANGES | {"num_labels": len(settings.labels)}
+    changes = CHANGES | {"num_labels": len(settings.label_set)}
     if settings.pretrained is not None:
         _check_head(settings)
         return load_pretrained(settings.pretrained, keep_head=settings.keep_head, trust=settings.trust, **changes)
     if settings.tiny:
         # Its operations are too small to share: on a busy machine two threads took 10 times as long as one.
         torch.set_num_threads(1)
-        return EcgClassifier(dataclasses.replace(TINY, num_labels=len(settings.labels)))
+        return EcgClassifier(dataclasses.replace(TINY, num_labels=len(settings.label_set)))
     return EcgClassifier(Architecture(**changes | {"feature_grad_mult": 1.0}))
 
 
@@ -217,7 +221,7 @@ def _check_head(settings: FinetuneSettings) -> None:
         if settings.keep_head:
             raise UserError(f"{path}: not fine-tuned, so it has no head to keep; run without --keep-head")
         return
-    count, wanted = architecture.num_labels, settings.labels
+    count, wanted = architecture.num_labels, settings.label_set.names
     named = "whose names are not known" if label_set is None else ", ".join(label_set.names)
     print(f"{path}: a fine-tuned network of {count} labels ({named})")
     if label_set is not None:
@@ -231,6 +235,46 @@ def _check_head(settings: FinetuneSettings) -> None:
     else:
         sure = "" if label_set else ", on the assumption that its labels are those of the manifests in the same order"
         print(f"its head is kept{sure}", flush=True)
+
+
+def told_of_labels(
+    settings: FinetuneSettings, labels: np.ndarray, studies: np.ndarray, records: TrainingRecords
+) -> list[str]:
+    """Say how much is known of the labels, and which outputs cannot learn to tell records apart.
+
+    Parameters
+    ----------
+    settings : FinetuneSettings
+        Of the run.
+    labels, studies : ndarray (rows, labels), ndarray (rows,)
+        See `segments.read_label_rows`.
+    records : TrainingRecords
+        The records of the run.
+
+    Raises
+    ------
+    UserError
+        No label of the train or of the valid segments is known.
+    """
+    shares = {}
+    for split in reversed(TRAINED_ON):
+        of_split = np.isin(studies, records.of_split(split).study_id)[:, None]
+        known, positive = (((labels == labels) & of_split).sum(axis=0), ((labels > 0) & of_split).sum(axis=0))
+        shares[split] = known.sum() / (of_split.sum() * len(known))
+        if not known.any():
+            path = inside(settings.manifests, "manifest_y")
+            raise UserError(f"{path}: no label of a {split} segment is known; give records with labels to that split")
+    lines = []
+    if min(shares.values()) < 1:
+        lines.append(f"labels known: {shares['train']:.1%} of train, {shares['valid']:.1%} of valid")
+    for which, told in (
+        (known == 0, "no train segment knows whether it has {}: what these outputs say is not learnt"),
+        ((known > 0) & (positive == 0), "no train segment has {} (weight 0.0): these outputs only learn to be low"),
+        ((known > 0) & (positive == known), "all train segments that know {} have it (weight 0.0): nothing is learnt"),
+    ):
+        if which.any():
+            lines.append("note: " + told.format(listed([settings.label_set.names[k] for k in np.flatnonzero(which)])))
+    return lines
 
 
 def _read_manifests(manifests: Path) -> list[Manifest]:

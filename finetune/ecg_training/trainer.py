@@ -1,9 +1,10 @@
 """Fine-tuning in plain PyTorch, with the loss, optimiser and choice of checkpoint of fairseq-signals.
 
-One update: binary cross-entropy with logits and `pos_weight`, averaged over batch x labels, then Adam, at a constant
-learning rate unless the recipe says otherwise. One epoch: every training segment once, in an order drawn from (seed,
-epoch), then validation; the checkpoint with the lowest valid loss is kept. Losses are shown divided by ln 2, as
-fairseq-signals logs them.
+One update: binary cross-entropy with logits and `pos_weight`, averaged over the known labels of the batch, then Adam, at
+a constant learning rate unless the recipe says otherwise. One epoch: every training segment once, in an order drawn
+from (seed, epoch), then validation; the checkpoint with the lowest valid loss is kept. Losses are shown divided by ln
+2, as fairseq-signals logs them. Where every label is known, all is as there; a label that is not (NaN) has no part in
+losses and scores.
 """
 
 from __future__ import annotations
@@ -55,14 +56,14 @@ class Position:
     batch: int = 0  # updates in the epoch under way
     updates: int = 0
     loss_sum: float = 0.0  # of the epoch under way
-    loss_count: int = 0
+    loss_labels: int = 0  # the known labels, of all segments, that it sums over
     best_loss: float = math.inf
     best_epoch: int = 0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def check(self) -> None:
         """Raise `ValueError` if this is no position that a run can have."""
-        counts = (self.epoch, self.batch, self.updates, self.loss_count, self.best_epoch)
+        counts = (self.epoch, self.batch, self.updates, self.loss_labels, self.best_epoch)
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError("a counter in its position is not an integer of at least 0")
         if not all(type(number) is float and not math.isnan(number) for number in (self.loss_sum, self.best_loss)):
@@ -114,12 +115,12 @@ class Trainer:
         self.look_every = 1 if device.type == "cpu" else LOOK_EVERY
 
     def loss(self, leads: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss summed over batch x labels, of leads (batch, samples) and targets (batch, labels)."""
+        """Return the `summed_loss` of leads (batch, samples) and targets (batch, labels)."""
         with self.autocast():
             logits = self.network(leads)
-        return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=self.pos_weight, reduction="sum")
+        return summed_loss(logits, targets, self.pos_weight)
 
-    def update(self, parts: Iterator[tuple[Tensor, Tensor]], sizes: list[int], batch: int) -> Tensor:
+    def update(self, parts: Iterator[tuple[Tensor, Tensor]], sizes: list[int]) -> tuple[Tensor, Tensor]:
         """Do one update.
 
         Parameters
@@ -128,37 +129,39 @@ class Trainer:
             The parts of the batch that fall to this process; their gradients are accumulated.
         sizes : list of int
             How many segments of each part count: all of them, or 0 for a part that only keeps processes in step.
-        batch : int
-            Segments of the whole batch, over all parts and processes.
 
         Returns
         -------
-        Tensor ()
-            This process's share of the summed loss, on the device: reading it waits for the update to be done.
+        loss, known : Tensor ()
+            This process's share of the summed loss, and the known labels that it sums over. They are on the device:
+            reading them waits for the update to be done.
         """
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        for number, size in enumerate(sizes, start=1):
-            leads, targets = next(parts)
+        loaded = [(*next(parts), size) for size in sizes]
+        total, known = torch.zeros((), device=self.device), torch.zeros((), dtype=torch.int64, device=self.device)
+        for _, targets, size in loaded:
+            known += known_labels(targets) * (size > 0)
+        whole = self.processes.sum(known).clamp(min=1)
+        for number, (leads, targets, size) in enumerate(loaded, start=1):
             # Processes exchange gradients once, in the last part.
             exchange = number == len(sizes) or self.processes.world == 1
             with contextlib.nullcontext() if exchange else self.network.no_sync():
                 loss = self.loss(leads, targets) * (size > 0)
                 # DistributedDataParallel averages over processes, but the mean is over the whole batch.
-                (loss * self.processes.world / (batch * targets.shape[1])).backward()
+                (loss * self.processes.world / whole).backward()
             total += loss.detach()
         self.updates += 1
         self._set_rates()
         self.optimizer.step()
-        return total
+        return total, known
 
     @torch.inference_mode()
     def validate(self, data: TrainingData) -> dict[str, float]:
         """Return `valid_loss` and AUROC (micro, macro) and AUPRC (micro) over a split.
 
-        Micro takes all segment-label pairs together, as the "AUROC" in fairseq-signals' log does; macro is the mean
-        over the labels that occur and are not everywhere. A score is NaN where the set has only one class.
+        Micro takes all known labels of all segments together, as the "AUROC" in fairseq-signals' log does; macro is the
+        mean over the labels that occur and are not everywhere. A score is NaN where the set has only one class.
         """
         self.network.eval()
         rank, world = self.processes.rank, self.processes.world
@@ -171,9 +174,8 @@ class Trainer:
                 leads, target = data.batch(mine[start : start + size])
                 with self.autocast():
                     output = self.trained(leads)
-                loss = F.binary_cross_entropy_with_logits(output, target, pos_weight=self.pos_weight, reduction="sum")
                 # They stay on the device until the last batch: to fetch them each time would be to wait each time.
-                losses.append(loss)
+                losses.append(summed_loss(output, target, self.pos_weight))
                 logits.append(output)
                 targets.append(target)
                 advance(len(target))
@@ -181,7 +183,8 @@ class Trainer:
         sums, logits, targets = zip(*self.processes.gather(found))
         logits = np.concatenate([x for part in logits for x in part])
         targets = np.concatenate([x for part in targets for x in part])
-        return {"valid_loss": sum(sums) / targets.size / math.log(2), **scores(logits, targets > 0.5)}
+        known = int(known_labels(targets))
+        return {"valid_loss": sum(sums) / known / math.log(2) if known else math.nan, **scores(logits, targets)}
 
     def autocast(self):
         """Return the context in which the network runs at the precision of the settings."""
@@ -191,12 +194,12 @@ class Trainer:
 
     def state(self, position: Position) -> dict[str, Any]:
         """Return everything that continues the run; every process must call it."""
-        sums = self.processes.gather((position.loss_sum, position.loss_count))
-        loss_sum, loss_count = (sum(values) for values in zip(*sums))
+        sums = self.processes.gather((position.loss_sum, position.loss_labels))
+        loss_sum, loss_labels = (sum(values) for values in zip(*sums))
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "position": dataclasses.asdict(position) | {"loss_sum": loss_sum, "loss_count": loss_count},
+            "position": dataclasses.asdict(position) | {"loss_sum": loss_sum, "loss_labels": loss_labels},
             "random": self.processes.gather((torch.get_rng_state(), random_state(self.device))),
         }
 
@@ -219,7 +222,7 @@ class Trainer:
         if self.updates:
             self._set_rates()  # there may be no update left to do it before the next checkpoint
         if not self.processes.first:
-            position.loss_sum, position.loss_count = 0.0, 0
+            position.loss_sum, position.loss_labels = 0.0, 0
         if len(state["random"]) == self.processes.world:
             cpu, own = state["random"][self.processes.rank]
             torch.set_rng_state(cpu)
@@ -250,18 +253,36 @@ class Trainer:
                 raise ValueError("the state of its optimiser belongs to another network or another update")
 
 
+def summed_loss(logits: Tensor, targets: Tensor, pos_weight: Tensor) -> Tensor:
+    """Return the binary cross-entropy of logits (batch, labels), summed over the targets that are known (not NaN)."""
+    known = (targets == targets).to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(
+        logits, targets.nan_to_num(0.0), known, pos_weight=pos_weight, reduction="sum"
+    )
+
+
+def known_labels(targets: Tensor | np.ndarray) -> Tensor | np.int64:
+    """Return how many of the targets (segments, labels) are known (not NaN), where the targets are."""
+    return (targets == targets).sum()
+
+
 def scores(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """Return `auroc` and `auprc` over all segment-label pairs, and `auroc_macro`; arrays (segments, labels)."""
+    """Return `auroc` and `auprc` over all known targets, and `auroc_macro`; arrays (segments, labels), NaN: unknown."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    usable = targets.any(axis=0) & ~targets.all(axis=0)
-    if not usable.any():
+    known, positive = targets == targets, targets > 0.5
+    usable = np.flatnonzero(positive.any(axis=0) & (known & ~positive).any(axis=0))
+    if not len(usable):
         return {"auroc": math.nan, "auprc": math.nan, "auroc_macro": math.nan}
+
     # Sigmoid keeps the order, but in float32 it can make ties that the logits do not have: rank the logits.
+    def auroc(k: int) -> float:
+        return roc_auc_score(positive[known[:, k], k], logits[known[:, k], k])
+
     return {
-        "auroc": float(roc_auc_score(targets.ravel(), logits.ravel())),
-        "auprc": float(average_precision_score(targets.ravel(), logits.ravel())),
-        "auroc_macro": float(np.mean([roc_auc_score(targets[:, k], logits[:, k]) for k in np.flatnonzero(usable)])),
+        "auroc": float(roc_auc_score(positive[known], logits[known])),
+        "auprc": float(average_precision_score(positive[known], logits[known])),
+        "auroc_macro": float(np.mean([auroc(k) for k in usable])),
     }
 
 
@@ -328,27 +349,26 @@ def train(
     done = position.epoch * len(train_set) + min(position.batch * settings.batch_size, len(train_set))
     progress.start(position.history, done)
     while not is_over(position, settings):
-        started, seen = time.monotonic(), position.loss_count
-        train_epoch(trainer, train_set, position, save, progress)
-        sums = processes.gather((position.loss_sum, position.loss_count))
-        loss_sum, loss_count = (sum(values) for values in zip(*sums))
+        started = time.monotonic()
+        segments = train_epoch(trainer, train_set, position, save, progress)
+        sums = processes.gather((position.loss_sum, position.loss_labels))
+        loss_sum, loss_labels = (sum(values) for values in zip(*sums))
         seconds = time.monotonic() - started
         valid = trainer.validate(valid_set)
-        position.epoch, position.batch, position.loss_sum, position.loss_count = position.epoch + 1, 0, 0.0, 0
+        position.epoch, position.batch, position.loss_sum, position.loss_labels = position.epoch + 1, 0, 0.0, 0
         if not math.isfinite(valid["valid_loss"]):
             raise UserError(f"the valid loss of epoch {position.epoch} is {valid['valid_loss']}; lower --lr")
         best = round(valid["valid_loss"], LOSS_DECIMALS) <= position.best_loss
         if best:
             position.best_loss, position.best_epoch = round(valid["valid_loss"], LOSS_DECIMALS), position.epoch
-        labels = train_set.targets.shape[1]
         position.history.append(
             {
                 "epoch": position.epoch,
                 "updates": position.updates,
-                "train_loss": loss_sum / loss_count / labels / math.log(2),
+                "train_loss": loss_sum / max(loss_labels, 1) / math.log(2),
                 **valid,
                 "best": int(best),
-                "segments_per_second": (loss_count - seen) / seconds,
+                "segments_per_second": segments / seconds,
                 "seconds": time.monotonic() - started,
             }
         )
@@ -396,8 +416,10 @@ def out_of_patience(history: list[dict[str, Any]], patience: int) -> bool:
 
 def train_epoch(
     trainer: Trainer, train_set: TrainingData, position: Position, save: Callable[[], None], progress: Progress
-) -> None:
+) -> int:
     """Do the updates of the epoch under way, from `position.batch` on, at most until `max_update`.
+
+    Returns how many segments these are, in all processes.
 
     Raises
     ------
@@ -410,21 +432,21 @@ def train_epoch(
         batches = batches[: settings.max_update - position.updates]
     shares = [share_of(batch, processes, settings.accumulate) for batch in batches]
     parts = train_set.batches([part for share, _ in shares for part in share], position.epoch)
-    done: list[tuple[Tensor, int, int]] = []  # loss, segments and counted segments of updates not looked at
+    done: list[tuple[Tensor, Tensor, int]] = []  # loss, known labels and segments of the updates not looked at
 
     def look() -> None:
-        losses = torch.stack([loss for loss, _, _ in done]).tolist()
-        for number, (loss, (_, segments, counted)) in enumerate(zip(losses, done), start=1 - len(done)):
+        losses, known = (torch.stack(values).tolist() for values in list(zip(*done))[:2])
+        for number, (loss, labels, (_, _, segments)) in enumerate(zip(losses, known, done), start=1 - len(done)):
             if not math.isfinite(loss):
                 update = position.updates + number
                 raise UserError(f"the loss is {loss} at update {update}; lower --lr, or use --precision float32")
             position.loss_sum += loss
-            position.loss_count += counted
-            progress.update(segments, loss / max(1, counted) / len(trainer.pos_weight) / math.log(2))
+            position.loss_labels += labels
+            progress.update(segments, loss / max(labels, 1) / math.log(2))
         done.clear()
 
     for number, (batch, (_, sizes)) in enumerate(zip(batches, shares), start=1):
-        done.append((trainer.update(parts, sizes, len(batch)), len(batch), sum(sizes)))
+        done.append((*trainer.update(parts, sizes), len(batch)))
         position.batch += 1
         position.updates += 1
         save_now = settings.save_every and position.updates % settings.save_every == 0
@@ -432,3 +454,4 @@ def train_epoch(
             look()
         if save_now:
             save()
+    return sum(map(len, batches))

@@ -16,11 +16,13 @@ Several GPUs share each batch:
     torchrun --nproc-per-node 4 finetune/scripts/finetune_ecgfm.py --engine torch
 
 Reads build/data/finetune_lead1_duplicated/manifests: train.tsv (about 1.26 million segments for all of
-MIMIC-IV-ECG), valid.tsv (160 thousand), y.npy, original_idx_order.npy and pos_weight.txt.
+MIMIC-IV-ECG), valid.tsv (160 thousand), y.npy, original_idx_order.npy, label_def.csv and pos_weight.txt. The network
+gets an output for each label of label_def.csv. Labels that are not known (NaN in y.npy) are left out of the loss, which
+only --engine torch can do.
 Writes into finetune/data: checkpoint_best.pt (362 MB), the network with the lowest valid loss, in fairseq-signals'
-format; settings.json; and with --engine torch checkpoint_last.pt (1.1 GB), training_log.csv (a row per epoch) and
-training_curves.png; with --engine fairseq command.sh. Of several learning rates each run has a folder lr_<rate> in
-there, and sweep.csv compares them.
+format; label_def.csv and settings.json; with --engine torch checkpoint_last.pt (1.1 GB), training_log.csv (a row per
+epoch) and training_curves.png; with --engine fairseq command.sh. Of several learning rates each run has a folder
+lr_<rate> in there, and sweep.csv compares them.
 With --engine torch the leads of all segments are packed into leads.npy beside the manifests (14 GB; it may be deleted
 when no run uses it), and an interrupted run goes on from checkpoint_last.pt when the same command is given again.
 Settings for fairseq-signals itself come last, after "--": ... -- common.fp16=true
@@ -54,8 +56,9 @@ from ecg_finetune.cli import (
     real_number,
     stage_parser,
 )
-from ecg_finetune.device import choose_device, choose_precision
-from ecg_finetune.files import UserError
+from ecg_finetune.device import PRECISIONS, choose_device, choose_precision
+from ecg_finetune.files import UserError, existing_file
+from ecg_finetune.label_set import read_label_set
 from ecg_finetune.lineage import Inputs
 from ecg_finetune.operating_system import usable_cores
 from ecg_finetune.paths import inside
@@ -87,8 +90,8 @@ def add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-head",
         action="store_true",
-        help="keep the head of a fine-tuned --pretrained, whose labels must be those of the manifests (default: draw a "
-        "new head)",
+        help="keep the head of a fine-tuned --pretrained, whose labels must be those of the manifests (label_def.csv) "
+        "in the same order (default: draw a new head)",
     )
     add_lead(parser)
     parser.add_argument(
@@ -98,7 +101,7 @@ def add_files(parser: argparse.ArgumentParser) -> None:
         help="duplicate: the lead in all 12 channels of the network's input; zero: in its own channel, zeros in the "
         "others (default: duplicate)",
     )
-    add_path(parser, "--manifests", "manifests", "the folder with train.tsv, valid.tsv, y.npy and pos_weight.txt")
+    add_path(parser, "--manifests", "manifests", "the folder with train.tsv, valid.tsv, y.npy, label_def.csv and more")
     parser.add_argument(
         "--leads",
         type=Path,
@@ -425,6 +428,10 @@ def choose_engine(args: argparse.Namespace) -> str:
 
         obstacles = missing_pieces(args.pretrained, args.fairseq_root, trust=args.trust_checkpoint)
     if not obstacles:
+        from ecg_training.fairseq_engine import unknown_labels
+
+        obstacles = unknown_labels(args.manifests)
+    if not obstacles:
         return "fairseq"
     if args.engine == "fairseq" or args.print_command or args.overrides:
         told = "; ".join(f"{what} ({remedy})" for what, remedy in obstacles)
@@ -515,6 +522,7 @@ def settings_of(args: argparse.Namespace, lr: float, precision: str = "float32")
     return FinetuneSettings(
         manifests=args.manifests,
         leads=args.leads,
+        label_set=read_label_set(existing_file(inside(args.manifests, "manifest_label_def"), "the build stage")),
         output=args.output_dir,
         pretrained=None if is_random_start(args) else args.pretrained,
         record_list=args.record_list,

@@ -60,8 +60,8 @@ def without_negated(hits: Sequence[Pattern]) -> list[TextEntity]:
 def _negated(hits: Sequence[Pattern]) -> set[int]:
     """Return the positions of the findings that negations before them cover.
 
-    A negation covers the next finding, and a list that goes on from there to an "or" and one more finding: "no
-    ischemia, injury or infarct". Other descriptors may stand before each; anything else ends the list.
+    A negation covers the next finding, and a list that goes on from there to an "or" or a slash and one more finding:
+    "no ischemia, injury or infarct". Other descriptors may stand before each; anything else ends the list.
     """
     negated: set[int] = set()
     listed: list[int] | None = None  # the findings of a list, since the last "or" in it; None outside one
@@ -81,8 +81,10 @@ def _negated(hits: Sequence[Pattern]) -> set[int]:
             negation = alternative = False
         elif hit.kind == "before":
             negation |= ABSENCE in hit.right
-        elif hit.kind == "connective" and hit.text in ("or", "and/or") and previous == "entity":
+        elif hit.kind == "connective" and hit.text in ("or", "and/or", "/") and previous == "entity":
             alternative = True
+        elif hit.text == "/":  # between descriptors: "inferior/lateral"
+            continue
         else:
             listed, negation, alternative = None, False, False
         previous = hit.kind

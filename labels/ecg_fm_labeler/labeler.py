@@ -46,7 +46,7 @@ class Labeler:
         self.policy = policy
         self.knowledge = knowledge
         self.normalizer = normalizer
-        self.matcher = Matcher(knowledge, negations=policy == "asserted")
+        self.matcher = Matcher(knowledge, asserted=policy == "asserted")
         self.inference = Inference(knowledge)
         self._match = lru_cache(maxsize=MEMORY)(lambda text: self.matcher.match(normalizer(text)))
 

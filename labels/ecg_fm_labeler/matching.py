@@ -10,6 +10,9 @@ _TOKEN_OR_WORDS = re.compile(f"[{chr(TOKEN)}-\U0010ffff]|[^{chr(TOKEN)}-\U0010ff
 _WORDLIKE = re.compile(r"[\w<>?'+/().-]+")
 _LETTER_OR_DIGIT = re.compile(r"\w")
 
+# Stands between two hits that nothing but a slash separates: "PAC/PVC".
+SLASH = Pattern("/", "connective")
+
 
 class Match(NamedTuple):
     """A normalised text, its hits in order, and the runs of words no pattern took."""
@@ -25,10 +28,13 @@ class Matcher:
     Patterns are tried in batches: descriptors that ask for it, entities, other descriptors, connectives. Within a batch
     the longest pattern comes first, over the whole text, and a matched span is never matched again. So an entity
     pattern beats any descriptor or connective inside it, and the leftmost pattern has no precedence.
+
+    For the policy "asserted" (`asserted`) the words of negation and the slash between two hits count too.
     """
 
-    def __init__(self, knowledge: Knowledge, negations: bool = False):
-        patterns = [*knowledge.patterns, *(knowledge.negations if negations else ())]
+    def __init__(self, knowledge: Knowledge, asserted: bool = False):
+        patterns = [*knowledge.patterns, *(knowledge.negations if asserted else ())]
+        self._asserted = asserted
         self.patterns = sorted(patterns, key=lambda pattern: (_batch(pattern), -len(pattern.text)))
         self._searches = [bordered(pattern.text) for pattern in self.patterns]
         self._index = PhraseIndex(pattern.text for pattern in self.patterns)
@@ -42,6 +48,8 @@ class Matcher:
         for piece in _TOKEN_OR_WORDS.findall(rest):
             if piece[0] >= chr(TOKEN):
                 hits.append(self.patterns[token_number(piece)])
+            elif piece == "/" and self._asserted:
+                hits.append(SLASH)
             elif words := [word.rstrip(".") for word in _WORDLIKE.findall(piece) if _LETTER_OR_DIGIT.search(word)]:
                 unmatched.append(" ".join(words))
         return Match(text, tuple(hits), tuple(unmatched))

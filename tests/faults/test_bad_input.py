@@ -22,7 +22,7 @@ from small_configuration import SMALL
 
 from ecg_finetune import studies
 from ecg_finetune.files import UserError
-from ecg_finetune.label_set import LABELS, read_pos_weight
+from ecg_finetune.label_set import ECG_FM, LABELS, read_label_set, read_pos_weight, write_label_definition
 from ecg_finetune.matfile import read_mat
 from ecg_finetune.matfile_halves import encode_packed
 from ecg_finetune.paths import locate
@@ -255,12 +255,15 @@ def test_study_labels(campaign, undisturbed, tmp_path, name):
     def check(content, result):
         contents = valid | {name: content}
         mapping = columns_of(contents["study_id_mapping.csv"], "idx", "study_id")
-        labels = columns_of(contents["labels.csv"], "idx", *LABELS)
+        names = cells_of(contents["labels.csv"])[0][1:]
+        assert result[2].names == tuple(all_different(names))
+        labels = columns_of(contents["labels.csv"], "idx", *names)
         all_different([whole(idx) for idx, _ in mapping])
         all_different([whole(idx) for idx, *_ in labels])
         study_of = {whole(idx): whole(study) for idx, study in mapping}
-        rows = [(study_of[whole(idx)], tuple(map(real, values))) for idx, *values in labels]
-        assert set(zip(result[0].tolist(), map(tuple, result[1].tolist()))) == set(rows)
+        rows = [(study_of[whole(idx)], tuple(value and real(value) for value in values)) for idx, *values in labels]
+        found = (tuple("" if value != value else value for value in row) for row in result[1].tolist())
+        assert set(zip(result[0].tolist(), found)) == set(rows)
         all_different(result[0].tolist())
 
     campaign(valid[name], name, lambda path: read_study_labels(path.parent), check)
@@ -430,15 +433,29 @@ def test_label_arrays(campaign, tmp_path, name):
     arrays = {"y.npy": np.eye(10, 17, dtype=np.float32), "original_idx_order.npy": np.repeat(np.arange(5) + 40000, 2)}
     for file, array in arrays.items():
         np.save(tmp_path / file, array)
+    write_label_definition(tmp_path / "label_def.csv", ECG_FM, arrays["y.npy"])
 
     def check(content, result):
         found = np.load(io.BytesIO(content))
-        assert found.shape[0] == 10 and np.isfinite(found).all()
+        assert found.shape[0] == 10
         np.testing.assert_array_equal(result[list(arrays).index(name)], found)
         assert result[0].dtype == np.float32 and result[0].shape == (10, 17) and result[1].shape == (10,)
-        assert result[0].min() >= 0 and result[0].max() <= 1
+        assert (np.isnan(result[0]) | ((result[0] >= 0) & (result[0] <= 1))).all()
 
     campaign((tmp_path / name).read_bytes(), name, lambda path: read_label_rows(path.parent), check)
+
+
+def test_label_set(campaign, tmp_path):
+    write_label_definition(tmp_path / "label_def.csv", ECG_FM, np.eye(17))
+
+    def check(content, result):
+        with_combine = "combine" in cells_of(content)[0]
+        rows = columns_of(content, "name", "combine") if with_combine else columns_of(content, "name")
+        assert list(result.names) == all_different([name for name, *_ in rows]) and all(map(str.strip, result.names))
+        assert set(result.combine) <= {"max", "mean"} and len(result.combine) == len(result.names)
+        assert not with_combine or list(result.combine) == [how for _, how in rows]
+
+    campaign((tmp_path / "label_def.csv").read_bytes(), "label_def.csv", read_label_set, check)
 
 
 def test_pos_weight(campaign):
@@ -682,11 +699,13 @@ def test_state_of_an_interrupted_training(campaign, tmp_path, damage):
 
     def trainer():
         torch.manual_seed(1)
-        settings = FinetuneSettings(manifests=tmp_path, output=tmp_path, pretrained=None, batch_size=2)
+        settings = FinetuneSettings(
+            manifests=tmp_path, label_set=ECG_FM, output=tmp_path, pretrained=None, batch_size=2
+        )
         return Trainer(EcgClassifier(TINY), np.ones(17), settings, torch.device("cpu"))
 
     first = trainer()
-    first.update(iter([(torch.randn(2, 2500), torch.zeros(2, 17))]), [2], 2)
+    first.update(iter([(torch.randn(2, 2500), torch.zeros(2, 17))]), [2])
     row = dict.fromkeys(HISTORY, 0.5) | {"epoch": 1, "best": 1}
     position = Position(epoch=1, updates=1, best_loss=0.5, best_epoch=1, history=[row])
     save_checkpoint(tmp_path / "state.pt", first.state(position))
@@ -703,7 +722,7 @@ def test_state_of_an_interrupted_training(campaign, tmp_path, damage):
         assert all(torch.equal(value, stored["model"][key]) for key, value in second.model.state_dict().items())
         if damage == "bytes":
             assert resumed == position
-        second.update(iter([(torch.randn(2, 2500), torch.zeros(2, 17))]), [2], 2)
+        second.update(iter([(torch.randn(2, 2500), torch.zeros(2, 17))]), [2])
 
     valid = (tmp_path / "state.pt").read_bytes()
     campaign(valid, "state.pt", read, check, checkpoint_copies(state) if damage == "entries" else None, share=2)
@@ -854,7 +873,7 @@ def test_knowledge(campaign, tmp_path, name):
         assert told_by(knowledge) == knowledge_of(files | {name: found})
         if name == "asserted_desc_pat":
             assert [pattern.text for pattern in knowledge.negations] == [entry["pattern"] for entry in found]
-        Matcher(knowledge, negations=True).match("inferior infarct , old with sinus rhythm is gone")
+        Matcher(knowledge, asserted=True).match("inferior infarct , old with sinus rhythm is gone")
         Inference(knowledge)
 
     campaign(json.dumps(files[name]).encode(), f"{name}.json", lambda path: Knowledge.from_folder(path.parent), check)
