@@ -68,7 +68,7 @@ def test_cosine_and_warmup_are_those_of_pytorch_over_a_whole_run():
     schedule = torch.optim.lr_scheduler.SequentialLR(plain, [warm, then], milestones=[3])
     for _ in range(12):
         expected = plain.param_groups[0]["lr"]
-        trainer.update(iter([batch(5)]), [5], 5)
+        trainer.update(iter([batch(5)]), [5])
         assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-9)
         plain.step()
         schedule.step()
@@ -92,7 +92,7 @@ def test_weight_decay_takes_off_its_share_of_all_parameters_as_fairseq_signals_d
     before = copy.deepcopy(plain.model.state_dict())
     for trainer in (decayed, plain):
         torch.manual_seed(1)
-        trainer.update(iter([batch(5)]), [5], 5)
+        trainer.update(iter([batch(5)]), [5])
     for (name, ours), other in zip(decayed.model.named_parameters(), plain.model.parameters(), strict=True):
         assert torch.allclose(ours - other, -0.01 * 0.1 * before[name], atol=1e-6), name
 

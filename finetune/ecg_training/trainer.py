@@ -1,10 +1,10 @@
 """Fine-tuning in plain PyTorch, with the loss, optimiser and choice of checkpoint of fairseq-signals.
 
-One update: binary cross-entropy with logits and `pos_weight`, averaged over the known labels of the batch, then Adam, at
-a constant learning rate unless the recipe says otherwise. One epoch: every training segment once, in an order drawn
-from (seed, epoch), then validation; the checkpoint with the lowest valid loss is kept. Losses are shown divided by ln
-2, as fairseq-signals logs them. Where every label is known, all is as there; a label that is not (NaN) has no part in
-losses and scores.
+One update: binary cross-entropy with logits and `pos_weight`, averaged over the known labels of the batch, then Adam,
+at a constant learning rate unless the recipe says otherwise. One epoch: every training segment once, in an order drawn
+from (seed, epoch), then validation; the checkpoint with the lowest valid loss is kept. Losses are shown divided by
+ln 2, as fairseq-signals logs them. Where every label is known, all is as there; a label that is not (NaN) has no part
+in losses and scores.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ from ecg_finetune.cli import (
     real_number,
     stage_parser,
 )
-from ecg_finetune.device import PRECISIONS, choose_device, choose_precision
+from ecg_finetune.device import choose_device, choose_precision
 from ecg_finetune.files import UserError, existing_file
 from ecg_finetune.label_set import read_label_set
 from ecg_finetune.lineage import Inputs
