@@ -22,7 +22,9 @@ import torch
 
 from ecg_finetune.cli import add_trust, execute, usable_path
 from ecg_finetune.files import UserError, existing_file, replacing, shown
+from ecg_finetune.label_set import stated_label_set
 from ecg_finetune.lineage import Inputs
+from ecg_finetune.tables import listed
 from ecg_finetune.torch_archive import RefusedGlobal, read_archive, refuse_excess
 
 
@@ -135,7 +137,7 @@ def strip_validation(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], lis
 
 
 def describe(checkpoint: Mapping[str, Any]) -> list[str]:
-    """Describe a checkpoint in a few lines: its parts, architecture, weights, and the validation data it carries."""
+    """Describe a checkpoint in a few lines: its parts, network, weights, labels, and the validation data it carries."""
     lines = [f"parts: {', '.join(shown(name) for name in checkpoint)}"]
     config = checkpoint.get("cfg")
     model = config.get("model") if isinstance(config, Mapping) else None
@@ -147,6 +149,9 @@ def describe(checkpoint: Mapping[str, Any]) -> list[str]:
         for name, value in weights.items():
             sizes[str(name).split(".")[0]] += value.numel() if isinstance(value, torch.Tensor) else 0
         lines += [f"weights {shown(part)}: {count:,} numbers" for part, count in sizes.items()]
+    state = checkpoint.get("extra_state")
+    if isinstance(state, Mapping) and (label_set := stated_label_set(state)):
+        lines.append(f"labels: {listed(label_set.names, most=100)}")
     _, removed = strip_validation(checkpoint)
     lines.append(f"validation labels and scores: {len(removed)} arrays" + ("; `strip` removes them" if removed else ""))
     return lines

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ecg_finetune.files import UserError
+from ecg_finetune.files import UserError, short_repr, shown
 from ecg_finetune.label_set import LabelSet, difference, read_label_names, read_label_set
 from ecg_finetune.lineage import read_lineage
 from ecg_finetune.paths import inside
@@ -293,8 +293,9 @@ def _read_labels(path: Path, names: Sequence[str]) -> tuple[np.ndarray, np.ndarr
         try:
             codes += bytes([LABEL_CODES[value] for value in values])
         except KeyError:
+            name, value = next(pair for pair in zip(names, values) if pair[1] not in LABEL_CODES)
             raise UserError(
-                f"{path}: line {line} has a label that is neither 0 nor 1 nor empty; run the labels stage again"
+                f"{path}: line {line} has {short_repr(value)} for {shown(name)}; a label is 1, 0 or empty (unknown)"
             ) from None
         row_idx.append(integer(path, line, "idx", idx))
     if not row_idx:

@@ -59,6 +59,7 @@ NOT_RUN = {
     "--engine fairseq": "needs fairseq-signals and a GPU; the command it gets is checked in test_finetune_fairseq.py",
     "eval_finetuned.py --base-dir /data/ecg-seed43": "the README's command with another base folder",
     "finetune_ecgfm.py --base-dir /data/ecg-seed43": "the same",
+    "--base-dir /data/ecg-external": "needs another data set; test_external_validation.py has one",
     "--dask": "test_batch.py runs on a cluster of its own",
     "cluster.py": "needs SLURM",
 }

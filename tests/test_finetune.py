@@ -29,7 +29,7 @@ from finetune_world import (
 )
 
 from ecg_finetune import run_folder
-from ecg_finetune.checkpoint import load_checkpoint
+from ecg_finetune.checkpoint import describe, load_checkpoint
 from ecg_finetune.documents import load_parser
 from ecg_finetune.ecg_fm import Architecture, label_set_of, load_classifier
 from ecg_finetune.files import UserError, sha256
@@ -103,6 +103,7 @@ def test_a_run_leaves_checkpoint_log_curves_and_settings(uninterrupted, manifest
     assert settings["finished"] and settings["best"]["epoch"] == best["epoch"]
     assert settings["settings"]["labels"] == list(LABELS)
     assert label_set_of(folder / "checkpoint_best.pt") == ECG_FM
+    assert f"labels: {', '.join(LABELS)}" in describe(load_checkpoint(folder / "checkpoint_best.pt"))
     assert settings["checkpoint_sha256"] == sha256(folder / "checkpoint_best.pt")
     assert (folder / "training_curves.png").read_bytes().startswith(b"\x89PNG")
     # The checkpoint is the network whose valid loss the log tells.

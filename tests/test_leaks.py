@@ -11,7 +11,7 @@ from ecg_evaluation.leaks import (
     records_of_split,
     trained_elsewhere,
 )
-from ecg_evaluation.provenance import Source
+from ecg_evaluation.provenance import MACHINE_STATEMENTS, Source
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -132,9 +132,9 @@ def test_patients_seen_in_pretraining_are_counted(tmp_path):
 @pytest.mark.parametrize(
     ("source", "alarm", "finding"),
     [
-        (Source("ptbxl", "included"), "ECG-FM's pretraining had PTB-XL: the results are external for the fine", None),
-        (Source("ludb", "not included"), None, "ECG-FM's pretraining did not have LUDB"),
-        (Source("table", "not known"), None, "not known whether"),
+        (Source("ptbxl", "PTB-XL", "included"), "ECG-FM's pretraining had PTB-XL: the results are external", None),
+        (Source("ludb", "LUDB", "not included"), None, "ECG-FM's pretraining did not have LUDB"),
+        (Source("table 0", "clinic.csv", "not known"), None, "not known whether"),
         (Source("machine statements"), None, "not known whether"),
     ],
 )
@@ -145,23 +145,35 @@ def test_a_data_set_that_was_in_pretraining_is_an_alarm(source, alarm, finding):
 
 
 def test_a_network_from_random_weights_has_seen_nothing_in_pretraining():
-    known = records((1, 10, TRAIN))
-    alarms, findings = check_pretraining(evaluated((1, 10)), known, None, source=Source("ptbxl", "included"), anew=True)
+    known, source = records((1, 10, TRAIN)), Source("ptbxl", "PTB-XL", "included")
+    alarms, findings = check_pretraining(evaluated((1, 10)), known, None, source=source, anew=True)
     assert alarms == [] and len(findings) == 1 and "there was no pretraining" in findings[0]
 
 
 def test_numbers_of_different_data_sets_are_not_compared():
-    cinc, ptbxl, all_2021 = Source("cinc2017"), Source("ptbxl"), Source("physionet2021")
-    told = trained_elsewhere([cinc], ptbxl)
-    assert "trained on PhysioNet/CinC 2017, the records are of PTB-XL" in told and "holds" not in told
-    assert trained_elsewhere([all_2021], ptbxl).endswith("PhysioNet/CinC 2021 holds the records of PTB-XL")
-    assert trained_elsewhere([ptbxl], all_2021).endswith("PhysioNet/CinC 2021 holds the records of PTB-XL")
+    cinc, ptbxl = Source("cinc2017", "PhysioNet/CinC 2017"), Source("ptbxl", "PTB-XL")
+    found = trained_elsewhere([cinc], ptbxl)
+    assert "trained on PhysioNet/CinC 2017, the records are of PTB-XL" in found.told and not found.may_share
+    check = check_leaks(evaluated((7, 10)), None, None, allow=False, elsewhere=found)
+    assert check.leaked is None and check.alarms == [] and check.findings == [found.told]
+    # One that may hold the same recordings.
+    all_2021, tables = Source("physionet2021"), [Source(f"table {digest}") for digest in "ab"]
+    for trained, other, why in (
+        (all_2021, ptbxl, "PhysioNet/CinC 2021 holds the records of PTB-XL"),
+        (ptbxl, all_2021, "PhysioNet/CinC 2021 holds the records of PTB-XL"),
+        (*tables, "two tables may share patients"),
+    ):
+        found = trained_elsewhere([trained], other)
+        assert found.may_share and found.told.endswith(why)
+        check = check_leaks(evaluated((7, 10)), None, None, allow=False, elsewhere=found)
+        assert check.alarms == [found.told] and check.findings == []
     # Looked for where one data set may be the other, or a start was trained on it.
     for trained in ([ptbxl], [cinc, ptbxl], [cinc, Source()], [Source()], []):
         assert trained_elsewhere(trained, ptbxl) is None
+    statements = Source(MACHINE_STATEMENTS)
+    assert trained_elsewhere([statements], tables[0]) is None and trained_elsewhere(tables, statements) is None
+    assert trained_elsewhere([statements], ptbxl).told.startswith("the checkpoint was trained on machine statements, ")
     assert trained_elsewhere([cinc], Source()) is None
-    check = check_leaks(evaluated((7, 10)), None, None, allow=False, elsewhere=told)
-    assert check.leaked is None and check.alarms == [] and check.findings == [told]
 
 
 def test_training_records_are_read_as_written(tmp_path):

@@ -59,7 +59,7 @@ def test_unknown_and_known_labels_of_one_study_differ(tmp_path):
 @pytest.mark.parametrize("cell", ["2", "nan", "-1", " ", "yes", "0.5"])
 def test_any_other_cell_is_refused(tmp_path, cell):
     write_own_labels(tmp_path, "0,1,0", f"1,{cell},0")
-    with pytest.raises(UserError, match="labels.csv: line 3 has a label that is neither 0 nor 1"):
+    with pytest.raises(UserError, match=f"labels.csv: line 3 has {cell!r} for Ectopy; a label is 1, 0 or empty"):
         read_study_labels(tmp_path)
 
 

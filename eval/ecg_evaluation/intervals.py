@@ -34,14 +34,15 @@ IS_AREA, IS_RATIO = (np.isin(METRICS, names) for names in (AREAS, RATIOS))
 def patient_weights(scored: Scored) -> np.ndarray:
     """Return how many of each patient's records an estimate rests on: (patients, rows, 10).
 
-    A ratio rests on the records in its denominator, a Brier score on all, an area on those of the rarer class (by
-    effective number of patients).
+    A ratio rests on the records in its denominator, a Brier score on all that are known, an area on those of the rarer
+    class (by effective number of patients).
     """
     denominators = ratios(*np.moveaxis(scored.sums[:, :4], 1, 0))
     weights = {name: denominator for name, (_, denominator) in denominators.items()}
     rarer = effective_number(scored.positives) <= effective_number(scored.negatives)
     weights |= dict.fromkeys(AREAS, np.where(rarer, scored.positives, scored.negatives))
-    return np.stack([weights.get(name, weights["accuracy"]) for name in METRICS], axis=-1)
+    known = scored.positives + scored.negatives
+    return np.stack([weights.get(name, known) for name in METRICS], axis=-1)
 
 
 def effective_number(weights: np.ndarray) -> np.ndarray:
@@ -130,7 +131,7 @@ def estimate(scored: Scored, drawn: np.ndarray) -> Estimates:
     low, high = np.where(varies, ends[0], low), np.where(varies, ends[1], high)
 
     # The logit of an area of 1 is infinite: a resample without any misplaced record counts as half of one.
-    pairs = np.maximum(scored.positives.sum(axis=0) * records[:, METRICS.index("accuracy")], 1)
+    pairs = np.maximum(scored.positives.sum(axis=0) * records[:, METRICS.index("brier")], 1)
     smallest = np.where(IS_AREA, 1 / (2 * pairs)[:, None], 1e-12)
     margin = margins(logit(np.clip(drawn, smallest, 1 - smallest)), effective)
     varies = ~IS_RATIO & (margin > 0) & (point > 0) & (point < 1)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ecg_evaluation.provenance import Source
+from ecg_evaluation.provenance import MACHINE_STATEMENTS, TABLE, Source
 from ecg_finetune.files import UserError, sha256
 from ecg_finetune.foreign_split import read_foreign_split
 from ecg_finetune.studies import SPLITS, find_rows
@@ -49,6 +49,17 @@ class LeakCheck:
     findings: list[str]
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """That a checkpoint was trained on other data sets than the evaluated one: `told` in words.
+
+    `may_share`: they may hold recordings of the evaluated one, which is an alarm.
+    """
+
+    told: str
+    may_share: bool
+
+
 FOUND = "that the checkpoint was trained on"
 GO_ON = "give --allow-leak to go on with a warning in the report"
 UNLISTED_START = (
@@ -67,7 +78,7 @@ def check_leaks(
     patient_of: pd.Series | None,
     *,
     allow: bool,
-    elsewhere: str | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> LeakCheck:
     """Look for the evaluated patients among those that the checkpoint was trained on.
 
@@ -81,7 +92,7 @@ def check_leaks(
         subject_id by study_id of the record list.
     allow : bool
         Go on although there is a leak.
-    elsewhere : str or None
+    elsewhere : Elsewhere or None
         Why there is nothing to look for, see `trained_elsewhere`.
 
     Raises
@@ -92,7 +103,7 @@ def check_leaks(
     alarms, findings = [], []
     leaked = None
     if elsewhere is not None:
-        findings.append(elsewhere)
+        (alarms if elsewhere.may_share else findings).append(elsewhere.told)
     if trained is None and elsewhere is None:
         alarms.append(NOT_KNOWN)
     elif trained is not None:
@@ -115,23 +126,31 @@ def check_leaks(
     return LeakCheck(leaked, alarms, findings)
 
 
-def trained_elsewhere(trained: Sequence[Source], evaluated: Source) -> str | None:
+SHARED = {"ptbxl", "physionet2021"}  # the Challenge's recordings are those of PTB-XL among others
+
+
+def trained_elsewhere(trained: Sequence[Source], evaluated: Source) -> Elsewhere | None:
     """Say that a checkpoint was trained on other data sets, whose numbers of records are others; None: it was not.
 
-    Where one of them is not known, records are looked for by their numbers.
+    Where one of them is not known, records are looked for by their numbers; also where a table of one's own meets
+    machine statements, as both may have the numbers of MIMIC-IV-ECG.
     """
     keys = {source.key for source in trained}
     if not keys or None in keys | {evaluated.key} or evaluated.key in keys:
         return None
-    shared = SHARED - {evaluated.key} <= keys if evaluated.key in SHARED else False
-    return (
+    of_table = [key.startswith(TABLE) for key in (evaluated.key, *keys)]
+    if any(of_table) and MACHINE_STATEMENTS in keys | {evaluated.key}:
+        return None
+    shared = evaluated.key in SHARED and bool(keys & SHARED)
+    tables = of_table[0] and any(of_table[1:])
+    told = (
         f"the checkpoint was trained on {' and '.join(sorted({one.name or one.key for one in trained}))}, the records "
         f"are of {evaluated.name or evaluated.key}: numbers of records and patients of different data sets do not "
-        f"compare, so none was looked for{'; PhysioNet/CinC 2021 holds the records of PTB-XL' if shared else ''}"
+        "compare, so none was looked for"
     )
-
-
-SHARED = {"ptbxl", "physionet2021"}
+    if shared or tables:
+        told += "; PhysioNet/CinC 2021 holds the records of PTB-XL" if shared else ", but two tables may share patients"
+    return Elsewhere(told, shared or tables)
 
 
 def check_pretraining(

@@ -121,8 +121,8 @@ class Scored:
     probabilities : ndarray (records, labels)
         Predicted probabilities.
     thresholds : ndarray (labels,)
-        A label is predicted where its probability is at least this; NaN: the label has none, so the metrics of
-        decisions are undefined, for it and for all pooled.
+        A label is predicted where its probability is at least this; NaN: nothing is decided, so the `RATIOS` of the
+        label are undefined, and those of all pooled are without it.
     unit : ndarray (records,), int
         The unit (patient) of each record, 0 to `units` - 1.
     calibrated : ndarray (records, labels), optional
@@ -132,11 +132,9 @@ class Scored:
     ----------
     units : int
     records : int
-    sums : ndarray (units, 6, labels + 1), float64
-        True positives, false positives, false negatives, true negatives, and the two sums of squared errors of each
-        unit; per label, and last of all decisions pooled.
-    undecided : ndarray bool (labels + 1,)
-        The labels without a threshold, and whether there are any among those that a record knows.
+    sums : ndarray (units, 8, labels + 1), float64
+        Of each unit true positives, false positives, false negatives and true negatives, positive and negative
+        records, and the two sums of squared errors; per label, and last of all pooled.
     """
 
     def __init__(self, truth, probabilities, thresholds, unit, calibrated=None):
@@ -151,15 +149,15 @@ class Scored:
         self.rankings.append(Ranking.of(positive[known], probabilities[known], np.repeat(unit, labels)[known.ravel()]))
         if calibrated is None:
             calibrated = np.full(truth.shape, np.nan)
-        undecided = np.isnan(thresholds)
-        self.undecided = np.append(undecided, (undecided & known.any(axis=0)).any())
-        decided = probabilities >= thresholds
-        # What each record adds to the six sums that all metrics but the areas are ratios of.
+        taken, passed = probabilities >= thresholds, probabilities < thresholds  # neither without a threshold
+        # What each record adds to the sums that all metrics but the areas are ratios of.
         parts = (
-            positive & decided,
-            negative & decided,
-            positive & ~decided,
-            negative & ~decided,
+            positive & taken,
+            negative & taken,
+            positive & passed,
+            negative & passed,
+            positive,
+            negative,
             np.where(known, (probabilities - positive) ** 2, 0),
             np.where(known, (calibrated - positive) ** 2, 0),
         )
@@ -170,12 +168,12 @@ class Scored:
     @property
     def positives(self) -> np.ndarray:
         """The positive records of each unit: (units, labels + 1)."""
-        return self.sums[:, 0] + self.sums[:, 2]
+        return self.sums[:, 4]
 
     @property
     def negatives(self) -> np.ndarray:
         """The negative records of each unit: (units, labels + 1)."""
-        return self.sums[:, 1] + self.sums[:, 3]
+        return self.sums[:, 5]
 
     def measure(self, weights: np.ndarray | None = None) -> np.ndarray:
         """Return every metric of every resample.
@@ -196,11 +194,10 @@ class Scored:
         result = np.empty((len(weights), len(self.rankings), len(METRICS)))
         for resample, values in zip(result, weights):
             resample[:, :2] = [ranking.areas(values) for ranking in self.rankings]
-        sums = np.tensordot(weights.astype(float), self.sums, axes=1)  # (resamples, 6, labels + 1)
+        sums = np.tensordot(weights.astype(float), self.sums, axes=1)  # (resamples, 8, labels + 1)
         result[:, :, 2:8] = np.stack(list(rates(*np.moveaxis(sums[:, :4], 1, 0)).values()), axis=-1)
-        result[:, self.undecided, 2:8] = np.nan
-        known = sums[:, :4].sum(axis=1)[..., None]  # how many decisions have a truth to compare with
-        errors = np.moveaxis(sums[:, 4:], 1, 2)
+        known = sums[:, 4:6].sum(axis=1)[..., None]
+        errors = np.moveaxis(sums[:, 6:], 1, 2)
         result[:, :, 8:] = np.divide(errors, known, out=np.full(errors.shape, np.nan), where=known > 0)
         return result
 

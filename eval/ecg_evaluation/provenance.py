@@ -59,15 +59,18 @@ def chain(lineage: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str], lis
             yield row
 
 
+def latest(lineage: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
+    """Return the lineage of the latest run of a stage that is recorded in a lineage; empty where none is."""
+    if lineage.get("stage") == stage and isinstance(lineage.get("settings"), Mapping):
+        return lineage
+    earlier = lineage.get("earlier")
+    found = (latest(one, stage) for one in (earlier if isinstance(earlier, list) else ()) if isinstance(one, Mapping))
+    return next((one for one in found if one), {})
+
+
 def stage_settings(lineage: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
     """Return the settings of the latest run of a stage in a lineage; empty where it is not recorded."""
-    if lineage.get("stage") == stage and isinstance(lineage.get("settings"), Mapping):
-        return lineage["settings"]
-    earlier = lineage.get("earlier")
-    found = (
-        stage_settings(one, stage) for one in (earlier if isinstance(earlier, list) else ()) if isinstance(one, dict)
-    )
-    return next((settings for settings in found if settings), {})
+    return latest(lineage, stage).get("settings", {})
 
 
 # What the names of import_source.py stand for.
@@ -76,8 +79,8 @@ SOURCES = {
     "physionet2021": "PhysioNet/CinC 2021",
     "ptbxl": "PTB-XL",
     "ludb": "LUDB",
-    "table": "the table given",
 }
+TABLE = "table"
 MACHINE_STATEMENTS = "machine statements"
 
 
@@ -85,27 +88,39 @@ MACHINE_STATEMENTS = "machine statements"
 class Source:
     """The data set that records and labels are of, as their lineage says.
 
-    `key` is what import_source.py calls it, or `MACHINE_STATEMENTS` where the labels stage has read a table of reports;
-    None: not known. `pretraining` says whether ECG-FM's pretraining had it: "included", "not included", "not known", or
-    None where nothing is said.
+    Attributes
+    ----------
+    key : str or None
+        What import_source.py calls it (of a table of one's own with the digest of its labels), or `MACHINE_STATEMENTS`
+        where the labels stage has read a table of reports; None: not known.
+    name : str or None
+        The name of an imported data set; None for any other.
+    pretraining : str or None
+        Whether ECG-FM's pretraining had it: "included", "not included", "not known"; None: nothing is said.
+    patients : bool
+        Whether it tells patients; where it does not, each recording counts as a patient.
     """
 
     key: str | None = None
+    name: str | None = None
     pretraining: str | None = None
-
-    @property
-    def name(self) -> str | None:
-        """The name of an imported data set; None for any other."""
-        return None if self.key in (None, MACHINE_STATEMENTS) else SOURCES.get(self.key, self.key)
+    patients: bool = True
 
 
 def source_of(lineage: Mapping[str, Any]) -> Source:
     """Return the data set at the beginning of a lineage."""
-    imported = stage_settings(lineage, "sources")
-    if isinstance(key := imported.get("--source"), str):
-        pretraining = imported.get("pretraining")
-        return Source(key, pretraining if isinstance(pretraining, str) else "not known")
-    return Source(MACHINE_STATEMENTS) if stage_settings(lineage, "labels") else Source()
+    imported = latest(lineage, "sources")
+    settings = imported.get("settings", {})
+    key, pretraining = settings.get("--source"), settings.get("pretraining")
+    if not isinstance(key, str):
+        return Source(MACHINE_STATEMENTS) if latest(lineage, "labels") else Source()
+    name = SOURCES.get(key, key)
+    if key == TABLE:
+        outputs, inputs = (imported.get(what) for what in ("outputs", "inputs"))
+        key = f"{TABLE} {outputs.get('labels.csv') if isinstance(outputs, Mapping) else None}"
+        name = Path(next(iter(inputs), TABLE)).name if isinstance(inputs, Mapping) else TABLE
+    pretraining = pretraining if isinstance(pretraining, str) else "not known"
+    return Source(key, name, pretraining, patients=settings.get("patients") != "not known")
 
 
 def earlier_stage(lineage: Mapping[str, Any], stage: str) -> Mapping[str, Any]:

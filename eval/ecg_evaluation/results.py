@@ -233,7 +233,7 @@ def notes(table: pd.DataFrame, decisions: Decisions, min_patients: int, resample
             parts = [NOT_ANNOTATED]
         elif row["label"] == MICRO:
             lacking = table["label"][:-2][table["n_pos"][:-2].notna() & table["threshold"][:-2].isna()]
-            parts = [f"{DECIDED} undefined, no threshold for {', '.join(lacking)}"] if len(lacking) else []
+            parts = [f"{DECIDED} are without {', '.join(lacking)}"] if len(lacking) else []
             parts += patient_notes(row, min_patients, resampled)
         else:
             parts = undefined_notes(row, np.isnan(row["threshold"])) + patient_notes(row, min_patients, resampled)
@@ -284,11 +284,14 @@ def macro_notes(labels: pd.DataFrame, required: str) -> list[str]:
     if few.any():
         excluded = ", ".join(labels["label"][few])
         parts.append(f"mean over {included} of {len(labels)} labels, those with at least {required} (not {excluded})")
+    metrics_without: dict[tuple[str, ...], list[str]] = {}  # the metrics that some labels are not in
     for metric in METRICS[:-1]:  # no label has calibrated probabilities, or all have
-        undefined = labels["label"][~few & labels[metric].isna()]
-        if len(undefined):
-            count = included - len(undefined)
-            parts.append(f"{metric} is the mean over {count} labels (undefined for {', '.join(undefined)})")
+        metrics_without.setdefault(tuple(labels["label"][~few & labels[metric].isna()]), []).append(metric)
+    for undefined, metrics in metrics_without.items():
+        if undefined:
+            mean = "is the mean" if len(metrics) == 1 else "are means"
+            over = f"{included - len(undefined)} labels (undefined for {', '.join(undefined)})"
+            parts.append(f"{', '.join(metrics)} {mean} over {over}")
     return parts
 
 

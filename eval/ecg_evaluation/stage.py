@@ -25,7 +25,9 @@ from ecg_evaluation.inputs import (
     write_predictions,
 )
 from ecg_evaluation.leaks import (
+    Elsewhere,
     Evaluated,
+    LeakCheck,
     check_leaks,
     check_pretraining,
     check_valid,
@@ -82,6 +84,13 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
     patient_of = read_patients(settings.record_list) if settings.record_list.exists() else None
     patients, alarms, unchecked = patients_of(settings, records, patient_of)
     findings += unchecked
+    records_lineage = lineage_of_records(settings)
+    source = source_of(records_lineage)
+    if not source.patients:
+        findings.append(
+            f"the patients of {source.name} are not known, so each recording counts as one: where a patient has "
+            "several, intervals are too narrow"
+        )
     other = None if settings.compare is None else read_other(settings, records)
     read_scale(settings.signal_report)
     if given is not None:
@@ -98,21 +107,12 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
         model, made_by = model_of(settings, records.labels)
         finetuning = finetuning_of(settings.model_path)
         known = records_of_checkpoint(settings.model_path, model.training_records)
-    records_lineage = lineage_of_records(settings)
-    source = source_of(records_lineage)
     elsewhere = trained_elsewhere(trained_on_sources(finetuning), source)
     trained = trained_on(None if elsewhere else known, told)
-    # The valid split may have been used in validation, but not in training.
-    looked_for = trained.of_split("train") if settings.set == "valid" and trained is not None else trained
     evaluated = Evaluated(records.study_id, patients)
-    leaks = check_leaks(evaluated, looked_for, patient_of, allow=settings.allow_leak, elsewhere=elsewhere)
-    alarms += leaks.alarms
-    if settings.set == "test" and valid is not None:
-        of_valid = None if patient_of is None else patient_of.reindex(valid.study_id).fillna(UNKNOWN).to_numpy(np.int64)
-        alarms += check_valid(Evaluated(valid.study_id, of_valid), trained, patient_of, allow=settings.allow_leak)
-    anew = started_anew(finetuning)
-    of_pretraining = check_pretraining(evaluated, pretrained, patient_of, source=source, anew=anew)
-    alarms += of_pretraining[0]
+    leaks = look_for_leaks(settings, evaluated, valid, trained, elsewhere, patient_of)
+    seen, unseen = check_pretraining(evaluated, pretrained, patient_of, source=source, anew=started_anew(finetuning))
+    alarms += leaks.alarms + seen
 
     with claimed_stamp(settings.out, records.name) as stamp:
         if given is not None:
@@ -129,7 +129,7 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
         else:
             findings += validation_warnings(test_file, valid_file)
         origin = read_origin(test_file)
-        findings += leaks.findings + of_pretraining[1] + lead_warnings(origin, settings.lead)
+        findings += leaks.findings + unseen + lead_warnings(origin, settings.lead)
 
         decisions = points.decisions if points is not None else chosen_decisions(settings, valid, valid_file, records)
         probabilities = given.of(records.study_id)
@@ -214,6 +214,26 @@ def read_evaluated(settings: EvaluationSettings) -> Labelled:
     files = [inside(settings.test_dir, name) for name in ("test_labels", "test_label_def")]
     read_lineage("build", inside(settings.test_dir, "test_lineage"), [file for file in files if file.exists()])
     return read_test_set(settings.test_dir, settings.max_samples)
+
+
+def look_for_leaks(
+    settings: EvaluationSettings,
+    evaluated: Evaluated,
+    valid: Labelled | None,
+    trained: TrainingRecords | None,
+    elsewhere: Elsewhere | None,
+    patient_of: pd.Series | None,
+) -> LeakCheck:
+    """Look for the patients of the evaluated records, and of the valid split, among those trained on."""
+    allow = settings.allow_leak
+    # The valid split may have been used in validation, but not in training.
+    looked_for = trained.of_split("train") if settings.set == "valid" and trained is not None else trained
+    leaks = check_leaks(evaluated, looked_for, patient_of, allow=allow, elsewhere=elsewhere)
+    if settings.set == "valid" or valid is None:
+        return leaks
+    of_valid = None if patient_of is None else patient_of.reindex(valid.study_id).fillna(UNKNOWN).to_numpy(np.int64)
+    alarms = check_valid(Evaluated(valid.study_id, of_valid), trained, patient_of, allow=allow)
+    return dataclasses.replace(leaks, alarms=leaks.alarms + alarms)
 
 
 def trained_on(known: TrainingRecords | None, told: TrainingRecords | None) -> TrainingRecords | None:
@@ -401,16 +421,16 @@ def run_model(
         print(f"predictions: {path}", flush=True)
         return path
 
-    def make_valid() -> Path:
+    def make_valid(name: str) -> Path:
         data = valid_segments(settings.manifests, settings.max_samples)
-        return make(valid.name, data, 2 * settings.batch_size, "segments")
+        return make(name, data, 2 * settings.batch_size, "segments")
 
     if settings.set == "valid":
-        return make_valid(), None
+        return make_valid(records.name), None
     data = RecordDataset(settings.test_dir, records.study_id)
     test_file = make(records.name, data, settings.batch_size, "records")
     made_already = valid is None or settings.valid_predictions is not None
-    return test_file, settings.valid_predictions if made_already else make_valid()
+    return test_file, settings.valid_predictions if made_already else make_valid(valid.name)
 
 
 def lineage_of_records(settings: EvaluationSettings) -> dict:

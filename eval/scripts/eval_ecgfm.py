@@ -1,4 +1,4 @@
-"""Evaluate any ECG-FM classifier with the 17 labels on the test set.
+"""Evaluate any ECG-FM classifier on the test set.
 
     python eval/scripts/eval_ecgfm.py --model-path mimic_iv_ecg_finetuned.pt
 
@@ -10,15 +10,21 @@ The same numbers again, or with other thresholds, without a model:
 
     python eval/scripts/eval_ecgfm.py --predictions eval/data/predictions_test_lead1_duplicated_20260131_120000.csv
 
+On another data set, at the thresholds and with the calibration of the development (docs/evaluation.md):
+
+    python eval/scripts/eval_ecgfm.py --base-dir /data/ecg-external --model-path finetune/data/checkpoint_best.pt \\
+        --operating-points eval/data/metrics_test_lead1_duplicated_20260131_120000.csv
+
 Reads the test set (build stage; 78,370 records on ECG-FM's split), the segments of the valid split (for thresholds and
 calibration), the checkpoint, record_list.csv (the patients) and meta_split.csv. The checkpoint may come from
 fairseq-signals or from finetune_ecgfm.py.
 Writes below eval/data, <set> = test_lead1_duplicated, <time> = YYYYMMDD_HHMMSS:
-    predictions_<set>_<time>.csv   study_id and 17 probabilities, a row per record (28 MB); the same for the valid
-                                   split, <set> = valid_lead1_duplicated; beside each a .json that says what made it
-    metrics_<set>_<time>.csv       17 labels, __macro__ and __micro__: 19 rows (14 kB)
+    predictions_<set>_<time>.csv   study_id and a probability per label, a row per record (28 MB); the same for the
+                                   valid split, <set> = valid_lead1_duplicated; beside each a .json that says what
+                                   made it
+    metrics_<set>_<time>.csv       a row per label, __macro__ and __micro__ (14 kB); beside it its lineage, a .json
     report_<set>_<time>.html       the report (about 1 MB)
-    comparison_<set>_<time>.csv    with --compare: 19 rows
+    comparison_<set>_<time>.csv    with --compare: the same rows
 """
 
 import argparse
@@ -39,7 +45,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=Path,
         default=None,
         metavar="PATH",
-        help="a classifier checkpoint with the 17 outputs (no default; needed unless --predictions is given)",
+        help="a classifier checkpoint of the test set's labels (no default; needed unless --predictions is given)",
     )
     add_options(parser)
     return parser
