@@ -403,19 +403,23 @@ class EcgClassifier(nn.Module):
         ValueError
             `source` has another shape, or fewer samples than make one frame.
         """
+        return self.classify(self.embed(source))
+
+    def embed(self, source: Tensor) -> Tensor:
+        """Return what the head classifies, the mean over frames: float32 (batch, embed dim); see `forward`."""
         channels = self.architecture.in_d
         if source.ndim != 2 and (source.ndim != 3 or source.shape[1] != channels):
             shapes = f"(batch, {channels}, samples) or (batch, samples)"
             raise ValueError(f"source has shape {tuple(source.shape)}, not {shapes}")
         if self.architecture.frames(source.shape[-1]) < 1:
             raise ValueError(f"source has {source.shape[-1]} samples, too few for the convolutions")
-        return self.proj(self.embed(source).to(self.proj.weight.dtype)).float()
-
-    def embed(self, source: Tensor) -> Tensor:
-        """Return what the head classifies, the mean over frames: float32 (batch, embed dim); `source` as `forward`."""
         frames = self.final_dropout(self.encoder(source.to(self.proj.weight.dtype))).float()
         # As fairseq-signals divides: by the frames whose value is not exactly 0. Where all are, the mean is 0, not NaN.
         return frames.sum(1) / (frames != 0).sum(1).clamp(min=1)
+
+    def classify(self, embedded: Tensor) -> Tensor:
+        """Return the logits, float32 (batch, labels), of what `embed` returns."""
+        return self.proj(embedded.to(self.proj.weight.dtype)).float()
 
 
 def load_classifier(path: Path, *, trust: bool = False) -> EcgClassifier:

@@ -18,6 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add every option but --base-dir and --model-path."""
     add_files(parser)
     add_inference(parser)
+    add_embeddings(parser)
     add_intervals(parser)
     add_statistics(parser)
     add_leaks(parser)
@@ -64,6 +65,17 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
         help="only the first N records of the test set and of the valid split, for a quick look (default: all)",
     )
     add_device(parser)
+
+
+def add_embeddings(parser: argparse.ArgumentParser) -> None:
+    """Add what else the network writes."""
+    parser.add_argument(
+        "--embeddings",
+        action="store_true",
+        help="write what the head classifies, too: embeddings_<set>.npy, float32 (records, embed dim), the mean over "
+        "the frames of a record, with the studies in embeddings_<set>.csv; those of an earlier run are replaced "
+        "(default: only predictions)",
+    )
 
 
 def add_intervals(parser: argparse.ArgumentParser) -> None:
@@ -209,6 +221,7 @@ class EvaluationSettings:
     device: str
     precision: str
     trust_checkpoint: bool
+    embeddings: bool
     bootstrap: int
     min_positive_patients: int
     threshold_rule: str | float
