@@ -4,7 +4,7 @@
 
 The tiny network learns atrial fibrillation against normal and other rhythms from PhysioNet/CinC 2017 (AliveCor, one
 lead, 300 Hz), which is taken from $ECG_FINETUNE_TEST_DATA: with and without augmentation, with either input, three
-seeds each. Held-out recordings are evaluated as they are, under each kind of noise of eval_noise.py, and behind devices.
+seeds each. Held-out recordings are evaluated as they are, under each noise of eval_noise.py, and behind devices.
 Noise for training is the first half of NSTDB's excerpts, for evaluation the second. 20 minutes on 2 quiet cores;
 --seeds 1 --epochs 3 is a quick look.
 Printed: the AUROC, mean over the seeds; and the difference that augmentation, or the other input, makes, with the 95 %
@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     """Train, evaluate and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each kind (default: 3)")
-    parser.add_argument("--epochs", type=int, default=15, help="passes over the train recordings (default: 15)")
+    parser.add_argument("--epochs", type=int, default=12, help="passes over the train recordings (default: 12)")
     args = parser.parse_args(argv)
     if "ECG_FINETUNE_TEST_DATA" not in os.environ:
         print("skipped: ECG_FINETUNE_TEST_DATA is not set, and the recordings are genuine ones")

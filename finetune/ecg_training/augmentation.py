@@ -45,26 +45,26 @@ class Augmenter:
     def __call__(self, lead: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return a segment, float32 (samples,), as it might have been recorded, with its mean and deviation kept."""
         chosen = self.augmentation
+        count = int(rng.integers(1, MOST_NOISES + 1)) if rng.random() < chosen.noise else 0
+        effects = [name for name in OTHERS if rng.random() < chosen.effects]
+        if rng.random() < chosen.effects:  # the order is that between skin and file
+            effects.insert(-1 if "quantisation" in effects else len(effects), str(rng.choice(RATES)))
+        if not count and not effects:
+            return lead
         amplitude = qrs_amplitude(lead)
         if not amplitude > 0:
             return lead
         changed = lead.astype(float)
-        if rng.random() < chosen.noise:
-            for kind in rng.choice(NOISES, rng.integers(1, MOST_NOISES + 1), replace=False):
-                snr = rng.uniform(*chosen.snr)
-                changed += scaled(self.source.draw(kind, len(lead), rng), amplitude, snr)
-        # In the order in which they come about between skin and file.
-        effects = [name for name in OTHERS if rng.random() < chosen.effects]
-        if rng.random() < chosen.effects:
-            effects.insert(-1 if "quantisation" in effects else len(effects), str(rng.choice(RATES)))
+        for kind in rng.choice(NOISES, count, replace=False):
+            snr = rng.uniform(*chosen.snr)
+            changed += scaled(self.source.draw(kind, len(lead), rng), amplitude, snr)
         if effects:
-            millivolts = math.exp(rng.uniform(*np.log(QRS_MV))) / amplitude
-            changed *= millivolts
-            for name in effects:
-                effect = EFFECTS[name]
-                if name == "contact_loss":
-                    effect = functools.partial(contact_loss, seconds=rng.uniform(0.2, 1.5))
-                changed = effect(changed, rng)
+            changed *= math.exp(rng.uniform(*np.log(QRS_MV))) / amplitude
+        for name in effects:
+            effect = EFFECTS[name]
+            if name == "contact_loss":
+                effect = functools.partial(contact_loss, seconds=rng.uniform(0.2, 1.5))
+            changed = effect(changed, rng)
         return standardised(changed, float(lead.mean()), float(lead.std()))
 
 
