@@ -45,6 +45,7 @@ svg.noise .other { stroke-dasharray: 4 3; stroke-width: 1.2; }
   background: #fff; padding: .3rem 0; }
 .legend i { display: inline-block; width: 1.6rem; border-top: 3px solid; vertical-align: middle; margin-right: .4rem; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); gap: .4rem 1.6rem; }
+td small, td:first-child { white-space: nowrap; } li, p { overflow-wrap: anywhere; }
 .plots figure { margin: .3rem 0; } .plots .two { display: grid; grid-template-columns: 1fr 1fr; gap: .3rem; }
 @media (max-width: 480px) { .plots { grid-template-columns: 1fr; } }
 @media print { .plots { grid-template-columns: 1fr 1fr; } .legend { position: static; } }
