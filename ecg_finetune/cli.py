@@ -21,7 +21,7 @@ from ecg_finetune.files import UserError, short_repr
 from ecg_finetune.lineage import Inputs
 from ecg_finetune.operating_system import usable_cores
 from ecg_finetune.paths import ARTEFACTS, locate
-from ecg_finetune.waveform import LEADS
+from ecg_finetune.waveform import HIGHEST_RATE, LEADS, LOWEST_RATE, millivolts_per
 
 LARGEST_INT = 2**32 - 1  # of an option: the largest seed that numpy, scikit-learn and PyTorch all take
 MOST_PROCESSES = 1024
@@ -60,6 +60,32 @@ def add_path(parser: argparse.ArgumentParser, flag: str, artefact: str, meaning:
 def add_lead(parser: argparse.ArgumentParser) -> None:
     """Add `--lead`."""
     parser.add_argument("--lead", choices=LEADS, default="I", help="the lead to use, by name (default: I)")
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add `--channel`, `--rate` and `--unit`: how a recording is read whose file leaves that open."""
+    parser.add_argument(
+        "--channel",
+        type=channel_name,
+        default=None,
+        metavar="NAME_OR_NUMBER",
+        help="the channel to take for the lead whatever its name says: its name, or its number from 1 (default: the "
+        "one that is named like the lead, or the only one)",
+    )
+    parser.add_argument(
+        "--rate",
+        type=sampling_rate,
+        default=None,
+        metavar="HZ",
+        help="samples a second, of files that state none: CSV, .npy, .npz, .mat (default: such a file is refused)",
+    )
+    parser.add_argument(
+        "--unit",
+        type=voltage_unit,
+        default=None,
+        metavar="UNIT",
+        help="mV, uV, V or nV: the unit of numbers that state none, in the same files (default: mV)",
+    )
 
 
 def add_workers(parser: argparse.ArgumentParser, waiting: int = 0) -> None:
@@ -172,6 +198,28 @@ def usable_path(text: str) -> Path:
         if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
             raise argparse.ArgumentTypeError(f"{short_repr(text)}: {error.strerror}") from None
     return found
+
+
+def channel_name(text: str) -> str:
+    """Parse the name or number of a channel for argparse."""
+    if not text.strip() or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{short_repr(text)} is no name or number of a channel")
+    return text.strip()
+
+
+def sampling_rate(text: str) -> float:
+    """Parse a sampling rate for argparse."""
+    value = real_number(text)
+    if not LOWEST_RATE <= value <= HIGHEST_RATE:
+        raise argparse.ArgumentTypeError(f"{short_repr(text)} is not between {LOWEST_RATE} and {HIGHEST_RATE:,} Hz")
+    return int(value) if value.is_integer() else value
+
+
+def voltage_unit(text: str) -> str:
+    """Parse a unit of voltage for argparse."""
+    if millivolts_per(text) is None:
+        raise argparse.ArgumentTypeError(f"{short_repr(text)} is none of mV, uV, V and nV")
+    return text
 
 
 def fraction(text: str) -> float:

@@ -147,11 +147,12 @@ def read_bytes(path: Path | str) -> bytes:
         raise UserError(f"{path}: {error.strerror}; check the file and the disk") from None
 
 
-def decode_mat(content: bytes) -> dict[str, np.ndarray]:
+def decode_mat(content: bytes, most: int = MOST_BYTES) -> dict[str, np.ndarray]:
     """Return the variables of a MATLAB-5 file that are full arrays of real numbers, in Fortran order.
 
-    Texts, cells, structures, sparse and complex arrays are skipped. (Not left to scipy, which a damaged file can bring
-    to a crash that no program survives.)
+    They may have `most` bytes in all: a damaged or hostile file can unpack to any size. Texts, cells, structures,
+    sparse and complex arrays are skipped. (Not left to scipy, which a damaged file can bring to a crash that no
+    program survives.)
 
     Raises
     ------
@@ -168,7 +169,10 @@ def decode_mat(content: bytes) -> dict[str, np.ndarray]:
             raise ValueError("it ends within a variable")
         if kind == COMPRESSED:
             stream = isal_zlib.decompressobj()
-            element = stream.decompress(memoryview(content)[position : position + size])
+            element = stream.decompress(memoryview(content)[position : position + size], most + 1)
+            most -= len(element)
+            if most < 0:
+                raise ValueError("its variables unpack to more than any record here")
             if not stream.eof or stream.unused_data:
                 raise ValueError("a variable is shorter or longer than its compressed data")
         elif kind == MATRIX:

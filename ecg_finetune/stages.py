@@ -8,6 +8,7 @@ PACKAGE = Path(__file__).resolve().parent
 # What is written after `ecg-finetune`, and the script that it runs, by its place in the repository.
 STAGES = {
     "demo-data": "demo/make_demo_data.py",
+    "import": "sources/scripts/import_source.py",
     "labels": "labels/scripts/create_labels_ecgfm.py",
     "split": "split/scripts/create_split.py",
     "preprocess": "preprocess/scripts/preprocess_ecgfm.py",

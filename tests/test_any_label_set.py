@@ -40,6 +40,8 @@ def make_source(base: Path, label_set: LabelSet, unknown: float, seed: int = 0) 
         signal = digital_ecg(study)
         write_record(base / "raw", record_path(study), signal[::2].repeat(2, axis=0) if row[0] else signal)
     labels[random.random(labels.shape) < unknown] = np.nan
+    if unknown:
+        labels[7] = np.nan  # nothing is known of this record
     listed = [(study, study, record_path(study)) for study in studies.tolist()]  # each of another patient
     write_rows(locate(base, "record_list"), ["subject_id", "study_id", "path"], listed)
     write_label_table(locate(base, "labels"), label_set.names, range(RECORDS), labels)
@@ -75,6 +77,11 @@ def studies_of(base: Path, split: str) -> list[int]:
 def test_labels_of_the_user_s_own_reach_the_network(tmp_path, call_script, label_set, unknown):
     table, printed = prepare(call_script, tmp_path, label_set, unknown)
     names = list(label_set.names)
+    without = table.index[table.isna().all(axis=1)]
+    assert bool(len(without)) == (unknown > 0)
+    left_out = pd.read_csv(locate(tmp_path, "left_out"))
+    assert set(left_out["study_id"]) == set(without) and set(left_out["reason"]) <= {"no_labels"}
+    table = table.drop(without)
     assert ("records that know each label" in printed.out) == (unknown > 0)
     if unknown:
         line = next(line for line in printed.out.splitlines() if line.startswith(names[0]))
@@ -84,9 +91,9 @@ def test_labels_of_the_user_s_own_reach_the_network(tmp_path, call_script, label
     y, studies = np.load(locate(tmp_path, "manifest_y")), np.load(locate(tmp_path, "original_idx_order"))
     assert y.dtype == np.float32
     np.testing.assert_array_equal(y, table.loc[studies].to_numpy())
-    test = pd.read_csv(locate(tmp_path, "test_labels"), index_col="idx")
-    pd.testing.assert_frame_equal(test.astype("float32"), table.loc[studies_of(tmp_path, "test")], check_names=False)
-    train = table.loc[studies_of(tmp_path, "train")]
+    train, test = (table.loc[table.index.intersection(studies_of(tmp_path, split))] for split in ("train", "test"))
+    written = pd.read_csv(locate(tmp_path, "test_labels"), index_col="idx").astype("float32")
+    pd.testing.assert_frame_equal(written.sort_index(), test.sort_index(), check_names=False)
     share = train.mean()  # of the known ones, as pandas has it
     expected = ((1 - share) / share).replace(np.inf, 0).fillna(0)
     weights = np.array(locate(tmp_path, "manifest_pos_weight").read_text().split(), dtype=float)

@@ -21,6 +21,7 @@ import pytest
 from ecg_fm_labeler import Labeler
 from ecg_preprocess.preprocess_report import STATUSES
 from finetune_world import write_pretrained
+from test_sources_import import challenge_tree
 
 from ecg_finetune.documents import DOCUMENTS as GENERATED
 from ecg_finetune.documents import REPOSITORY, SCRIPTS, load_parser
@@ -43,11 +44,15 @@ STANDS_FOR = {
     "/data/ecg-seed43": "ecg-seed43",
     "/data/new": "new",
     "/tmp/try": "try",
+    **{f"/data/{name}": name for name in ("cinc2017", "ptb-xl", "challenge-2021", "ludb", "clinic")},
+    **{f"/data/ecg-{name}": f"ecg-{name}" for name in ("cinc2017", "ptbxl", "challenge2021", "ludb", "clinic")},
 }
+OTHER_DATA_SETS = "docs/your-own-data.md"  # needs genuine samples of them
 # What is added to a command so that it takes a second, and so that no metric of the untrained network is undefined.
 ADDED = {
     "finetune/scripts/finetune_ecgfm.py": "--max-update 4 --overwrite",
     "eval/scripts/eval_finetuned.py": "--bootstrap 20 --threshold-rule 0",
+    "eval/scripts/eval_ecgfm.py": "--bootstrap 20",
     "eval/scripts/eval_noise.py": "--bootstrap 0 --max-samples 20 --kinds muscle,inversion --snr 6",
 }
 # What is not run, by words in it, and why. The options of our own scripts are checked all the same.
@@ -63,6 +68,7 @@ NOT_RUN = {
     "--base-dir /data/ecg-external": "needs another data set; test_external_validation.py has one",
     "--dask": "test_batch.py runs on a cluster of its own",
     "cluster.py": "needs SLURM",
+    "/data/code-15": "recordings of the user's own; test_recordings.py runs preprocess on every format",
 }
 # Text that is not printed by what runs here, by words in it, and why.
 NOT_PRINTED = {
@@ -164,6 +170,23 @@ class Session:
         split = pd.read_csv(self.folder / "demo/data/split/data/meta_split.csv").assign(source="elsewhere")
         split.to_csv(clone / "splits/meta_split_mimic_iv_ecg.csv", index=False)
 
+    def make_other_data_sets(self, test_data: Path) -> None:
+        """Lay out genuine samples as their data sets are: all but CinC 2017's, of which some are enough here."""
+        for name, folder in (("ptb-xl", "ptbxl"), ("ludb", "ludb")):
+            (self.folder / STANDS_FOR[f"/data/{name}"]).symlink_to(test_data / folder)
+        challenge_tree(self.folder / STANDS_FOR["/data/challenge-2021"], test_data)
+        rows = (test_data / "cinc2017/REFERENCE.csv").read_text().splitlines()[:60]
+        for name in ("cinc2017", "clinic"):
+            (self.folder / name).mkdir()
+            (self.folder / name / "records").symlink_to(test_data / "cinc2017/records")
+        (self.folder / "cinc2017/REFERENCE.csv").write_text("\n".join(rows))
+        table = [
+            f"{name},anna,61,F,{int(code == 'A')},{'' if code == 'O' else int(code == 'N')}"
+            for name, code in (row.split(",") for row in rows)
+        ]
+        head = "name,patient_id,age,sex,Atrial fibrillation,Sinus rhythm"
+        (self.folder / "clinic/labels.csv").write_text("\n".join([head, *table]))
+
     def run(self, command: str) -> None:
         words = expanded(here(command), self.folder)
         if words[0] == "export":
@@ -207,7 +230,9 @@ def session(tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # what `python -m` runs has been imported before
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_commands_run_and_print_what_is_shown(document, session):
+def test_commands_run_and_print_what_is_shown(document, session, request):
+    if document == OTHER_DATA_SETS:
+        session.make_other_data_sets(request.getfixturevalue("test_data"))
     # The other documents go on with what the README's walk leaves; none of its commands is run twice.
     for place, language, content in [*blocks("README.md"), *(blocks(document) if document != "README.md" else [])]:
         if language == "bash":

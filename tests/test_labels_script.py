@@ -102,6 +102,36 @@ def test_files_of_a_table_from_the_wild(base, run_script):
     assert "differs by more than a tenth" in process.stdout
 
 
+def table_of(path, reports):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["study_id", "report_0"], *enumerate(reports)])
+    return path
+
+
+def test_reports_in_another_language_are_not_labelled_in_silence(tmp_path, run_script):
+    german = ["Sinusrhythmus, normales EKG"] * 2 + ["Vorhofflimmern, unspezifische Veränderung"]
+    table = table_of(tmp_path / "table.csv", german + ["Sinus rhythm"] * 16 + [""] * 40)
+    options = ["--base-dir", tmp_path, "--machine-measurements", table, "--workers", 1]
+    process = run_script(SCRIPT, *options)
+    assert "warning: 5% of the reports have text of which no pattern took a word" in process.stderr
+    assert "most frequent words: sinusrhythmus, normales, ecg, vorhofflimmern" in process.stderr
+    assert "3 with no word that the labeler knows" in process.stdout.splitlines()[-1]
+    table_of(table, german + ["Sinus rhythm"] * 57)
+    process = run_script(SCRIPT, *options)
+    assert process.stderr == "" and "3 with no word" in process.stdout.splitlines()[-1]
+
+
+def test_genuine_statements_are_read_and_german_reports_are_not(tmp_path, run_script, test_data):
+    lines = (test_data / "mimic_reports/statements.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    table = table_of(tmp_path / "table.csv", [line.split("\t")[0] for line in lines])
+    options = ["--base-dir", tmp_path, "--machine-measurements", table, "--workers", 1]
+    assert run_script(SCRIPT, *options).stderr == ""
+    with (test_data / "ptbxl/ptbxl_database.csv").open(encoding="utf-8", newline="") as file:
+        table_of(table, [row["report"] for row in csv.DictReader(file)])
+    stderr = run_script(SCRIPT, *options).stderr
+    assert "warning: 47% of the reports" in stderr and " sinusrhythmus," in stderr
+
+
 def test_one_split(base, run_script):
     write_splits(base)
     process = run_script(SCRIPT, "--base-dir", base, "--split", "test", "--workers", 2)
@@ -175,9 +205,9 @@ def test_workers_make_no_difference(tmp_path):
     table = tmp_path / "table.csv"
     table.write_text("study_id," + ",".join(f"report_{n}" for n in range(6)) + "\n" + "\n".join(rows) + "\n")
     reports = read_reports(table)
-    one, words_of_one = label_reports(reports, PROJECT_CONFIG, "ecg-fm", workers=1)
-    two, words_of_two = label_reports(reports, PROJECT_CONFIG, "ecg-fm", workers=2)
-    assert np.array_equal(one, two) and words_of_one == words_of_two
+    one, words_of_one, *unread_of_one = label_reports(reports, PROJECT_CONFIG, "ecg-fm", workers=1)
+    two, words_of_two, *unread_of_two = label_reports(reports, PROJECT_CONFIG, "ecg-fm", workers=2)
+    assert np.array_equal(one, two) and (words_of_one, unread_of_one) == (words_of_two, unread_of_two)
     assert words_of_one["zzz"] > 0
     labeler = Labeler.from_config()
     texts = [[reports.statements[n] for n in reports.distinct[which]] for which in reports.which]

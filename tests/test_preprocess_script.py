@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+import scipy.signal
 import wfdb
 from ecg_evaluation.misses import read_scale
 from ecg_preprocess.preprocess_report import STATUSES, ReportRow, format_row, parse_row, rounded
-from ecg_preprocess.standardise import SignalStatistics
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import interp1d
@@ -25,6 +25,7 @@ from ecg_finetune.matfile import read_mat
 from ecg_finetune.paths import beside, locate
 from ecg_finetune.studies import save_file_name
 from ecg_finetune.tables import write_rows
+from ecg_finetune.waveform import SignalStatistics
 
 SCRIPT = "preprocess/scripts/preprocess_ecgfm.py"
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -50,6 +51,8 @@ def check_against_wfdb(base, raw, paths: dict[int, str], lead="I") -> None:
         assert (found["feats"] == found["feats"][0]).all()
         size = int(record.sig_len * 500 / record.fs)
         resampled = interp1d(np.linspace(0, size - 1, record.sig_len), record.p_signal[:, 0])(np.arange(5000))
+        if record.fs < 250:
+            resampled = scipy.signal.resample_poly(record.p_signal[:, 0], 500, record.fs, padtype="line")[:5000]
         expected = (resampled - resampled.mean()) / resampled.std()
         assert np.abs(found["feats"] - expected).max() < 1e-5
         ours = read_mat(locate(base, "lead", lead) / save_file_name(study))
@@ -92,6 +95,7 @@ def test_records_of_other_rates_and_lengths_are_usable(test_data, tmp_path, run_
     run_script(SCRIPT, *options, "--max-failed-fraction", "0")
     check_against_wfdb(tmp_path, test_data / "wfdb_odd", paths, lead)
     assert [row["rate"] for row in report_of(tmp_path, lead)] == ["1000", "100"]
+    assert [row["resampling"] for row in report_of(tmp_path, lead)] == ["linear", "band-limited"]
 
 
 def break_records(raw) -> dict[int, str]:
@@ -403,16 +407,18 @@ def test_a_changed_line_is_no_row_or_another_one(row, place, text):
     [
         "",
         "\n",
-        "save_file,study_id,status,detail,rate,samples,mean_mv,std_mv,nan_count,longest_flat_s,mat_bytes\n",
-        "mimic_iv_ecg_7.mat,8,ok,,500,5000,0.1,0.1,0,0.1,18000\n",
-        "mimic_iv_ecg_7.mat,7,ok,,500,5000,nan,0.1,0,0.1,18000\n",
-        "mimic_iv_ecg_7.mat,7,ok,,500,5000,0.1,inf,0,0.1,18000\n",
-        "mimic_iv_ecg_7.mat,7,ok,why,500,5000,0.1,0.1,0,0.1,18000\n",
-        "mimic_iv_ecg_7.mat,7,flat,,500,5000,0.1,0.1,0,0.1,18000\n",
-        "mimic_iv_ecg_7.mat,7,ok,,500,5000,0.1,0.1,0,0.1,\n",
-        "mimic_iv_ecg_7.mat,7,ok,,500,5000,0.1,0.1,0,0.1,18000,\n",
-        f"mimic_iv_ecg_{10**20}.mat,{10**20},ok,,500,5000,0.1,0.1,0,0.1,18000\n",
-        f"mimic_iv_ecg_7.mat,7,ok,,500,{10**400},0.1,0.1,0,0.1,18000\n",
+        "save_file,study_id,status,detail,rate,samples,mean_mv,std_mv,nan_count,longest_flat_s,mat_bytes,resampling\n",
+        "mimic_iv_ecg_7.mat,8,ok,,500,5000,0.1,0.1,0,0.1,18000,none\n",
+        "mimic_iv_ecg_7.mat,7,ok,,500,5000,nan,0.1,0,0.1,18000,none\n",
+        "mimic_iv_ecg_7.mat,7,ok,,500,5000,0.1,inf,0,0.1,18000,none\n",
+        "mimic_iv_ecg_7.mat,7,ok,why,500,5000,0.1,0.1,0,0.1,18000,none\n",
+        "mimic_iv_ecg_7.mat,7,flat,,500,5000,0.1,0.1,0,0.1,18000,none\n",
+        "mimic_iv_ecg_7.mat,7,ok,,500,5000,0.1,0.1,0,0.1,,none\n",
+        "mimic_iv_ecg_7.mat,7,ok,,500,5000,0.1,0.1,0,0.1,18000,none,\n",
+        f"mimic_iv_ecg_{10**20}.mat,{10**20},ok,,500,5000,0.1,0.1,0,0.1,18000,none\n",
+        f"mimic_iv_ecg_7.mat,7,ok,,500,{10**400},0.1,0.1,0,0.1,18000,none\n",
+        "mimic_iv_ecg_7.mat,7,ok,,500,5000,0.1,0.1,0,0.1,18000\n",  # of a version that did not say
+        "mimic_iv_ecg_7.mat,7,ok,,128,5000,0.1,0.1,0,0.1,18000,linear\n",
         "\0\0\0\0",
     ],
 )
@@ -423,5 +429,5 @@ def test_a_line_that_is_no_usable_record_is_no_row(line):
 @pytest.mark.parametrize("status", [status for status in STATUSES if status != "ok"])
 def test_rows_of_excluded_records_are_made_again(status):
     line = format_row(ReportRow(7, status, 'all "of", it'))
-    assert next(csv.reader([line])) == ["mimic_iv_ecg_7.mat", "7", status, 'all "of", it', *7 * [""]]
+    assert next(csv.reader([line])) == ["mimic_iv_ecg_7.mat", "7", status, 'all "of", it', *8 * [""]]
     assert parse_row(line) is None

@@ -17,6 +17,7 @@ RAW = "mimic-iv-ecg-demo"
 # What brings a script to all of its paths, beside --base-dir.
 ARGUMENTS = {
     "make_demo_data": ["--records", "4", "--overwrite", "--workers", "1"],
+    "import_source": ["--source", "table", "--root", RAW, "--overwrite"],
     "create_labels_ecgfm": ["--machine-measurements", f"{RAW}/machine_measurements.csv", "--split", "train"],
     "create_split": ["--record-list", f"{RAW}/record_list.csv"],
     "preprocess_ecgfm": ["--record-list", f"{RAW}/record_list.csv", "--raw-root", RAW, "--workers", "1"],

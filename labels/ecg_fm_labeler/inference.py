@@ -211,6 +211,16 @@ class Inference:
             row[number] = max(p, row[number])
         return row
 
+    def told_by(self, findings: Sequence[TextEntity]) -> frozenset[str]:
+        """Return the labels that one of the findings implies, and those whose compounds have all parts implied."""
+        rows = [row for finding in findings for row in self.rows(finding)]
+        implied = self.mask(rows)
+        needed: dict[str, int] = {}
+        for including, excluding, entity in self._masks:
+            needed[entity] = needed.get(entity, 0) | including | excluding
+        compounds = {entity for entity, mask in needed.items() if mask & implied == mask}
+        return frozenset(LABELS) & (self.flat(rows).keys() | compounds)
+
 
 def _numbered(labels: dict[str, float]) -> tuple[tuple[int, float], ...]:
     """Return the 17 labels among `labels` by number."""

@@ -8,26 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from ecg_finetune.files import replacing, write_array, write_json
-from ecg_finetune.label_set import (
-    ECG_FM,
-    LABELS,
-    label_counts,
-    write_label_definition,
-    write_label_table,
-    write_pos_weight,
-)
+from ecg_finetune.files import replacing, write_json
+from ecg_finetune.label_files import CHECKED, write_label_files
+from ecg_finetune.label_set import ECG_FM, LABELS, label_counts
 from ecg_finetune.lineage import Inputs, lineage
 from ecg_finetune.paths import inside
-from ecg_finetune.studies import SPLITS
-from ecg_finetune.tables import iterate_rows, write_rows
+from ecg_finetune.tables import iterate_rows
 from ecg_fm_labeler.configuration import PROJECT_CONFIG
 
 LABEL_DEFINITION = "label_def.csv"
 # The reports of MIMIC-IV-ECG v1.0; the counts of label_def.csv's `all_reports` are over them.
 ALL_REPORTS = 800_035
-# What the lineage vouches for.
-CHECKED = ("labels", "study_id_mapping", "y", "y_soft")
 MARK_ABOVE = 0.1  # relative difference of the prevalence
 
 
@@ -56,20 +47,10 @@ def write_outputs(
     settings, inputs
         Of this run, for its lineage.
     """
-    hard = (soft > 0).astype(np.float32)
-    names = [*SPLITS, ""]
-    write_array(inside(folder, "y_soft"), soft)
-    write_array(inside(folder, "y"), hard)
-    write_label_table(inside(folder, "labels"), LABELS, range(len(hard)), hard)
-    mapping = ((idx, study, names[code]) for idx, (study, code) in enumerate(zip(study_id.tolist(), split.tolist())))
-    write_rows(inside(folder, "study_id_mapping"), ["idx", "study_id", "split"], mapping)
-    write_label_definition(inside(folder, "label_def_recomputed"), ECG_FM, hard, combine=False)
-    write_pos_weight(inside(folder, "pos_weight"), label_counts(hard)[2])
+    write_label_files(folder, ECG_FM, study_id, split, soft, unmatched, combine=False)
     with replacing(inside(folder, "label_def_official")) as temporary:
         own = Path(config) / LABEL_DEFINITION
         shutil.copyfile(own if own.is_file() else PROJECT_CONFIG / LABEL_DEFINITION, temporary)
-    ordered = sorted(unmatched.items(), key=lambda item: (-item[1], item[0]))
-    write_rows(inside(folder, "unmatched"), ["words", "count"], ordered)
     written = [inside(folder, name) for name in CHECKED]
     write_json(inside(folder, "labels_lineage"), lineage("labels", settings, inputs, written))
 

@@ -84,8 +84,62 @@ class Labeler:
                [0., 0., 0.]], dtype=float32)
         """
         rows = [self.inference.label_row(self.text_entities(report)) for report in reports]
-        soft = np.array(rows, dtype=np.float32).reshape(-1, len(LABELS))
-        return Labels((soft > 0).astype(np.float32), soft)
+        return _labels(rows)
+
+    def label_findings(self, records: Iterable[Iterable[tuple[str, Iterable[str]]]]) -> Labels:
+        """Label records whose findings are known by name, as from the codes of another data set.
+
+        Parameters
+        ----------
+        records : iterable of iterables of (str, iterable of str)
+            The findings of each record: an entity of the knowledge base and its descriptors.
+
+        Returns
+        -------
+        Labels
+            As `label`: ancestors, compounds and attachments follow as they do for a report.
+
+        Raises
+        ------
+        UserError
+            The knowledge base has no such entity or descriptor.
+
+        Examples
+        --------
+        >>> hard, _ = Labeler.from_config().label_findings([[("Atrial fibrillation", ()), ("Sinus arrhythmia", ())]])
+        >>> [name for name, value in zip(LABELS, hard[0]) if value]
+        ['Sinus rhythm', 'Tachycardia', 'Atrial fibrillation', 'Accessory pathway conduction']
+        """
+        rows = [self.inference.label_row([self._finding(*finding) for finding in record]) for record in records]
+        return _labels(rows)
+
+    def labels_told_by(self, findings: Iterable[tuple[str, Iterable[str]]]) -> frozenset[str]:
+        """Return which of the 17 labels a source can tell whose vocabulary has just these findings.
+
+        A label is told if one of the findings implies it, or if all of its compounds are: those whose parts, the
+        excluded ones too, are each implied by a finding.
+
+        Parameters
+        ----------
+        findings : iterable of (str, iterable of str)
+            As in `label_findings`.
+
+        Examples
+        --------
+        >>> sorted(Labeler.from_config().labels_told_by([("Right bundle branch block", ()), ("Fascicular block", ())]))
+        ['Bifascicular block', 'Right bundle branch block']
+        """
+        return self.inference.told_by([self._finding(*finding) for finding in findings])
+
+    def _finding(self, entity: str, descriptors: Iterable[str]) -> TextEntity:
+        descriptors = frozenset(descriptors)
+        for name, known in (
+            (entity, self.knowledge.entities),
+            *((name, self.knowledge.created) for name in descriptors),
+        ):
+            if name not in known:
+                raise UserError(f"the labeler has no entity or descriptor {name!r}; see entity_tem.json, desc_tem.json")
+        return TextEntity(entity, descriptors)
 
     def labels_flat(self, reports: Iterable[Sequence[str]]) -> list[dict[str, float]]:
         """Return for each report every entity and "Entity - Descriptor" with its probability."""
@@ -109,6 +163,11 @@ class Labeler:
         """Return the runs of words that no pattern takes in the statements of a report, each read on its own."""
         return [words for match in self._matches(_stripped(report)) for words in match.unmatched]
 
+    def unread(self, report: Sequence[str]) -> list[str]:
+        """Return the runs of words of a report of which no pattern took a word; an empty list for any other report."""
+        matches = self._matches(_stripped(report))
+        return [] if any(match.hits for match in matches) else [run for match in matches for run in match.unmatched]
+
     def _matches(self, texts: Iterable[str]) -> list[Match]:
         """Read texts of one report up to the first cut-off phrase."""
         matches = []
@@ -119,6 +178,11 @@ class Labeler:
             if cut_off:
                 break
         return matches
+
+
+def _labels(rows: list[list[float]]) -> Labels:
+    soft = np.array(rows, dtype=np.float32).reshape(-1, len(LABELS))
+    return Labels((soft > 0).astype(np.float32), soft)
 
 
 def _stripped(report: Sequence[str]) -> list[str]:

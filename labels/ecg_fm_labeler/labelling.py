@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,31 +19,46 @@ MOST_PER_CHUNK = 20_000
 Chunk = list[tuple[list[str], int]]
 
 
-def label_reports(
-    reports: Reports, folder: Path, policy: str, workers: int, dask: str | None = None
-) -> tuple[np.ndarray, Counter]:
-    """Label every row; the labels depend on the text alone, so each distinct report is labelled once.
+class LabelledReports(NamedTuple):
+    """The labels of all rows, and what the patterns did not take.
 
-    Returns
-    -------
+    Attributes
+    ----------
     soft : ndarray of float32 (rows, 17)
         Probabilities; 0 where a label is absent.
     unmatched : Counter
         How often each run of words that no pattern takes is in the statements of all rows.
+    unread : int
+        The rows with text of which no pattern took a word: in another language or wording, say.
+    unread_words : Counter
+        How often each word is in those.
     """
+
+    soft: np.ndarray
+    unmatched: Counter
+    unread: int
+    unread_words: Counter
+
+
+def label_reports(
+    reports: Reports, folder: Path, policy: str, workers: int, dask: str | None = None
+) -> LabelledReports:
+    """Label every row; the labels depend on the text alone, so each distinct report is labelled once."""
     used, times = np.unique(reports.which, return_counts=True)
     size = chunk_size(len(used), workers, MOST_PER_CHUNK)
     soft = np.zeros((len(reports.distinct), len(LABELS)), dtype=np.float32)
-    unmatched: Counter = Counter()
+    unmatched, unread, unread_words = Counter(), 0, Counter()
     work = partial(_label_chunk, Path(folder).resolve(), policy)
     results = run_batch(
         work, _chunks(reports, used, times, size), workers=workers, total=len(used), unit="distinct reports", dask=dask
     )
     with closing(results):
-        for start, (rows, words) in zip(range(0, len(used), size), results, strict=True):
+        for start, (rows, runs, rows_unread, words) in zip(range(0, len(used), size), results, strict=True):
             soft[used[start : start + size]] = rows
-            unmatched.update(words)
-    return soft[reports.which], unmatched
+            unmatched.update(runs)
+            unread += rows_unread
+            unread_words.update(words)
+    return LabelledReports(soft[reports.which], unmatched, unread, unread_words)
 
 
 def _chunks(reports: Reports, used: np.ndarray, times: np.ndarray, size: int) -> Iterator[Chunk]:
@@ -59,12 +75,16 @@ def _labeler(folder: Path, policy: str) -> Labeler:
     return Labeler.from_config(folder, policy)
 
 
-def _label_chunk(folder: Path, policy: str, chunk: Chunk) -> tuple[np.ndarray, Counter]:
+def _label_chunk(folder: Path, policy: str, chunk: Chunk) -> LabelledReports:
     labeler = _labeler(folder, policy)
-    unmatched: Counter = Counter()
+    unmatched, unread, unread_words = Counter(), 0, Counter()
     soft = np.empty((len(chunk), len(LABELS)), dtype=np.float32)
     for row, (statements, count) in enumerate(chunk):
         soft[row] = labeler.inference.label_row(labeler.text_entities(statements))
         for words in labeler.unmatched(statements):
             unmatched[words] += count
-    return soft, unmatched
+        if runs := labeler.unread(statements):
+            unread += count
+            for word in " ".join(runs).split():
+                unread_words[word] += count
+    return LabelledReports(soft, unmatched, unread, unread_words)

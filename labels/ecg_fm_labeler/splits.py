@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from ecg_finetune.files import UserError
+from ecg_finetune.label_files import NO_SPLIT
 from ecg_finetune.studies import SPLITS, find_rows, read_splits
-
-NO_SPLIT = len(SPLITS)
 
 
 def split_of(meta: Path, study_id: np.ndarray, wanted: str) -> np.ndarray:

@@ -31,11 +31,14 @@ from ecg_fm_labeler.reports import read_reports
 from ecg_fm_labeler.splits import split_of
 
 from ecg_finetune.cli import add_batch, add_path, execute, positive_int, stage_parser
+from ecg_finetune.files import shown
 from ecg_finetune.label_set import LABELS
 from ecg_finetune.lineage import Inputs
 from ecg_finetune.paths import LOCK, beside, locate
 from ecg_finetune.run_folder import locked
 from ecg_finetune.studies import SPLITS
+
+MOST_UNREAD = 0.05  # of the reports, before a warning
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -87,12 +90,25 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         rows, distinct = len(reports.study_id), len(np.unique(reports.which))
         repeated = rows - len(np.unique(reports.study_id))
         print(f"{rows:,} reports, {distinct:,} distinct; {repeated:,} rows repeat an earlier one")
-        soft, unmatched = label_reports(reports, config, args.policy, args.workers, args.dask)
+        labelled = label_reports(reports, config, args.policy, args.workers, args.dask)
         settings = {"--policy": args.policy, "--split": args.split, "--max-rows": args.max_rows, "labels": list(LABELS)}
-        write_outputs(args.out_dir, config, reports.study_id, split, soft, unmatched, settings, inputs)
-    print(prevalence_table(soft))
-    none = int((soft.max(axis=1) == 0).sum())
-    return f"{rows:,} reports labelled, {none:,} of them with none of the 17 labels, in {args.out_dir}"
+        write_outputs(
+            args.out_dir, config, reports.study_id, split, labelled.soft, labelled.unmatched, settings, inputs
+        )
+    print(prevalence_table(labelled.soft))
+    none = int((labelled.soft.max(axis=1) == 0).sum())
+    unread = labelled.unread
+    if unread > MOST_UNREAD * rows:
+        print(
+            f"warning: {unread / rows:.0%} of the reports have text of which no pattern took a word, in another "
+            f"language or wording; they count as having none of the labels. Their most frequent words: "
+            f"{', '.join(shown(word) for word, _ in labelled.unread_words.most_common(10))}",
+            file=sys.stderr,
+        )
+    return (
+        f"{rows:,} reports labelled, {none:,} of them with none of the 17 labels"
+        f"{f', {unread:,} with no word that the labeler knows' if unread else ''}, in {args.out_dir}"
+    )
 
 
 def configuration_folder(base_dir: Path) -> Path:

@@ -1,7 +1,7 @@
 """One chunk of records: read the lead, standardise it, write the 10-second files, report what became of each."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,21 +10,31 @@ import numpy as np
 from ecg_finetune.matfile_halves import encode_packed, pack_columns
 from ecg_finetune.run_folder import FileGroup
 from ecg_finetune.studies import save_file_name
-from ecg_finetune.waveform import CHANNELS, RECORD_SAMPLES, SAMPLE_RATE
+from ecg_finetune.waveform import (
+    CHANNELS,
+    RECORD_SAMPLES,
+    SAMPLE_RATE,
+    SECONDS_READ,
+    LeadSignal,
+    RecordError,
+    SignalStatistics,
+    measure,
+    standardise,
+)
 from ecg_preprocess.preprocess_report import ReportRow, rounded
-from ecg_preprocess.record import RecordError, read_record_lead
-from ecg_preprocess.standardise import SECONDS_READ, SignalStatistics, measure, standardise
 
 
 @dataclass(frozen=True)
 class ConvertJob:
-    """What every chunk needs to know; `partial` is the folder for unfinished files (see `run_folder`)."""
+    """What every chunk needs to know: how to `read` the first seconds of the lead from the file at a path.
+
+    `partial` is the folder for unfinished files (see `run_folder`).
+    """
 
     raw_root: Path
     out: Path
     partial: Path
-    lead: str
-    verify_checksums: bool
+    read: Callable[[str, float], LeadSignal]
 
 
 def convert_records(job: ConvertJob, records: Sequence[tuple[int, str]]) -> list[ReportRow]:
@@ -44,8 +54,7 @@ def _convert(job: ConvertJob, group: FileGroup, study_id: int, path: str) -> Rep
     try:
         if not path:
             raise RecordError("not_in_record_list", "")
-        stem = os.path.join(job.raw_root, path)  # noqa: PTH118
-        signal = read_record_lead(stem, job.lead, SECONDS_READ, job.verify_checksums)
+        signal = job.read(os.path.join(job.raw_root, path), SECONDS_READ)  # noqa: PTH118
         statistics, centred = measure(signal)
         reported = rounded(statistics)
         content = encode_record(standardise(signal, statistics, centred), study_id, statistics)

@@ -13,18 +13,18 @@ from ecg_finetune.files import replacing
 from ecg_finetune.paths import JOURNAL, REPORT, beside
 from ecg_finetune.run_folder import finished_files
 from ecg_finetune.studies import find_rows, save_file_name, study_of_save_file
-from ecg_preprocess.standardise import SignalStatistics
+from ecg_finetune.waveform import SignalStatistics, resampling
 
 # Every status of the report, in the order of the checks.
 STATUSES = {
     "ok": "usable",
     "not_in_record_list": "record_list.csv has no such study_id",
-    "missing_header": "the .hea file is not there",
-    "no_lead": "the header names no such lead",
-    "bad_rate": "sampled below 50 Hz or above 100 kHz",
+    "missing_header": "neither the .hea file nor the path itself is there",
+    "no_lead": "no such lead; --channel takes a channel by its name or number",
+    "bad_rate": "sampled below 50 Hz or above 100 kHz, or at a rate that --rate must say",
     "missing_data": "the signal file is not there",
     "truncated": "the signal file is shorter than its header says",
-    "bad_checksum": "the samples do not add up to the header's checksum",
+    "bad_checksum": "the samples do not add up to their checksum",
     "unreadable": "anything else that stops the reader",
     "too_short": "less than 10 s",
     "nan": "missing samples: a gap longer than 0.2 s, or more than a tenth of the 10 s",
@@ -46,7 +46,7 @@ class ReportRow(NamedTuple):
     mat_bytes: int | None = None
 
 
-COLUMNS = ("save_file", "study_id", "status", "detail", *SignalStatistics._fields, "mat_bytes")
+COLUMNS = ("save_file", "study_id", "status", "detail", *SignalStatistics._fields, "mat_bytes", "resampling")
 
 
 class _Text:
@@ -67,7 +67,7 @@ def format_row(row: ReportRow) -> str:
     else:
         rate, samples, mean_mv, std_mv, nan_count, longest_flat_s = row.signal
         cells += [rate, samples, _text(mean_mv, 5), _text(std_mv, 5), nan_count, _text(longest_flat_s, 4)]
-    return _LINES.writerow([*cells, row.mat_bytes])
+    return _LINES.writerow([*cells, row.mat_bytes, resampling(row.signal.rate) if row.status == "ok" else None])
 
 
 def _text(value: float, digits: int) -> str:
@@ -82,13 +82,17 @@ def rounded(signal: SignalStatistics) -> SignalStatistics:
 
 
 def parse_row(line: str) -> ReportRow | None:
-    """Return the row of a usable record from the line that `format_row` made of it; None for any other line."""
+    """Return the row of a usable record from the line that `format_row` made of it; None for any other line.
+
+    (Also for a record that an earlier version has resampled otherwise: it is made again.)
+    """
     try:
-        save_file, study_id, status, detail, rate, samples, mean, std, nan_count, flat, size = line.split(",")
+        save_file, study_id, status, detail, rate, samples, mean, std, nan_count, flat, size, way = line.split(",")
         rate = int(rate) if rate.isdecimal() else float(rate)
         signal = rounded(SignalStatistics(rate, int(samples), float(mean), float(std), int(nan_count), float(flat)))
         row = ReportRow(int(study_id), status, detail, signal, int(size))
         usable = status == "ok" and not detail and save_file == save_file_name(row.study_id)
+        usable = usable and way.rstrip("\n") == resampling(rate)
         return row if usable and all(map(math.isfinite, signal)) and max(row.study_id, row.mat_bytes) < 10**18 else None
     except (ValueError, OverflowError):
         return None

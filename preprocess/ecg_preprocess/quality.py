@@ -1,6 +1,6 @@
 """The quality page: how many records are usable or excluded and why, with strips of each kind."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +9,25 @@ from markupsafe import escape
 from ecg_finetune.ecg_paper import strip_svg
 from ecg_finetune.files import replacing
 from ecg_finetune.html_page import html_page, html_table
-from ecg_finetune.waveform import RECORD_SECONDS
+from ecg_finetune.waveform import RECORD_SECONDS, LeadSignal, RecordError
 from ecg_preprocess.preprocess_report import STATUSES, PreprocessReport, ReportRow
-from ecg_preprocess.record import RecordError, read_record_lead
 
 STRIPS = {"ok": 4}  # all other statuses: 2
 
 
-def write_quality_page(path: Path, report: PreprocessReport, raw_root: Path, paths: Sequence[str], lead: str) -> None:
-    """Write the page; `paths` are the records' paths below `raw_root`, in the order of the report."""
+def write_quality_page(
+    path: Path,
+    report: PreprocessReport,
+    raw_root: Path,
+    paths: Sequence[str],
+    lead: str,
+    read: Callable[[str, float], LeadSignal],
+) -> None:
+    """Write the page.
+
+    `paths` are the records' paths below `raw_root`, in the order of the report; `read` reads the first seconds of the
+    lead from the file at a path.
+    """
     counts, total = report.counts(), len(report.rows)
     usable = counts.get("ok", 0)
     table = [[status, f"{n:,}", f"{n / total:.2%}", STATUSES[status]] for status, n in counts.items()]
@@ -32,7 +42,7 @@ def write_quality_page(path: Path, report: PreprocessReport, raw_root: Path, pat
     for status, number in counts.items():
         parts.append(f"<h2>{status}: {escape(STATUSES[status])} ({number:,})</h2>")
         for position in _spread(report.positions_of(status), STRIPS.get(status, 2)):
-            parts.append(_strip(report.rows[position], raw_root, paths[position], lead))
+            parts.append(_strip(report.rows[position], raw_root, paths[position], lead, read))
     parts.append("</section>")
     with replacing(path) as temporary:
         temporary.write_text(html_page(f"Signal quality, lead {lead}", "\n".join(parts)), encoding="utf-8")
@@ -44,11 +54,11 @@ def _spread(positions: np.ndarray, number: int) -> list[int]:
     return positions[np.linspace(0, len(positions) - 1, number).round().astype(int)].tolist()
 
 
-def _strip(row: ReportRow, raw_root: Path, path: str, lead: str) -> str:
+def _strip(row: ReportRow, raw_root: Path, path: str, lead: str, read: Callable[[str, float], LeadSignal]) -> str:
     """Return the strip of a record's first 10 s as recorded, or a line where it cannot be read."""
     caption = f"study {row.study_id}, lead {lead}" + (f": {row.detail}" if row.detail else "")
     try:
-        signal = read_record_lead(str(Path(raw_root, path)), lead, RECORD_SECONDS)
+        signal = read(str(Path(raw_root, path)), RECORD_SECONDS)
     except RecordError:
         return f"<p>{escape(caption)}</p>"
     strip = strip_svg(signal.values * signal.millivolts_per_unit, signal.rate, caption)

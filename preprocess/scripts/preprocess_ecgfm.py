@@ -1,8 +1,9 @@
-"""Turn one lead of every WFDB record into the 10-second record that ECG-FM reads.
+"""Turn one lead of every recording into the 10-second record that ECG-FM reads.
 
-The lead is taken by name, resampled to 500 Hz, cut to its first 10 s, standardised to zero mean and unit standard
-deviation, and written to all 12 channels. Short gaps of missing samples (up to 0.2 s) are interpolated; records that
-cannot be used are excluded and listed with their reason. An interrupted run goes on where it stopped.
+The path in the record list is that of a WFDB record without extension, or of any other file that docs/recordings.md
+names. The lead is taken by name, resampled to 500 Hz, cut to its first 10 s, standardised to zero mean and unit
+standard deviation, and written to all 12 channels. Short gaps of missing samples (up to 0.2 s) are interpolated;
+records that cannot be used are excluded and listed with their reason. An interrupted run goes on where it stopped.
 
     python preprocess/scripts/preprocess_ecgfm.py --raw-root /data/mimic-iv-ecg
     python preprocess/scripts/preprocess_ecgfm.py --base-dir demo/data --raw-root demo/data/mimic-iv-ecg-demo \\
@@ -26,10 +27,11 @@ from ecg_preprocess.convert import ConvertJob, convert_records
 from ecg_preprocess.preprocess_report import STATUSES, PreprocessReport
 
 from ecg_finetune.batch import chunk_size, run_batch
-from ecg_finetune.cli import add_batch, add_lead, add_path, execute, fraction, stage_parser
+from ecg_finetune.cli import add_batch, add_lead, add_path, add_reading, execute, fraction, stage_parser
 from ecg_finetune.files import UserError, existing_file
 from ecg_finetune.lineage import Inputs, lineage, read_lineage
 from ecg_finetune.paths import JOURNAL, QUALITY, REPORT, beside
+from ecg_finetune.recordings import read_lead
 from ecg_finetune.run_folder import refuse_overlap, run_folder
 from ecg_finetune.studies import read_paths, read_splits
 
@@ -40,10 +42,11 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the parser of this script."""
     parser = stage_parser(__doc__)
     add_path(parser, "--meta", "meta_split", "which records, and their splits: `save_file,split`")
-    add_path(parser, "--record-list", "record_list", "where each record is: `study_id,path`")
+    add_path(parser, "--record-list", "record_list", "where each recording is: `study_id,path`")
     add_path(parser, "--raw-root", "raw_root", "the folder that the paths of the record list start from")
     add_path(parser, "--out", "lead", "folder for the 10-second files; the report and the quality page go beside it")
     add_lead(parser)
+    add_reading(parser)
     add_batch(parser, waiting=1)
     parser.add_argument(
         "--overwrite", action="store_true", help="remove what --out holds and start over (default: do what is missing)"
@@ -68,8 +71,8 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     """Write the 10-second records that are missing, then the report and the quality page."""
     if not args.raw_root.is_dir():
         raise UserError(f"{args.raw_root}: no such folder; give the folder that holds files/ with --raw-root")
-    read = {"--raw-root": args.raw_root, "--meta": args.meta, "--record-list": args.record_list}
-    refuse_overlap({"--out": args.out}, read)
+    folders = {"--raw-root": args.raw_root, "--meta": args.meta, "--record-list": args.record_list}
+    refuse_overlap({"--out": args.out}, folders)
     existing_file(args.meta, "the split stage")
     inputs.add(args.meta, args.record_list)
     earlier = read_lineage("split", args.meta.with_suffix(".json"), [args.meta])
@@ -79,18 +82,29 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         "--lead": args.lead,
         "--raw-root": stated_root(args.raw_root, args.base_dir),
         "--verify-checksums": args.verify_checksums,
+        "--channel": args.channel,
+        "--rate": args.rate,
+        "--unit": args.unit,
     }
+    read = functools.partial(
+        read_lead,
+        lead=args.lead,
+        channel=args.channel,
+        rate=args.rate,
+        unit=args.unit,
+        verify_checksums=args.verify_checksums,
+    )
     with run_folder("preprocess", args.out, settings, args.overwrite, described_by=[REPORT, JOURNAL]) as run:
         partial = run.begin()
         report = PreprocessReport(args.out, study_id)
         pending = report.pending()
         print(f"{len(study_id):,} records, {len(study_id) - len(pending):,} of them done before")
-        job = ConvertJob(args.raw_root.resolve(), args.out.resolve(), partial, args.lead, args.verify_checksums)
+        job = ConvertJob(args.raw_root.resolve(), args.out.resolve(), partial, read)
         convert(job, report, pending, paths, args.workers, args.dask)
         report.write()
         from ecg_preprocess.quality import write_quality_page
 
-        write_quality_page(beside(args.out, QUALITY), report, args.raw_root, paths, args.lead)
+        write_quality_page(beside(args.out, QUALITY), report, args.raw_root, paths, args.lead, read)
         run.record(lineage("preprocess", settings, inputs, earlier=[earlier]))
     print_reasons(report)
     excluded = len(study_id) - report.counts().get("ok", 0)

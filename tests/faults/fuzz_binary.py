@@ -19,14 +19,21 @@ import atheris
 import numpy as np
 
 with atheris.instrument_imports(
-    include=["ecg_preprocess.record", "ecg_finetune.matfile", "wfdb.io._header", "wfdb.io._signal", "wfdb.io.record"]
+    include=[
+        "ecg_finetune.wfdb_records",
+        "ecg_finetune.matfile",
+        "wfdb.io._header",
+        "wfdb.io._signal",
+        "wfdb.io.record",
+    ]
 ):
     import scipy.io
     import wfdb
-    from ecg_preprocess.record import RecordError, read_record_lead
 
     from ecg_finetune.files import UserError
     from ecg_finetune.matfile import encode_mat, read_mat
+    from ecg_finetune.waveform import RecordError
+    from ecg_finetune.wfdb_records import read_record_lead
 
 FOLDER = Path.cwd()
 MAT_START = b"MATLAB".ljust(124) + b"\0\1IM"

@@ -578,7 +578,8 @@ def test_10_s_file_in_build(campaign, undisturbed, damage):
 
 def read_or_refuse(stem):
     """Read Lead I as preprocess does; its refusal of a record as a `UserError` that names the header."""
-    from ecg_preprocess.record import RecordError, read_record_lead
+    from ecg_finetune.waveform import RecordError
+    from ecg_finetune.wfdb_records import read_record_lead
 
     try:
         return read_record_lead(str(stem), "I", 10)

@@ -1,26 +1,34 @@
-"""Reading one lead of a WFDB record: by hand where its header is plain, through the wfdb package anywhere else.
+"""Reading WFDB records: one lead by hand where the header is plain, through the wfdb package anywhere else.
 
 wfdb takes 2 to 4 ms a record, nearly all of it for the header. Plain is what MIMIC-IV-ECG has: one segment, all signals
 in one format-16 file without offset, skew or several samples per frame. The patterns below match nothing else; what
 they do not match is left to wfdb, and what they do match gives the same numbers as wfdb, to the last bit.
 """
 
+import contextlib
 import datetime
 import math
 import os
 import re
 import stat
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ecg_finetune.operating_system import open_regular, read_bytes_of, read_regular
+from ecg_finetune.waveform import (
+    LeadSignal,
+    RecordError,
+    Recording,
+    find_lead,
+    lead_parts,
+    millivolts_per,
+    refuse_rate,
+)
 
-# Beyond these, a rate is an error of its header: a lower one shows no QRS complex, a higher one belongs to no ECG.
-LOWEST_RATE, HIGHEST_RATE = 50, 100_000  # Hz
 MOST_HEADER_BYTES = 1 << 20
 MOST_GAPS = 1000  # samples wanted per sample that the segments of a record hold
-LONGEST_DETAIL = 200  # characters
 MISSING = -32768  # format 16's code for a missing sample
 
 # As in wfdb's reader, blanks separate fields; unlike there, nothing may be glued to them or omitted but the time, the
@@ -41,7 +49,6 @@ SIGNAL_LINE = re.compile(
 # Below the signals: comments and empty lines. Other control characters would end a line for wfdb.
 REMAINDER = re.compile(rb"(?:[ \t]*(?:#[\t -~\x80-\xff]*)?(?:\r?\n|\Z))*")
 
-MILLIVOLTS = {"V": 1e3, "mV": 1.0, "uV": 1e-3, "nV": 1e-6}
 BYTES_PER_SAMPLE = {
     "8": 1,
     "16": 2,
@@ -54,38 +61,6 @@ BYTES_PER_SAMPLE = {
     "310": 4 / 3,
     "311": 4 / 3,
 }
-
-
-class RecordError(Exception):
-    """A record that cannot be used: `status` is the reason's short name, `detail` says more.
-
-    Parts of the detail come from headers: control characters are taken out of it, and it is cut to some 200 characters.
-    """
-
-    def __init__(self, status: str, detail: str):
-        self.status = status
-        shown = "".join(letter if letter.isprintable() else " " for letter in detail[:LONGEST_DETAIL])
-        self.detail = " ".join(shown.split()) + (" ..." if len(detail) > LONGEST_DETAIL else "")
-        super().__init__(status, self.detail)
-
-
-@dataclass(frozen=True)
-class LeadSignal:
-    """The beginning of one lead.
-
-    `values` are float64 (samples,) in the header's physical `unit`, NaN where missing; `rate` is in Hz and `samples`
-    how many the whole record has.
-    """
-
-    values: np.ndarray
-    unit: str
-    rate: int | float
-    samples: int
-
-    @property
-    def millivolts_per_unit(self) -> float:
-        """Return what one unit is in millivolts; 1.0 for a unit that is no voltage."""
-        return MILLIVOLTS.get(self.unit, 1.0)
 
 
 @dataclass(frozen=True)
@@ -102,7 +77,9 @@ class PlainHeader:
     unit: str
 
 
-def read_record_lead(stem: str, lead: str, seconds: float = math.inf, verify_checksums: bool = False) -> LeadSignal:
+def read_record_lead(
+    stem: str, lead: str, seconds: float = math.inf, verify_checksums: bool = False, channel: str | None = None
+) -> LeadSignal:
     """Read the first seconds of one lead.
 
     Parameters
@@ -110,43 +87,77 @@ def read_record_lead(stem: str, lead: str, seconds: float = math.inf, verify_che
     stem : str
         The record's path without extension.
     lead : str
-        Its name; capitals do not matter.
+        One of `waveform.LEADS`; how it is found among the record's channels: `waveform.lead_parts`.
     seconds : float
         How much to read at least (default: all).
     verify_checksums : bool
         Read all channels in the lead's file and compare them with the header's checksums.
+    channel : str, optional
+        The channel to take for the lead, by name or number.
 
     Raises
     ------
     RecordError
         missing_header, no_lead, bad_rate, missing_data, truncated, bad_checksum or unreadable.
     """
+    content = _read_header(stem)
+    header = None if verify_checksums else parse_plain(content, lead, channel)
+    if header is None:
+        with _errors_of_wfdb():
+            return _read_with_wfdb(stem, content, lead, seconds, verify_checksums, channel)
+    return _read_plain(os.path.dirname(stem), header, seconds)  # noqa: PTH120
+
+
+def read_record(stem: str) -> Recording:
+    """Read a whole record: all its channels that are voltages and whose files are there.
+
+    Raises
+    ------
+    RecordError
+        As `read_record_lead`, but for no_lead.
+    """
+    content = _read_header(stem)
+    with _errors_of_wfdb():
+        wfdb, header = _open_with_wfdb(stem)
+        folder, names = os.path.dirname(stem), _names(header)  # noqa: PTH120
+        channels = list(range(len(names)))
+        if getattr(header, "segments", None) is None:
+            there = [k for k in channels if os.path.lexists(os.path.join(folder, header.file_name[k]))]  # noqa: PTH118
+            channels = there or channels
+        values, units, _ = _read_channels(wfdb, stem, content, header, channels)
+        leads = {}
+        for k, unit, column in zip(channels, units, values.T):
+            if scale := millivolts_per(unit):
+                leads.setdefault(names[k] or f"channel {k + 1}", column * scale)
+        if not leads:
+            raise RecordError("no_lead", "the header describes no signal that is a voltage")
+        start = (
+            datetime.datetime.combine(header.base_date, header.base_time or datetime.time())
+            if header.base_date
+            else None
+        )
+        left_out = tuple(name for name in names if name not in leads)
+        return Recording(leads, header.fs, "WFDB", start, left_out=left_out)
+
+
+def _read_header(stem: str) -> bytes:
     try:
-        content = read_regular(f"{stem}.hea", MOST_HEADER_BYTES)
+        return read_regular(f"{stem}.hea", MOST_HEADER_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise RecordError("missing_header", f"no {os.path.basename(stem)}.hea") from None  # noqa: PTH119
     except OSError as error:
         raise RecordError("unreadable", f"header: {error.strerror}") from None
     except ValueError as error:  # a path that this system cannot express
         raise RecordError("unreadable", f"header: {error}") from None
-    header = None if verify_checksums else parse_plain(content, lead)
-    if header is None:
-        return _read_with_wfdb(stem, lead, seconds, verify_checksums)
-    return _read_plain(os.path.dirname(stem), header, seconds)  # noqa: PTH120
 
 
-def _refuse_rate(rate: float) -> None:
-    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise RecordError("bad_rate", f"{rate} Hz, not {LOWEST_RATE} to {HIGHEST_RATE:,} Hz")
-
-
-def parse_plain(content: bytes, lead: str) -> PlainHeader | None:
-    """Return what a plain header says of a lead; None where the header is not plain in every line.
+def parse_plain(content: bytes, lead: str, channel: str | None = None) -> PlainHeader | None:
+    """Return what a plain header says of a lead; None where the header is not plain in every line, or lacks the lead.
 
     Raises
     ------
     RecordError
-        no_lead: the header is plain and names no such lead.
+        no_lead: the header is plain and has no such `channel`.
     """
     record = RECORD_LINE.match(content)
     if record is None or not _is_date(record):
@@ -161,14 +172,16 @@ def parse_plain(content: bytes, lead: str) -> PlainHeader | None:
         position = signal.end()
     if REMAINDER.fullmatch(content, position) is None:
         return None
-    channel = find_lead([signal["lead"].decode() for signal in signals], lead)
-    signal = signals[channel]
+    position = find_lead([signal["lead"].decode() for signal in signals], lead, channel)
+    if position is None:
+        return None
+    signal = signals[position]
     baseline = signal["zero"] if signal["baseline"] is None else signal["baseline"]
     rate = float(record["rate"])
     return PlainHeader(
         file=signal["file"].decode(),
         channels=channels,
-        channel=channel,
+        channel=position,
         rate=int(rate) if rate.is_integer() else rate,
         samples=int(record["samples"]),
         gain=float(signal["gain"]) or 200.0,  # a gain of 0 means: not given
@@ -187,22 +200,12 @@ def _is_date(record: re.Match) -> bool:
     return True
 
 
-def find_lead(names: list[str], lead: str) -> int:
-    """Return the position of a lead among signal names: as written, else without regard to capitals."""
-    if lead in names:
-        return names.index(lead)
-    folded = [name.strip().lower() for name in names]
-    if lead.lower() in folded:
-        return folded.index(lead.lower())
-    raise RecordError("no_lead", f"no lead {lead} among {' '.join(names)}")
-
-
 def _frames_wanted(seconds: float, rate: float, samples: int) -> int:
     return samples if math.isinf(seconds) else min(samples, math.ceil(seconds * rate))
 
 
 def _read_plain(folder: str, header: PlainHeader, seconds: float) -> LeadSignal:
-    _refuse_rate(header.rate)
+    refuse_rate(header.rate)
     frame = 2 * header.channels
     expected, wanted = header.samples * frame, _frames_wanted(seconds, header.rate, header.samples) * frame
     try:
@@ -224,32 +227,11 @@ def _read_plain(folder: str, header: PlainHeader, seconds: float) -> LeadSignal:
     return LeadSignal(values, header.unit, header.rate, header.samples)
 
 
-def _read_with_wfdb(stem: str, lead: str, seconds: float, verify_checksums: bool) -> LeadSignal:
-    import wfdb  # 0.6 s to import, and most data sets never need it
-
+@contextlib.contextmanager
+def _errors_of_wfdb() -> Iterator[None]:
+    """Turn what goes wrong in the block into `RecordError`."""
     try:
-        header = wfdb.rdheader(stem)
-        if isinstance(header, wfdb.MultiRecord):
-            header = _read_segment_headers(wfdb, stem, header)
-        if not header.sig_name:
-            raise RecordError("no_lead", "the header describes no signal")
-        channels = [find_lead([name or "" for name in header.sig_name], lead)]
-        _refuse_rate(header.fs)
-        _refuse_short_files(stem, header, channels[0])
-        if verify_checksums:
-            _verify_checksums(wfdb, stem, header, channels[0])
-        if header.sig_len is None:  # then only wfdb's reading of everything finds the length
-            record = wfdb.rdrecord(stem, channels=channels)
-            wanted = _frames_wanted(seconds, header.fs, record.sig_len)
-        else:
-            wanted = _frames_wanted(seconds, header.fs, header.sig_len)
-            _refuse_gaps(header, wanted)
-            record = wfdb.rdrecord(stem, sampto=wanted, channels=channels)
-            if wanted < header.sig_len:  # the rest is not needed, but a file that ends early is not to be trusted
-                wfdb.rdrecord(stem, sampfrom=header.sig_len - 1, sampto=header.sig_len, channels=channels)
-        samples = header.sig_len or record.sig_len
-        values = np.asarray(record.p_signal, dtype=np.float64)[:wanted, 0]
-        return LeadSignal(values, record.units[0], record.fs, samples)
+        yield
     except RecordError:
         raise
     except FileNotFoundError as error:
@@ -257,6 +239,72 @@ def _read_with_wfdb(stem: str, lead: str, seconds: float, verify_checksums: bool
         raise RecordError("missing_data", f"no {name or 'signal file'}") from None
     except Exception as error:  # wfdb raises almost anything on a damaged record
         raise RecordError("unreadable", f"{type(error).__name__}: {error}") from None
+
+
+def _open_with_wfdb(stem: str):
+    """Return the package, and the record's header, with those of its segments where it has several."""
+    import wfdb  # 0.6 s to import, and most data sets never need it
+
+    header = wfdb.rdheader(stem)
+    if isinstance(header, wfdb.MultiRecord):
+        header = _read_segment_headers(wfdb, stem, header)
+    if not header.sig_name:
+        raise RecordError("no_lead", "the header describes no signal")
+    refuse_rate(header.fs)
+    return wfdb, header
+
+
+def _names(header) -> list[str]:
+    return [name or "" for name in header.sig_name]
+
+
+def _unit(content: bytes, header, channel: int, unit: str | None) -> str:
+    """Return the unit of a channel; wfdb drops what is not ASCII, and so takes microvolts for volts."""
+    if not content.isascii() and getattr(header, "segments", None) is None:
+        lines = [line for line in content.splitlines() if line.strip() and not line.lstrip().startswith(b"#")]
+        fields = lines[channel + 1].split() if channel + 1 < len(lines) else []
+        stated = fields[2].partition(b"/")[2] if len(fields) > 2 else b""
+        if not stated.isascii():
+            try:
+                return stated.decode()
+            except UnicodeDecodeError:
+                return stated.decode("latin-1")
+    return unit or "mV"
+
+
+def _read_with_wfdb(
+    stem: str, content: bytes, lead: str, seconds: float, verify_checksums: bool, channel: str | None
+) -> LeadSignal:
+    wfdb, header = _open_with_wfdb(stem)
+    parts = lead_parts(_names(header), lead, channel)
+    if verify_checksums:
+        for position in parts:
+            _refuse_short_files(stem, header, position)
+            _verify_checksums(wfdb, stem, header, position)
+    values, units, samples = _read_channels(wfdb, stem, content, header, list(parts), seconds)
+    if len(parts) == 1:
+        return LeadSignal(values[:, 0], units[0], header.fs, samples)
+    weights = [weight * (millivolts_per(unit) or 1.0) for weight, unit in zip(parts.values(), units)]
+    return LeadSignal(values @ weights, "mV", header.fs, samples)
+
+
+def _read_channels(
+    wfdb, stem: str, content: bytes, header, channels: Sequence[int], seconds: float = math.inf
+) -> tuple[np.ndarray, list[str], int]:
+    """Return the first seconds of channels, float64 (samples, channels), their units, and the record's samples."""
+    for channel in channels:
+        _refuse_short_files(stem, header, channel)
+    if header.sig_len is None:  # then only wfdb's reading of everything finds the length
+        record = wfdb.rdrecord(stem, channels=channels)
+        wanted = _frames_wanted(seconds, header.fs, record.sig_len)
+    else:
+        wanted = _frames_wanted(seconds, header.fs, header.sig_len)
+        _refuse_gaps(header, wanted)
+        record = wfdb.rdrecord(stem, sampto=wanted, channels=channels)
+        if wanted < header.sig_len:  # the rest is not needed, but a file that ends early is not to be trusted
+            wfdb.rdrecord(stem, sampfrom=header.sig_len - 1, sampto=header.sig_len, channels=channels)
+    units = [_unit(content, header, channel, unit) for channel, unit in zip(channels, record.units)]
+    return np.asarray(record.p_signal, dtype=np.float64)[:wanted], units, header.sig_len or record.sig_len
 
 
 def _read_segment_headers(wfdb, stem: str, header):

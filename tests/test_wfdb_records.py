@@ -9,10 +9,13 @@ import warnings
 import numpy as np
 import pytest
 import wfdb
-from ecg_preprocess.record import RecordError, find_lead, parse_plain, read_record_lead
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic_records import digital_ecg, write_record
+
+from ecg_finetune.waveform import LEADS as LEADS12
+from ecg_finetune.waveform import RecordError, find_lead
+from ecg_finetune.wfdb_records import parse_plain, read_record, read_record_lead
 
 LEADS = ["I", "II", "avf", "V1"]
 
@@ -82,7 +85,7 @@ def by_wfdb(stem, lead, channels=None):
     try:
         record = wfdb.rdrecord(str(stem), channels=channels)
         channel = find_lead([name or "" for name in record.sig_name], lead)
-        if not 50 <= record.fs <= 100_000:  # wfdb does not mind
+        if channel is None or not 50 <= record.fs <= 100_000:  # wfdb does not mind the rate
             return None
         return record.p_signal[:, channel], record.units[channel], record.fs, record.sig_len
     except Exception:
@@ -223,12 +226,63 @@ def test_several_segments_are_read_as_one(tmp_path):
     assert signal.samples == 6000 and np.array_equal(signal.values, expected)
 
 
-def test_a_lead_is_found_by_name():
-    assert find_lead(["II", "I"], "I") == 1
-    assert find_lead(["i", "avf"], "aVF") == 1
-    assert find_lead(["i", "I"], "I") == 1
-    with pytest.raises(RecordError, match="no_lead"):
-        find_lead(["II", "III"], "I")
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+@pytest.mark.parametrize(("unit", "scale"), [("mv", 1), ("uV", 1e-3), ("\u00b5V", 1e-3), ("V", 1e3), ("NU", 1)])
+def test_units_in_other_spellings(tmp_path, encoding, unit, scale):
+    """wfdb reads headers as ASCII, and so microvolts as volts."""
+    write_record(tmp_path, "r", digital_ecg(1, 100), gain="200.0(0)/mV")
+    header = (tmp_path / "r.hea").read_text().replace("/mV", f"/{unit}")
+    (tmp_path / "r.hea").write_bytes(header.encode(encoding))
+    signal = read_record_lead(str(tmp_path / "r"), "I")
+    assert signal.millivolts_per_unit == scale
+    assert np.array_equal(signal.values, digital_ecg(1, 100)[:, 0] / 200)
+    if unit != "NU":
+        recording = read_record(str(tmp_path / "r"))
+        assert np.allclose(recording.leads["aVF"], digital_ecg(1, 100)[:, 4] / 200 * scale, rtol=1e-12)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_channels_by_hand_and_limb_leads_from_i_and_ii(tmp_path, plain):
+    digital = digital_ecg(2, 800, 3)
+    write_record(tmp_path, "r", digital, leads=["V5", "II", "Lead I"])
+    if not plain:
+        make_odd(tmp_path / "r", ".dat 16 ", ".dat 16+0 ")
+    first, second = digital[:, 2] / 200, digital[:, 1] / 200
+    stem = str(tmp_path / "r")
+    assert np.array_equal(read_record_lead(stem, "I").values, first)
+    assert np.array_equal(read_record_lead(stem, "I", channel="1").values, digital[:, 0] / 200)
+    assert np.array_equal(read_record_lead(stem, "V1", channel="ii").values, second)
+    derived = read_record_lead(stem, "aVL", verify_checksums=True)
+    assert np.allclose(derived.values, first - second / 2) and derived.unit == "mV"
+    for lead, channel in (("V1", None), ("I", "V6"), ("I", "4")):
+        with pytest.raises(RecordError) as error:
+            read_record_lead(stem, lead, channel=channel)
+        assert error.value.status == "no_lead" and "V5 II Lead I" in error.value.detail
+
+
+def test_a_single_channel_of_another_name(tmp_path):
+    write_record(tmp_path, "r", digital_ecg(1, 100, 1), leads=["ECG "])
+    assert np.array_equal(read_record_lead(str(tmp_path / "r"), "I").values, digital_ecg(1, 100, 1)[:, 0] / 200)
+    write_record(tmp_path, "r", digital_ecg(1, 100, 1), leads=["MLII"])
+    assert refusal(tmp_path / "r")[0] == "no_lead"
+
+
+def test_whole_records_are_those_of_wfdb(test_data):
+    stems = [test_data / "recordings/100", test_data / "cinc2017/records/A00004", test_data / "ludb/data/1"]
+    stems += [path.with_suffix("") for path in sorted(test_data.glob("wfdb50/**/*.hea"))[:4]]
+    for stem in stems:
+        record, found = wfdb.rdrecord(str(stem)), read_record(str(stem))
+        assert list(found.leads) == record.sig_name and found.rate == record.fs and found.source == "WFDB"
+        assert np.array_equal(np.array(list(found.leads.values())).T, record.p_signal, equal_nan=True)
+    found = read_record(str(test_data / "wfdb_odd/s0010_re"))  # the file of vx, vy, vz is not there
+    assert list(found.leads) == [lead.lower() for lead in LEADS12] and found.left_out == ("vx", "vy", "vz")
+
+
+def test_a_channel_that_is_no_voltage_is_no_lead_of_the_record(tmp_path):
+    write_record(tmp_path, "r", digital_ecg(1, 100, 2), leads=["I", "RESP"])
+    make_odd(tmp_path / "r", "/mV 16 0 " + str(digital_ecg(1, 100, 2)[0, 1]), "/NU 16 0 0")
+    found = read_record(str(tmp_path / "r"))
+    assert list(found.leads) == ["I"] and found.left_out == ("RESP",)
 
 
 def refusal(stem, seconds: float = math.inf) -> tuple[str, str]:
