@@ -17,8 +17,8 @@ import numpy as np
 
 from ecg_finetune.files import UserError, sha256
 from ecg_finetune.matfile import read_mat
-from ecg_finetune.operating_system import read_regular
-from ecg_finetune.waveform import RECORD_SECONDS, SAMPLE_RATE
+from ecg_finetune.recordings import read_recording
+from ecg_finetune.waveform import RECORD_SECONDS, SAMPLE_RATE, RecordError, centre
 
 RECORDED = {"baseline_wander": "bw", "electrode_motion": "em", "muscle": "ma"}  # kind -> record of NSTDB
 MAINS = {"mains_50": 50, "mains_60": 60}  # Hz
@@ -26,7 +26,6 @@ NOISES = (*RECORDED, *MAINS, "white")
 PARTS = ("train", "test")
 
 NSTDB_RATE = 360  # Hz
-MOST_BYTES = 1 << 28  # of a noise record; those of NSTDB have 2 MB
 # Power densities at octaves from 0.1 to 102.4 Hz (dB against that at 1.6 Hz) that give noise the spectra of NSTDB.
 OCTAVES = 0.1 * 2.0 ** np.arange(11)
 SPECTRA = {
@@ -112,7 +111,12 @@ def _read_record(root: Path, name: str) -> tuple[np.ndarray, list[Path]]:
     header = root / f"{name}.hea"
     excerpts = [path for path in (root / f"{name.upper()}.mat", root / f"{name}.mat") if path.exists()]
     if header.exists():
-        signals, rate, files = _read_wfdb(header)
+        try:
+            record = read_recording(header)
+        except RecordError as error:
+            raise UserError(f"{header}: {error}; download the record again") from None
+        signals, rate = np.array(list(record.leads.values())), record.rate
+        files = [path for path in (header, header.with_suffix(".dat")) if path.exists()]
     elif excerpts:
         path, files = excerpts[0], excerpts[:1]
         tables = [table for table in read_mat(path).values() if table.ndim == 2 and 2 <= table.shape[1] <= 16]
@@ -133,25 +137,6 @@ def _read_record(root: Path, name: str) -> tuple[np.ndarray, list[Path]]:
     step = Fraction(SAMPLE_RATE / rate).limit_denominator(1000)
     signals = signals - signals.mean(axis=1, keepdims=True)
     return resample_poly(signals, step.numerator, step.denominator, axis=1).astype(np.float32), files
-
-
-def _read_wfdb(header: Path) -> tuple[np.ndarray, float, list[Path]]:
-    """Return channels (channels, samples) in physical units, their rate and the files of a WFDB record."""
-    import wfdb
-
-    try:
-        described = wfdb.rdheader(str(header.with_suffix("")))
-        files = [header, *(header.with_name(name) for name in dict.fromkeys(described.file_name))]
-        for file in files:
-            read_regular(file, MOST_BYTES)
-        record = wfdb.rdrecord(str(header.with_suffix("")))
-        signals, rate = record.p_signal.T, float(record.fs)
-        if not 50 <= rate <= 100_000:
-            raise ValueError(f"sampled at {rate:g} Hz")
-    except Exception as error:  # wfdb meets a damaged record with errors of any kind
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(f"{header}: not a readable WFDB record ({type(error).__name__}: {reason})") from None
-    return signals, rate, files
 
 
 def qrs_amplitude(lead: np.ndarray) -> float:
@@ -301,6 +286,5 @@ def disturbed(
 
 def standardised(signal: np.ndarray, mean: float = 0.0, deviation: float = 1.0) -> np.ndarray:
     """Return a signal (samples,) with this mean and standard deviation, float32; one that is constant as zeros."""
-    centred = signal - signal.mean()
-    spread = centred.std()
-    return (centred * (deviation / spread if spread > 0 else 0.0) + mean).astype(np.float32)
+    values, _, spread = centre(signal)
+    return (values * (deviation / spread if spread > 0 else 0.0) + mean).astype(np.float32)

