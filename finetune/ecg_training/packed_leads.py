@@ -95,8 +95,8 @@ def packed_leads(
     Raises
     ------
     UserError
-        A segment cannot be used, as `segments.read_segment` and `segments.refuse_other_study`; the manifests or
-        segments change meanwhile; or the file cannot be written or has no room on its disk.
+        A segment cannot be used, as `segments.read_segment` and `segments.refuse_other_study`; or the file cannot be
+        written or has no room on its disk.
     """
     listed = Listed(manifests, studies)
     wanted = listed.description()
@@ -155,8 +155,8 @@ def _usable(path: Path, listed: Listed, wanted: dict[str, object]) -> PackedLead
         return None
     if idx is None or leads.dtype != DTYPE or leads.shape != (wanted["segments"], wanted["samples"]):
         return None
-    places = np.unique(np.linspace(0, len(idx) - 1, COMPARED, dtype=int))
-    there, rows = read_segments([listed.files[place] for place in places], listed.samples, listed.studies)
+    files, places = listed.files, np.unique(np.linspace(0, len(idx) - 1, COMPARED, dtype=int))
+    there, rows = read_segments([files[place] for place in places], listed.samples, listed.studies)
     same = np.array_equal(there, leads[places]) and np.array_equal(rows, idx[places])
     return PackedLeads(leads, idx) if same else None
 
@@ -226,8 +226,6 @@ def _pack(path: Path, listed: Listed, wanted: dict[str, object], workers: int) -
             packed += len(rows)
             if packed % NOTED < len(rows):
                 note()
-        if listed.description() != wanted:
-            raise UserError(f"{path}: manifests or segments have changed while they were read; run again")
         note()
     partial.replace(path)
     return PackedLeads(np.load(path, mmap_mode="c", allow_pickle=False), idx)

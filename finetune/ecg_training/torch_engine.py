@@ -268,9 +268,12 @@ def told_of_labels(
     if min(shares.values()) < 1:
         lines.append(f"labels known: {shares['train']:.1%} of train, {shares['valid']:.1%} of valid")
     for which, told in (
-        (known == 0, "no train segment knows whether it has {}: what these outputs say is not learnt"),
+        (known == 0, "no train segment knows whether it has {}: these outputs learn nothing here"),
         ((known > 0) & (positive == 0), "no train segment has {} (weight 0.0): these outputs only learn to be low"),
-        ((known > 0) & (positive == known), "all train segments that know {} have it (weight 0.0): nothing is learnt"),
+        (
+            (known > 0) & (positive == known),
+            "all that know {} have it (weight 0.0): these outputs learn nothing here",
+        ),
     ):
         if which.any():
             lines.append("note: " + told.format(listed([settings.label_set.names[k] for k in np.flatnonzero(which)])))
