@@ -1,7 +1,8 @@
 """Training segments a second in one process: from leads.npy, from their files, and as a plain loader reads them.
 
 20,000 segments of synthetic records, made by the preprocess and build stages, in a random order; all in the page cache.
-The plain loader calls `scipy.io.loadmat` on each, as fairseq-signals does.
+The plain loader calls `scipy.io.loadmat` on each, as fairseq-signals does. Augmentation is `--augment wearable`; the
+tiny network on one core is the fastest that it must keep up with here.
 """
 
 import os
@@ -11,11 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ecg_training.augmentation import AugmentedData, Augmenter
 from ecg_training.packed_leads import packed_leads
+from ecg_training.settings import Augmentation, FinetuneSettings
+from ecg_training.torch_engine import TINY
+from ecg_training.trainer import Trainer
 from ecg_training.training_data import TrainingData
 from scipy.io import loadmat
 
 from bench.stages import BUILD, CORES, PREPROCESS, make_base, make_records, timed, working_folder
+from ecg_finetune.ecg_fm import EcgClassifier
+from ecg_finetune.label_set import ECG_FM
+from ecg_finetune.noise import NoiseSource
 from ecg_finetune.paths import inside, locate
 from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
 
@@ -83,6 +91,15 @@ def main() -> None:
                 EPOCHS * len(order),
             ),
         }
+        augmenter = Augmenter(Augmentation(), NoiseSource.open(None, "train"))
+        some = [rows.tolist() for rows in batches(FILES)]
+        for workers in (1, CORES):
+            augmented = AugmentedData(data.leads, data.targets, "cpu", augmenter, seed=1, workers=workers)
+            rates[f"leads.npy, augmented, {workers} processes"] = rate(augmented.batches(some, 0), FILES)
+        settings = FinetuneSettings(manifests=manifests, output=folder, pretrained=None, label_set=ECG_FM)
+        trainer = Trainer(EcgClassifier(TINY), np.ones(len(ECG_FM)), settings, torch.device("cpu"))
+        updates = (trainer.update(iter([data.batch(rows)]), [BATCH]) for rows in some[:8])
+        rates["(training the tiny network)"] = rate(updates, 8 * BATCH)
     print(f"{len(packed.idx):,} segments packed in {packing:.1f} s by {CORES} processes")
     print(f"{'one process':<36}{'segments/s':>12}{'leads.npy is faster by':>24}")
     for name, value in rates.items():

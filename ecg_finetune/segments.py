@@ -307,6 +307,13 @@ def refuse_other_study(files: Sequence[Path], rows: np.ndarray, found: np.ndarra
         )
 
 
-def expand_lead(lead, channels: int = 12):
-    """Give the network its channels: Tensor (batch, samples) to a view (batch, channels, samples), the lead in each."""
-    return lead[:, None, :].expand(-1, channels, -1)
+def expand_lead(lead, channels: int = 12, place: int | None = None):
+    """Give the network its channels: Tensor (batch, samples) to (batch, channels, samples).
+
+    The lead is in every channel (a view, which takes no memory), or in that at `place` alone, with zeros in the others.
+    """
+    if place is None:
+        return lead[:, None, :].expand(-1, channels, -1)
+    source = lead.new_zeros(len(lead), channels, lead.shape[1])
+    source[:, place] = lead
+    return source

@@ -5,26 +5,32 @@ import dataclasses
 import platform
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from ecg_finetune.batch import loader_workers
 from ecg_finetune.checkpoint import save_checkpoint
 from ecg_finetune.ecg_fm import Architecture, EcgClassifier, load_architecture, load_pretrained
 from ecg_finetune.files import UserError, refuse_outputs
 from ecg_finetune.label_set import difference, read_pos_weight
+from ecg_finetune.noise import NoiseSource
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import locked
 from ecg_finetune.segments import Manifest, read_label_rows, read_manifest
 from ecg_finetune.tables import listed
 from ecg_finetune.training_records import STATED, TRAINED_ON, TrainingRecords, records_of_checkpoint
+from ecg_training.augmentation import AugmentedData, Augmenter
+from ecg_training.augmentation import recorded as recorded_augmentation
 from ecg_training.checkpoint_folder import BEST, LAST, LOCK, check_folder, claim_folder, note_labels, record_run
 from ecg_training.fairseq_checkpoint import fairseq_checkpoint
 from ecg_training.packed_leads import packed_leads
 from ecg_training.processes import Processes
 from ecg_training.progress import Progress
+from ecg_training.recipe import features_of, freeze, set_drop_path
 from ecg_training.seen_records import note_seen_records, run_lineage, seen_records, told_of_start
-from ecg_training.settings import FinetuneSettings
+from ecg_training.settings import ALL, FinetuneSettings
 from ecg_training.trainer import Position, Trainer, length_of, train
 from ecg_training.training_data import TrainingData
 
@@ -63,6 +69,7 @@ def finetune(
     compiled: bool | None,
     resume: bool,
     overwrite: bool,
+    tensorboard: bool = False,
 ) -> str:
     """Fine-tune and leave `checkpoint_best.pt`, log, curves and settings in the output folder.
 
@@ -78,6 +85,8 @@ def finetune(
         Whether to compile the network; None: on a GPU for long runs.
     resume, overwrite : bool
         See `checkpoint_folder.claim_folder`.
+    tensorboard : bool
+        Write event files for TensorBoard.
 
     Returns
     -------
@@ -93,6 +102,10 @@ def finetune(
     labels, studies = read_label_rows(settings.manifests)
     pos_weight = read_pos_weight(inside(settings.manifests, "manifest_pos_weight"), len(settings.label_set))
     model = build_model(settings)
+    told_of_input(model, settings)
+    model.input_channel = settings.input_channel
+    freeze(model, settings.freeze_layers)
+    set_drop_path(model, settings.drop_path)
     train_segments, valid_segments = (len(manifest.files) for manifest in manifests)
     updates, segments = length_of(settings, train_segments)
     if compiled is None:
@@ -105,10 +118,10 @@ def finetune(
             f"{settings.precision}{', compiled' if compiled else ''}",
             flush=True,
         )
-    if compiled:
+    if compiled and settings.freeze_layers != ALL:
         model.compile()
     trainer = Trainer(model, pos_weight, settings, device, processes)
-    recorded = {"engine": "torch", **settings.recorded(), "precision": settings.precision}
+    recorded = recorded_settings(settings)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     records = None
     if processes.first:
@@ -123,6 +136,11 @@ def finetune(
         check_folder(settings.output, recorded, resume=resume, overwrite=overwrite, resumable=True)
     told = run_lineage(recorded, settings.manifests)
     train_set, valid_set = _training_data(settings, manifests, labels, studies, device, processes)
+    if settings.freeze_layers == ALL:
+        train_set, valid_set = (
+            features_of(model, data, trainer.autocast, settings.part_size, f"features of {split} segments")
+            for split, data in (("train", train_set), ("valid", valid_set))
+        )
     torch.manual_seed(settings.seed + processes.rank)  # dropout differs between processes
     folder, noted = settings.output, {}
 
@@ -132,14 +150,14 @@ def finetune(
         record_run(folder, told, versions, **noted, finished=False)
 
     # All input is read: a bad file leaves the folder as it was.
-    with locked(folder, folder / LOCK) if processes.first else contextlib.nullcontext():
+    with locked(folder, folder / LOCK) if processes.first else contextlib.nullcontext(), loader_workers():
         resumed = processes.first and claim_folder(folder, recorded, resume=resume, overwrite=overwrite, resumable=True)
         resumed = processes.gather(resumed)[0]
         if processes.first:
             note_labels(folder, settings.manifests)
             noted[STATED] = note_seen_records(folder, records)
             record_run(folder, told, versions, **noted, finished=False)
-        progress = Progress(folder, train_segments, segments, processes.first)
+        progress = Progress(folder, train_segments, segments, processes.first, tensorboard=tensorboard)
         position = train(
             trainer, train_set, valid_set, last=folder / LAST, resume=resumed, save_best=save_best, progress=progress
         )
@@ -151,6 +169,26 @@ def finetune(
         f"{position.epoch} epochs, {position.updates:,} updates; best epoch {position.best_epoch}: valid loss "
         f"{best['valid_loss']:.3f}, AUROC micro {best['auroc']:.4f} macro {best['auroc_macro']:.4f}; {folder / BEST}"
     )
+
+
+def recorded_settings(settings: FinetuneSettings) -> dict[str, Any]:
+    """Return what settings.json records of a run with these settings."""
+    return {
+        "engine": "torch",
+        **settings.recorded(),
+        "augment": recorded_augmentation(settings.augment),
+        "precision": settings.precision,
+    }
+
+
+def told_of_input(model: EcgClassifier, settings: FinetuneSettings) -> None:
+    """Say if a fine-tuned start had its lead in other channels; refuse a channel that the network does not have."""
+    channel = settings.input_channel
+    if channel is not None and channel >= model.architecture.in_d:
+        raise UserError(f"--input zero: lead {settings.lead} has no channel of the network's {model.architecture.in_d}")
+    if model.fine_tuned and model.input_channel != channel:
+        before = "zero" if model.input_channel is not None else "duplicate"
+        print(f"note: {settings.pretrained} was fine-tuned with --input {before}, this run has {settings.input}")
 
 
 def build_model(settings: FinetuneSettings) -> EcgClassifier:
@@ -263,4 +301,9 @@ def _training_data(
     packed = packed_leads(path, manifests, studies, workers=settings.workers, first=processes.first)
     leads, targets = torch.from_numpy(packed.leads), torch.from_numpy(labels[packed.idx])
     sizes = [len(manifest.files) for manifest in manifests]
-    return [TrainingData(*part, device) for part in zip(leads.split(sizes), targets.split(sizes), strict=True)]
+    train, valid = zip(leads.split(sizes), targets.split(sizes), strict=True)
+    if settings.augment is None:
+        return [TrainingData(*train, device), TrainingData(*valid, device)]
+    augmenter = Augmenter(settings.augment, NoiseSource.open(settings.augment.noise_root, "train"))
+    augmented = AugmentedData(*train, device, augmenter, seed=settings.seed, workers=settings.workers)
+    return [augmented, TrainingData(*valid, device)]

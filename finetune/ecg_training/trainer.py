@@ -1,9 +1,10 @@
 """Fine-tuning in plain PyTorch, with the loss, optimiser and choice of checkpoint of fairseq-signals.
 
-One update: binary cross-entropy with logits and `pos_weight`, averaged over the known labels of the batch, then Adam at
-a constant learning rate. One epoch: every training segment once, in an order drawn from (seed, epoch), then validation;
-the checkpoint with the lowest valid loss is kept. Losses are shown divided by ln 2, as fairseq-signals logs them. Where
-every label is known, all is as there; a label that is not (NaN) has no part in losses and scores.
+One update: binary cross-entropy with logits and `pos_weight`, averaged over the known labels of the batch, then Adam,
+at a constant learning rate unless the recipe says otherwise. One epoch: every training segment once, in an order drawn
+from (seed, epoch), then validation; the checkpoint with the lowest valid loss is kept. Losses are shown divided by
+ln 2, as fairseq-signals logs them. Where every label is known, all is as there; a label that is not (NaN) has no part
+in losses and scores.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from ecg_finetune.ecg_fm import EcgClassifier
 from ecg_finetune.files import UserError
 from ecg_finetune.progress_bar import progress_bar
 from ecg_training.processes import Processes
-from ecg_training.settings import ADAM_BETAS, ADAM_EPS, FinetuneSettings
+from ecg_training.recipe import Head, optimizer_of, rate_factor
+from ecg_training.settings import ADAM_BETAS, ADAM_EPS, ALL, FinetuneSettings
 from ecg_training.training_data import TrainingData
 
 if TYPE_CHECKING:
@@ -103,17 +105,18 @@ class Trainer:
         self.processes = processes or Processes()
         self.settings, self.device = settings, device
         self.model = model.to(device)
-        self.network = DistributedDataParallel(self.model) if self.processes.world > 1 else self.model
+        # What gradients go through: of a linear probe the head alone, on features in place of leads.
+        self.trained = Head(self.model) if settings.freeze_layers == ALL else self.model
+        self.network = DistributedDataParallel(self.trained) if self.processes.world > 1 else self.trained
         self.pos_weight = torch.as_tensor(pos_weight, dtype=torch.float32, device=device)
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        fused = device.type in ("cpu", "cuda")  # elsewhere it depends on PyTorch's version: it chooses
-        self.optimizer = torch.optim.Adam(trained, lr=settings.lr, betas=ADAM_BETAS, eps=ADAM_EPS, fused=fused or None)
+        self.optimizer = optimizer_of(self.model, settings, device)
         self.updates = 0
+        self.planned = 0  # updates of the whole run
         self.look_every = 1 if device.type == "cpu" else LOOK_EVERY
 
     def loss(self, leads: Tensor, targets: Tensor) -> Tensor:
         """Return the `summed_loss` of leads (batch, samples) and targets (batch, labels)."""
-        with self._autocast():
+        with self.autocast():
             logits = self.network(leads)
         return summed_loss(logits, targets, self.pos_weight)
 
@@ -149,7 +152,7 @@ class Trainer:
                 (loss * self.processes.world / whole).backward()
             total += loss.detach()
         self.updates += 1
-        self._set_eps()
+        self._set_rates()
         self.optimizer.step()
         return total, known
 
@@ -169,8 +172,8 @@ class Trainer:
         with shown as advance:
             for start in range(0, len(mine), size):
                 leads, target = data.batch(mine[start : start + size])
-                with self._autocast():
-                    output = self.model(leads)
+                with self.autocast():
+                    output = self.trained(leads)
                 # They stay on the device until the last batch: to fetch them each time would be to wait each time.
                 losses.append(summed_loss(output, target, self.pos_weight))
                 logits.append(output)
@@ -183,7 +186,8 @@ class Trainer:
         known = int(known_labels(targets))
         return {"valid_loss": sum(sums) / known / math.log(2) if known else math.nan, **scores(logits, targets)}
 
-    def _autocast(self):
+    def autocast(self):
+        """Return the context in which the network runs at the precision of the settings."""
         if self.settings.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=getattr(torch, self.settings.precision))
@@ -216,7 +220,7 @@ class Trainer:
         self._check_optimizer(position.updates)
         self.updates = position.updates
         if self.updates:
-            self._set_eps()  # there may be no update left to do it before the next checkpoint
+            self._set_rates()  # there may be no update left to do it before the next checkpoint
         if not self.processes.first:
             position.loss_sum, position.loss_labels = 0.0, 0
         if len(state["random"]) == self.processes.world:
@@ -225,10 +229,15 @@ class Trainer:
             set_random_state(self.device, own)
         return position
 
-    def _set_eps(self) -> None:
-        """Set Adam's eps for this update: fairseq-signals adds it before the bias correction, PyTorch after it."""
+    def _set_rates(self) -> None:
+        """Set the learning rates for this update, and Adam's eps.
+
+        fairseq-signals adds eps before the bias correction, PyTorch after it.
+        """
+        rate = self.settings.lr * rate_factor(self.settings, self.updates, self.planned)
         for group in self.optimizer.param_groups:
             group["eps"] = ADAM_EPS / math.sqrt(1 - ADAM_BETAS[1] ** self.updates)
+            group["lr"] = rate * group["share"]
 
     def _check_optimizer(self, updates: int) -> None:
         """Raise `ValueError` if the optimiser's state is not that of this network after so many updates."""
@@ -236,7 +245,7 @@ class Trainer:
             if self.optimizer.state:
                 raise ValueError("its optimiser has a state, although no update was done")
             return
-        for parameter in self.optimizer.param_groups[0]["params"]:
+        for parameter in (each for group in self.optimizer.param_groups for each in group["params"]):
             step, *moments = (self.optimizer.state[parameter][name] for name in ("step", "exp_avg", "exp_avg_sq"))
             like = [(step, torch.zeros(())), *((moment, parameter) for moment in moments)]
             fits = all(one.shape == other.shape and one.dtype == other.dtype for one, other in like)
@@ -329,6 +338,7 @@ def train(
         Shows and logs what was reached.
     """
     settings, processes = trainer.settings, trainer.processes
+    trainer.planned = length_of(settings, len(train_set))[0]
     position = resume_from(trainer, last) if resume else Position()
 
     def save():
@@ -421,7 +431,7 @@ def train_epoch(
     if settings.max_update:
         batches = batches[: settings.max_update - position.updates]
     shares = [share_of(batch, processes, settings.accumulate) for batch in batches]
-    parts = map(train_set.batch, (part for share, _ in shares for part in share))
+    parts = train_set.batches([part for share, _ in shares for part in share], position.epoch)
     done: list[tuple[Tensor, Tensor, int]] = []  # loss, known labels and segments of the updates not looked at
 
     def look() -> None:

@@ -1,6 +1,6 @@
 """The segments of a split where training takes them from: memory that a file is mapped into, or a GPU's own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -32,6 +32,10 @@ class TrainingData:
 
     def __len__(self) -> int:
         return len(self.leads)
+
+    def batches(self, rows: Sequence[Sequence[int]], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:  # noqa: ARG002
+        """Yield the batches of an epoch, as `batch` returns them."""
+        return map(self.batch, rows)
 
     def batch(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return leads (rows, samples) and targets (rows, labels) of some segments, on the device."""
