@@ -37,11 +37,11 @@ def model_folder(folder: Path, architecture: Architecture) -> EcgClassifier:
     torch.manual_seed(0)
     model = EcgClassifier(architecture).eval()
     folder.mkdir()
-    write_networks(folder, model, "duplicate", int8=True)
+    write_networks(folder, model, int8=True)
     shape = {**dataclasses.asdict(architecture), "conv_feature_layers": str(list(architecture.conv_feature_layers))}
     calibration = np.tile([1.0, 0.0], (len(ECG_FM), 1))
     thresholds = np.full(len(ECG_FM), 0.5)
-    write_config(folder, ModelConfig("random", shape, ECG_FM, thresholds, calibration, "f1", "I", "duplicate", {}, {}))
+    write_config(folder, ModelConfig("random", shape, ECG_FM, thresholds, calibration, "f1", "I", None, {}, {}))
     return model
 
 

@@ -162,6 +162,27 @@ def real_number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number") from None
 
 
+class Listed(tuple):
+    """Values that were given between commas, and are shown so."""
+
+    def __str__(self) -> str:
+        return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in self)
+
+
+def between_commas(parse: Callable[[str], object], least: int = 1, most: int = 100) -> Callable[[str], Listed]:
+    """Return the function by which argparse parses values between commas, each once and each by `parse`."""
+
+    def parse_all(text: str) -> Listed:
+        values = Listed(parse(part) for part in text.split(","))
+        if len(set(values)) < len(values):
+            raise argparse.ArgumentTypeError(f"{short_repr(text)} has a value twice")
+        if not least <= len(values) <= most:
+            raise argparse.ArgumentTypeError(f"{short_repr(text)} has {len(values)} values, not {least} to {most}")
+        return values
+
+    return parse_all
+
+
 def usable_path(text: str) -> Path:
     """Parse a path for argparse: one that the system can have and that can be written into a text file."""
     if not text:

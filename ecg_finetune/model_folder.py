@@ -27,7 +27,7 @@ from ecg_finetune.label_set import HOW, LabelSet, check_names
 from ecg_finetune.operating_system import read_regular
 from ecg_finetune.paths import inside
 from ecg_finetune.probabilities import calibrate, combine, sigmoid
-from ecg_finetune.waveform import LEADS, RECORD_SECONDS, SAMPLE_RATE, SEGMENT_SAMPLES, RecordError
+from ecg_finetune.waveform import CHANNELS, LEADS, RECORD_SECONDS, SAMPLE_RATE, SEGMENT_SAMPLES, RecordError
 from ecg_finetune.windows import Window, cut_windows
 
 # pandas and the runtimes are imported where they are used: they take long to import, and none needs all of them.
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT, FORMAT_VERSION = "ecg-finetune model folder", 1
-INPUTS = ("duplicate",)  # how a lead becomes the channels of the network, see `ecg_fm.fold_channels`
 INPUT, OUTPUT = "lead", "logits"  # of model.onnx
 NETWORKS = {"float32": "model_onnx", "int8": "model_int8"}
 RUNTIMES = ("auto", "onnx", "torch")
@@ -71,8 +70,11 @@ class ModelConfig:
         Slope and intercept, see `probabilities.calibrate`; (1, 0) for a label that could not be calibrated.
     threshold_rule : str or float
         How the thresholds were chosen on the valid split.
-    lead, input : str
-        Which lead, and how it becomes the channels of the network.
+    lead : str
+        Which lead.
+    input_channel : int, optional
+        The channel of the network that the lead goes into, the others being zero; None: it goes into all. model.onnx has
+        this inside.
     files : mapping
         SHA-256 of each further file of the folder.
     lineage : mapping
@@ -86,7 +88,7 @@ class ModelConfig:
     calibration: np.ndarray
     threshold_rule: str | float
     lead: str
-    input: str
+    input_channel: int | None
     files: Mapping[str, str]
     lineage: Mapping[str, Any]
 
@@ -102,7 +104,8 @@ class ModelConfig:
             "labels": [dict(zip(keys, (name, how, at, *line))) for name, how, at, line in labels],
             "threshold_rule": self.threshold_rule,
             "lead": self.lead,
-            "input": self.input,
+            "input": "duplicate" if self.input_channel is None else "zero",
+            "input_channel": self.input_channel,
             **INPUT_FORM,
             "standardisation": "each window to zero mean and unit standard deviation",
             "files": dict(self.files),
@@ -141,8 +144,14 @@ def read_config(folder: Path) -> ModelConfig:
             f"{path}: format {shown(content.get('format'))} {shown(content.get('format_version'))}, not {FORMAT} "
             f"{FORMAT_VERSION}; {AGAIN}, with a matching version of ecg-finetune"
         )
-    for name, needed in {**INPUT_FORM, "lead": LEADS, "input": INPUTS}.items():
-        if content.get(name) not in (needed if isinstance(needed, tuple) else (needed,)):
+    channel = content.get("input_channel")
+    known = {name: (value,) for name, value in INPUT_FORM.items()} | {
+        "lead": LEADS,
+        "input": ("duplicate",) if channel is None else ("zero",),
+        "input_channel": (None, *range(CHANNELS)),
+    }
+    for name, values in known.items():
+        if content.get(name) not in values or isinstance(content.get(name), bool):
             raise UserError(f"{path}: {name} is {shown(content.get(name))}, which this version cannot use; {AGAIN}")
     for name, kind in {"name": str, "architecture": dict, "labels": list, "files": dict, "lineage": dict}.items():
         if not isinstance(content.get(name), kind):
@@ -156,7 +165,7 @@ def read_config(folder: Path) -> ModelConfig:
         calibration=numbers[:, 1:],
         threshold_rule=content.get("threshold_rule"),
         lead=content["lead"],
-        input=content["input"],
+        input_channel=channel,
         files=content["files"],
         lineage=content["lineage"],
     )
@@ -293,7 +302,7 @@ def _torch_network(folder: Path, config: ModelConfig, *, device: str, **_) -> Ne
     from safetensors.torch import load_file
 
     from ecg_finetune.device import choose_device
-    from ecg_finetune.ecg_fm import classifier_of, fold_channels
+    from ecg_finetune.ecg_fm import classifier_of
 
     path, stated = checked_file(folder, config, "model_weights")
     _refuse_changed(path, sha256(path), stated)
@@ -302,13 +311,14 @@ def _torch_network(folder: Path, config: ModelConfig, *, device: str, **_) -> Ne
     except SafetensorError as error:
         raise UserError(f"{path}: not readable as safetensors ({_first_line(error)}); {AGAIN}") from None
     model = classifier_of(path, config.architecture, weights)
+    model.input_channel = config.input_channel
     _refuse_other_width(path, model.architecture.num_labels, config)
     chosen = choose_device(device)
-    folded = fold_channels(model, config.input).to(chosen)
+    model = model.to(chosen)
 
     def network(lead: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return folded(torch.from_numpy(lead).to(chosen)[:, None]).cpu().numpy()
+            return model(torch.from_numpy(lead).to(chosen)).cpu().numpy()
 
     return network
 

@@ -55,6 +55,7 @@ ADDED = {
     "finetune/scripts/finetune_ecgfm.py": "--max-update 4 --overwrite",
     "eval/scripts/eval_finetuned.py": "--bootstrap 20 --threshold-rule 0",
     "eval/scripts/eval_ecgfm.py": "--bootstrap 20",
+    "eval/scripts/eval_noise.py": "--bootstrap 0 --max-samples 20 --kinds muscle,inversion --snr 6",
 }
 # What is not run, by words in it, and why. The options of our own scripts are checked all the same.
 NOT_RUN = {

@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from dataclasses import asdict
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from ecg_export.folder import write_config, write_networks
 from evaluation_world import write_checkpoint
 from exported_model import make_model_folder, metrics_file
 from safetensors import safe_open
@@ -20,8 +22,8 @@ from sklearn.metrics import roc_auc_score
 from ecg_finetune import load_model
 from ecg_finetune.ecg_fm import fold_channels, load_classifier
 from ecg_finetune.files import UserError, sha256, write_json
-from ecg_finetune.label_set import COMBINED_BY_MAX, LABELS
-from ecg_finetune.model_folder import read_config
+from ecg_finetune.label_set import COMBINED_BY_MAX, ECG_FM, LABELS
+from ecg_finetune.model_folder import ModelConfig, read_config
 from ecg_finetune.paths import locate
 from ecg_finetune.segments import read_lead
 
@@ -98,8 +100,28 @@ def test_folding_is_exact(checkpoint):
         expected = double.encoder(lead[:, None].repeat(1, 12, 1))
         found = fold_channels(double).encoder(lead[:, None])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)  # the group norm is in float32
-    with pytest.raises(ValueError, match="no way to make channels"):
-        fold_channels(checkpoint, "thirteen")
+
+
+@pytest.mark.parametrize("channel", [0, 4])
+def test_a_lead_in_one_channel_is_folded_too(checkpoint, channel, tmp_path):
+    """As --input zero trains it: the network and its files, against channels that are zero but one."""
+    model = load_model_in_single(checkpoint)
+    model.input_channel = channel
+    leads = torch.randn(3, 2500, generator=torch.Generator().manual_seed(channel))
+    source = torch.zeros(3, 12, 2500)
+    source[:, channel] = leads
+    with torch.inference_mode():
+        expected = checkpoint(source).numpy()
+        np.testing.assert_allclose(fold_channels(model)(leads[:, None]).numpy(), expected, atol=1e-5)
+    calibration = np.tile([1.0, 0.0], (17, 1))
+    shape = {**asdict(model.architecture), "conv_feature_layers": str(list(model.architecture.conv_feature_layers))}
+    config = ModelConfig("zero", shape, ECG_FM, np.full(17, 0.5), calibration, "f1", "I", channel, {}, {})
+    write_networks(tmp_path, model, int8=False)
+    write_config(tmp_path, config)
+    for runtime in ("onnx", "torch"):
+        loaded = load_model(tmp_path, runtime)
+        assert loaded.config.input_channel == channel
+        np.testing.assert_allclose(loaded.network(leads.numpy()), expected, atol=1e-5)
 
 
 def load_model_in_double(model):
@@ -255,7 +277,7 @@ def test_a_network_that_answers_differently_is_refused(call_script, base, tmp_pa
         whole(path, folded)
 
     monkeypatch.setattr(written, "write_onnx", write_other)
-    monkeypatch.setattr(written, "fold_channels", lambda model, mode: fold_channels(load_model_in_single(model), mode))
+    monkeypatch.setattr(written, "fold_channels", lambda model: fold_channels(load_model_in_single(model)))
     error = refused(call_script, base, tmp_path)
     assert "model.onnx: its logits differ from the checkpoint's by up to 0.001" in error
 
@@ -332,6 +354,9 @@ def test_another_number_of_labels_is_refused(copied, runtime):
         (lambda config: config.update(lead="X"), "lead is X"),
         (lambda config: config.update(lead=["I"]), "lead is"),
         (lambda config: config.update(input="zeros"), "input is zeros"),
+        (lambda config: config.update(input_channel=3), "input is duplicate"),
+        (lambda config: config.update(input="zero", input_channel=12), "input_channel is 12"),
+        (lambda config: config.update(input="zero", input_channel=True), "input_channel is True"),
         (lambda config: config.pop("labels"), "labels is missing"),
         (lambda config: config.update(labels=[]), "names no label"),
         (lambda config: config["labels"][3].pop("threshold"), "label 4 lacks"),

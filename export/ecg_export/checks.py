@@ -76,7 +76,8 @@ def compare_logits(checkpoint: EcgClassifier, models: dict[str, Model], records:
     for start in range(0, len(segments), 8):
         lead = segments[start : start + 8]
         with torch.inference_mode():
-            wanted = checkpoint(expand_lead(torch.from_numpy(lead), checkpoint.architecture.in_d)).numpy()
+            channels = expand_lead(torch.from_numpy(lead), checkpoint.architecture.in_d, checkpoint.input_channel)
+            wanted = checkpoint(channels).numpy()
         for name, model in models.items():
             difference = np.abs(model.network(lead) - wanted).max()
             worst[name] = max(worst[name], float(difference)) if np.isfinite(difference) else np.inf

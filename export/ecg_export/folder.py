@@ -26,10 +26,10 @@ from ecg_finetune.model_folder import ModelConfig, load_model
 from ecg_finetune.paths import inside
 
 
-def write_networks(folder: Path, model: EcgClassifier, mode: str, *, int8: bool) -> None:
-    """Write the weights, and the network for one lead that becomes channels by `mode`, see `fold_channels`."""
+def write_networks(folder: Path, model: EcgClassifier, *, int8: bool) -> None:
+    """Write the weights, and the network for one lead."""
     write_safetensors(inside(folder, "model_weights"), model)
-    write_onnx(inside(folder, "model_onnx"), fold_channels(model, mode))
+    write_onnx(inside(folder, "model_onnx"), fold_channels(model))
     if int8:
         write_int8(inside(folder, "model_int8"), inside(folder, "model_onnx"))
 
@@ -40,7 +40,6 @@ def configuration(
     label_set: LabelSet,
     evaluation: EvaluatedModel,
     lead: str,
-    mode: str,
     lineage: Mapping[str, Any],
 ) -> ModelConfig:
     """Return what config.json will say, but for the checksums of the files."""
@@ -53,7 +52,7 @@ def configuration(
         calibration=evaluation.calibration,
         threshold_rule=evaluation.rule,
         lead=lead,
-        input=mode,
+        input_channel=model.input_channel,
         files={},
         lineage=to_give_away(lineage),
     )

@@ -141,11 +141,11 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     records = read_test_records(args.test_dir, label_set)
     settings = {"--name": args.name, "--precision": args.precision, "--data": args.data}
     origin = lineage("export", settings, inputs, earlier=[evaluation.lineage])
-    config = configuration(args.name, model, label_set, evaluation, args.lead, "duplicate", origin)
+    config = configuration(args.name, model, label_set, evaluation, args.lead, origin)
     int8 = args.precision == "int8"
     with locked(out, beside(out, LOCK)), unseen_folder(out) as folder:
         print("writing the networks", flush=True)
-        write_networks(folder, model, config.input, int8=int8)
+        write_networks(folder, model, int8=int8)
         config = write_config(folder, config)
         print("comparing them with the checkpoint", flush=True)
         checks = compare(folder, model, records, int8=int8, most_records=args.max_samples)
