@@ -73,8 +73,8 @@ class ModelConfig:
     lead : str
         Which lead.
     input_channel : int, optional
-        The channel of the network that the lead goes into, the others being zero; None: it goes into all. model.onnx has
-        this inside.
+        The channel of the network that the lead goes into, the others being zero; None: it goes into all. For the
+        weights in safetensors; model.onnx takes the lead as it is.
     files : mapping
         SHA-256 of each further file of the folder.
     lineage : mapping
@@ -311,6 +311,8 @@ def _torch_network(folder: Path, config: ModelConfig, *, device: str, **_) -> Ne
     except SafetensorError as error:
         raise UserError(f"{path}: not readable as safetensors ({_first_line(error)}); {AGAIN}") from None
     model = classifier_of(path, config.architecture, weights)
+    if (config.input_channel or 0) >= model.architecture.in_d:
+        raise UserError(f"{path}: the network has no channel {config.input_channel}, which config.json names; {AGAIN}")
     model.input_channel = config.input_channel
     _refuse_other_width(path, model.architecture.num_labels, config)
     chosen = choose_device(device)
