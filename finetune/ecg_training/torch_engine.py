@@ -13,6 +13,7 @@ from ecg_finetune.checkpoint import save_checkpoint
 from ecg_finetune.ecg_fm import Architecture, EcgClassifier, load_architecture, load_pretrained
 from ecg_finetune.files import UserError
 from ecg_finetune.label_set import difference, read_pos_weight
+from ecg_finetune.lineage import NOT_LEARNT
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import locked
 from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
@@ -131,7 +132,7 @@ def finetune(
         resumed = processes.first and claim_folder(folder, recorded, resume=resume, overwrite=overwrite, resumable=True)
         resumed = processes.gather(resumed)[0]
         if processes.first:
-            note_labels(folder, settings.manifests)
+            noted[NOT_LEARNT] = note_labels(folder, settings.manifests)
             noted[STATED] = note_seen_records(folder, records)
             record_run(folder, told, versions, **noted, finished=False)
         progress = Progress(folder, len(train_set), segments, processes.first)
