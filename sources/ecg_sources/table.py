@@ -90,9 +90,8 @@ def read(files: Files, table: Path | None, labels: Sequence[str] | None) -> Data
 def _candidates(finder: Finder, root: Path, wanted: str) -> list[str]:
     """Return the recordings that a cell may mean: a path from the root, or a name or the end of a path anywhere."""
     path = PurePosixPath(wanted)
-    for folder in (root, root.resolve()):
-        if path.is_relative_to(folder):
-            path = path.relative_to(folder)
+    if path.is_absolute():
+        path = next((path.relative_to(one) for one in (root, root.resolve()) if path.is_relative_to(one)), path)
     return finder.candidates(str(path), str(path.with_suffix("") if path.suffix in SIGNALS else path))
 
 
