@@ -17,6 +17,8 @@ from ecg_finetune.paths import inside
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOT_RECORDED = "not recorded"
+# Where settings.json of a fine-tuning run names the labels of which no train record is positive, or none negative.
+NOT_LEARNT = "labels_not_learnt"
 
 
 class Inputs:

@@ -117,10 +117,39 @@ def test_71_scp_codes_as_labels(tmp_path, test_data, run_script):
     assert y[:, codes.index("SR")].sum() == sum("'SR'" in row["scp_codes"] for row in rows)
 
 
+def test_tables_as_programs_write_them(clinic, import_table):
+    # An index without a name, blanks behind commas, patients by name and number.
+    rows = ["0,p1,7,one, 1", "1,p1,7,two,0", "2,p2,8,code15.mat,"]
+    import_table("\n".join([",patient_id,subject_id, name, X ", *rows]))
+    assert [row["X"] for row in imported(clinic / "out").values()] == ["1", "0", ""]
+    header, *_ = (clinic / "out/split/data/record_list.csv").read_text().splitlines()
+    assert header == "subject_id,study_id,path,name,age,sex,patient"
+
+
+def test_a_path_is_never_taken_for_another_of_the_same_name(clinic, import_table):
+    for folder in ("anna", "bert"):
+        (clinic / f"data/export/{folder}").mkdir(parents=True)
+        (clinic / f"data/export/{folder}/ecg.csv").write_bytes(b"x")
+    rows = [
+        "anna/ecg.csv,1",
+        "cora/ecg.csv,1",
+        "../bert/ecg.csv,1",
+        "ecg.csv,1",
+        f"{clinic}/data/export/bert/ecg.csv,0",
+    ]
+    output = import_table("\n".join(["path,X", *rows]))
+    assert paths_of(clinic / "out") == ["export/anna/ecg.csv", "export/bert/ecg.csv"]
+    left_out = rows_of(clinic / "out/split/data/record_list.left_out.csv")
+    assert [row["name"] for row in left_out] == ["cora/ecg.csv", "../bert/ecg.csv", "ecg.csv"]
+    assert "2 recordings are called" in left_out[2]["reason"] and "3 recordings are left out" in output.err
+
+
 @pytest.mark.parametrize(
     "content, options, message",
     [
         ("", [], "the file is empty"),
+        ("name;X\none;1\n", [], "not separated by commas"),
+        ("name,X,Y\none,1,\n", ["--labels", "Y"], "no label is known of any recording"),
         ("name,X\n", [], "no rows below the header"),
         ("recorder,X\none,1\n", [], "no column is called path or name"),
         ("name,comment\none,first\n", [], "there is no label"),

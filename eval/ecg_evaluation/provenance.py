@@ -6,7 +6,7 @@ from typing import Any
 
 from ecg_finetune.data_sets import Source, source_of
 from ecg_finetune.files import UserError, read_json, sha256, write_json
-from ecg_finetune.lineage import NOT_RECORDED
+from ecg_finetune.lineage import NOT_LEARNT, NOT_RECORDED
 
 
 def origin_file(predictions: Path) -> Path:
@@ -79,6 +79,15 @@ def started_anew(finetuning: Mapping[str, Any]) -> bool:
     if not isinstance(settings, Mapping) or "pretrained" not in settings:
         return False
     return settings["pretrained"] is None or started_anew(earlier_stage(finetuning, "finetune"))
+
+
+def labels_not_learnt(finetuning: Mapping[str, Any]) -> set[str]:
+    """Return the labels that a fine-tuning states it could not teach; a kept head has what it has learnt before."""
+    stated, settings = finetuning.get(NOT_LEARNT), finetuning.get("settings")
+    found = {name for name in stated if isinstance(name, str)} if isinstance(stated, list) else set()
+    if isinstance(settings, Mapping) and settings.get("keep_head"):
+        found &= labels_not_learnt(earlier_stage(finetuning, "finetune"))
+    return found
 
 
 def _version(one: Mapping[str, Any]) -> str:

@@ -40,6 +40,7 @@ from ecg_evaluation.operating_points import CHOICES, OperatingPoints, choices_of
 from ecg_evaluation.options import EvaluationSettings
 from ecg_evaluation.provenance import (
     earlier_stage,
+    labels_not_learnt,
     read_origin,
     started_anew,
     trained_on_sources,
@@ -108,6 +109,7 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
         model, made_by = model_of(settings, records.labels)
         finetuning = finetuning_of(settings.model_path)
         known = records_of_checkpoint(settings.model_path, model.training_records)
+    findings += not_learnt(records, labels_not_learnt(finetuning))
     elsewhere = trained_elsewhere(trained_on_sources(finetuning), source)
     trained = trained_on(None if elsewhere else known, told)
     evaluated = Evaluated(records.study_id, patients)
@@ -495,6 +497,18 @@ def validation_warnings(test_file: Path, valid_file: Path | None) -> list[str]:
             f"{valid_file} was made by another checkpoint than {test_file}: thresholds and calibration are not its own"
         ]
     return []
+
+
+def not_learnt(records: Labelled, labels: set[str]) -> list[str]:
+    """Say which of the labels that are known here are among those that the network could not learn."""
+    known = ~np.isnan(records.truth).all(axis=0)
+    names = [name for name, there in zip(records.labels.names, known) if there and name in labels]
+    if not names:
+        return []
+    return [
+        "the network had no train record with, or none without, "
+        f"{', '.join(names)}: its outputs for them mean nothing, nor do their metrics"
+    ]
 
 
 def lead_warnings(origin: dict, lead: str) -> list[str]:

@@ -54,7 +54,7 @@ def read(files: Files, table: Path | None, rate: int, likelihood: float) -> Data
     for number, (line, cells) in enumerate(iterate_rows(table, columns), start=1):
         ecg_id, patient, age, sex, text, listed, *further = cells
         name = Path(listed).name
-        path = finder.find(folder + listed, listed) if name else None
+        path = finder.find(folder + listed, listed, name) if name else None
         if path is None:
             found.left_out.append(
                 (name or f"ecg_id {ecg_id}", f"line {line} of {table.name}, but no header of it below the root")
@@ -63,10 +63,10 @@ def read(files: Files, table: Path | None, rate: int, likelihood: float) -> Data
         stated = statements(table, line, text)
         found.unmatched.update(stated.keys() - codes.codes.keys())
         present, doubtful = set(), set()
-        for code in stated.keys() & codes.codes.keys():
-            if codes.codes[code].kind != "diagnostic" or stated[code] >= likelihood:
+        for code, value in stated.items():
+            if code not in codes.codes or codes.codes[code].kind != "diagnostic" or value >= likelihood:
                 present.add(code)
-            elif not stated[code]:
+            elif not value:
                 doubtful.add(code)
         labels = codes.row(present, known if stated else frozenset(), doubtful)
         further = (" ".join(f"{code}:{value:g}" for code, value in stated.items()), *further)
