@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ecg_finetune.cli import add_lead, add_path, add_trust, execute, positive_int, stage_parser
-from ecg_finetune.files import UserError, existing_file, refuse_outputs
+from ecg_finetune.files import UserError, existing_file, refuse_outputs, short_repr
 from ecg_finetune.label_set import ROW_NAMES
 from ecg_finetune.lineage import Inputs, lineage
 from ecg_finetune.paths import LOCK, beside, inside, locate
@@ -79,6 +79,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--data",
+        type=short_text,
         default=None,
         metavar="TEXT",
         help="for the card: what the model was fine-tuned and evaluated on (default: the data set that its lineage "
@@ -94,6 +95,7 @@ def get_parser() -> argparse.ArgumentParser:
         )
     parser.add_argument(
         "--license",
+        type=short_text,
         default="other",
         metavar="ID",
         help="for the card: the licence, as the Hugging Face Hub calls it (default: other)",
@@ -114,6 +116,13 @@ def model_name(text: str) -> str:
     ):
         raise argparse.ArgumentTypeError(f"{text[:100]!r} is no name of letters, digits and single - . or _ between")
     return text
+
+
+def short_text(text: str) -> str:
+    """Parse a line of text for argparse."""
+    if not text.strip() or not text.isprintable() or len(text) > 200:
+        raise argparse.ArgumentTypeError(f"{short_repr(text)} is no line of at most 200 characters")
+    return text.strip()
 
 
 def run(args: argparse.Namespace, inputs: Inputs) -> str:
