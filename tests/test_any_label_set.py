@@ -21,7 +21,7 @@ from ecg_finetune.ecg_fm import label_set_of, load_classifier
 from ecg_finetune.files import UserError
 from ecg_finetune.label_set import ECG_FM, LABELS, LabelSet, read_label_set, write_label_definition, write_label_table
 from ecg_finetune.paths import locate
-from ecg_finetune.segments import SegmentDataset, expand_lead, read_label_rows, read_manifest
+from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
 from ecg_finetune.studies import study_of_save_file
 from ecg_finetune.tables import write_rows
 from ecg_finetune.training_records import TrainingRecords
@@ -119,7 +119,7 @@ def assert_scores_are_of_the_known_labels(base: Path, row: dict[str, float], wei
     dataset = SegmentDataset(read_manifest(manifests / "valid.tsv"), *read_label_rows(manifests))
     leads, targets = (torch.from_numpy(np.stack(items)) for items in zip(*dataset))
     with torch.inference_mode():
-        logits = load_classifier(locate(base, "checkpoint_best"))(expand_lead(leads))
+        logits = load_classifier(locate(base, "checkpoint_best"))(leads)
     loss = torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(weights), reduction="none")(logits, targets)
     known = ~targets.isnan()
     assert row["valid_loss"] == pytest.approx(loss[known].mean().item() / np.log(2), abs=1e-5)
