@@ -62,7 +62,7 @@ def window_starts(samples: int, rate: float) -> list[int]:
         return [0]
     count = math.ceil((samples - MOST_UNSEEN_S * rate) / (RECORD_SECONDS * rate))
     starts = [round(number * RECORD_SECONDS * rate) for number in range(count - 1)]
-    return [*starts, samples - length]
+    return [*starts, samples - length] if count > 1 else [0]
 
 
 def window_length(rate: float) -> int:
