@@ -233,6 +233,12 @@ def test_rows_of_ptbxl_in_the_wild(tmp_path, call_script):
     assert (root / "ptbxl_database.csv").is_file()
 
 
+def test_ptbxl_at_the_other_rate_alone(tmp_path, call_script):
+    root = ptbxl_table(tmp_path / "ptb-xl", [("7.0", "50.0", "{'SR': 0.0}")])
+    options = ["--source", "ptbxl", "--root", root, "--base-dir", tmp_path / "out"]
+    assert "at 100 Hz; give --rate 500" in call_script(SCRIPT, *options, "--rate", 100, exit_code=1).err
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -500,7 +506,7 @@ def test_recordings_that_come_later_do_not_take_over_the_numbers_of_others(tmp_p
     write_header(tmp_path / "data/E00001", "#Dx: 164889003")
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     message = call_script(SCRIPT, *options, exit_code=1).err
-    assert "study 1 is E00002 there, and E00001 now" in message and "--overwrite" in message
+    assert "study 1 is E00002 of patient 1 there, and E00001 of patient 1 now" in message and "--overwrite" in message
     assert before == {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     call_script(SCRIPT, *options, "--overwrite")
     assert list(imported(tmp_path / "out")) == ["E00001", "E00002", "E00003"]

@@ -77,6 +77,16 @@ def test_numbers_of_ones_own(clinic, import_table):
     assert read_label_names(clinic / "out/labels/computed_labels/labels.csv") == ("X",)
 
 
+def test_patients_keep_their_numbers(clinic, import_table, call_script):
+    head, rows = "name,study_id,patient_id,X", ["one,30,anna,1", "two,20,bert,0"]
+    import_table("\n".join([head, *rows]))
+    import_table("\n".join([head, *rows, "code15.mat,40,cora,1"]))
+    (clinic / "labels.csv").write_text("\n".join([head, "code15.mat,40,cora,1", *rows]))
+    paths = ["--root", clinic / "data", "--table", clinic / "labels.csv", "--base-dir", clinic / "out"]
+    output = call_script(SCRIPT, "--source", "table", *paths, exit_code=1)
+    assert "study 30 is wfdb/one of patient 1 there, and wfdb/one of patient 2 now" in output.err
+
+
 def test_folders_of_mimic_keep_their_ids(tmp_path, call_script):
     for number in (40000001, 40000002):
         write_header(tmp_path / f"data/files/p1000/p10000001/s{number}/{number}")

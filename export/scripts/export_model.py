@@ -57,7 +57,7 @@ def get_parser() -> argparse.ArgumentParser:
         help="of the model and its folder: letters, digits, - _ . (no default)",
     )
     parser.add_argument(
-        "--out", type=Path, default=None, metavar="PATH", help="the folder (default: <base-dir>/export/data/<name>)"
+        "--out", type=Path, default=None, metavar="DIR", help="the folder (default: <base-dir>/export/data/<name>)"
     )
     add_path(
         parser, "--test-dir", "test", "folder of the test set, on which the files are compared with the checkpoint"

@@ -41,18 +41,22 @@ def refuse_other_data(record_list: Path, labels: Path, source: str) -> None:
 
 
 def refuse_renumbering(record_list: Path, found: DataSet, numbers: Numbers) -> None:
-    """Raise `UserError` if a study of the record list that is there would become another recording.
+    """Raise `UserError` if a study of the record list that is there would become another recording's or patient's.
 
-    Files of later stages carry the study's number alone: they would be taken for those of the other recording.
+    Files of later stages carry these numbers alone: they would be taken for those of the other one.
     """
-    if not record_list.is_file() or not {"study_id", "path"} <= set(read_header(record_list)):
+    columns = ["study_id", "path", "subject_id"]
+    if not record_list.is_file() or not set(columns) <= set(read_header(record_list)):
         return
-    paths = dict(zip(map(str, numbers.study_id.tolist()), (recording.path for recording in found.recordings)))
-    for _, (study, before) in iterate_rows(record_list, ["study_id", "path"]):
-        if paths.get(study, before) != before:
+    ours = zip(numbers.study_id.tolist(), numbers.subject_id.tolist(), found.recordings)
+    now = {str(study): [recording.path, str(subject)] for study, subject, recording in ours}
+    for _, (study, *before) in iterate_rows(record_list, columns):
+        after = now.get(study, before)
+        if after != before:
+            was, is_now = (f"{shown(path)} of patient {subject}" for path, subject in (before, after))
             raise UserError(
-                f"{record_list}: study {study} is {shown(before)} there, and {shown(paths[study])} now, as other "
-                "recordings are there; choose another --base-dir, or give --overwrite, here and to all later stages"
+                f"{record_list}: study {study} is {was} there, and {is_now} now; choose another --base-dir, or give "
+                "--overwrite, here and to all later stages"
             )
 
 

@@ -14,6 +14,7 @@ from ecg_sources.files import Files, Finder
 
 TABLE = "ptbxl_database.csv"
 FILE_COLUMN = {500: "filename_hr", 100: "filename_lr"}
+SUFFIX = {500: "_hr", 100: "_lr"}
 GROUPS = ("site", "device", "strat_fold")
 SEX = {"0": "M", "1": "F"}
 # {'NORM': 100.0, 'SR': 0.0}: read by its form, never evaluated.
@@ -73,6 +74,9 @@ def read(files: Files, table: Path | None, rate: int, likelihood: float) -> Data
         patient = re.sub(r"\.0+$", "", patient)
         recording = Recording(name, path, number, patient, age_of(age), SEX.get(sex.partition(".")[0], ""), further)
         found.add(recording, labels)
+    other = next(one for one in FILE_COLUMN if one != rate)
+    if not found.recordings and any(path.endswith(SUFFIX[other]) for path in files.records):
+        raise UserError(f"{files.root}: holds no recording of {table.name} at {rate} Hz; give --rate {other}")
     found.note_several(finder.several)
     return found
 
