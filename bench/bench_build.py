@@ -1,4 +1,4 @@
-"""Build against a plain loop over scipy: 2,000 records, and ours on ten times as many."""
+"""Build against a plain loop over scipy: 2,000 records, and ten times as many."""
 
 from pathlib import Path
 
@@ -6,11 +6,13 @@ from bench.stages import (
     BUILD,
     PREPROCESS,
     RECORDS,
+    RUNS,
     compare,
     make_base,
     make_records,
     print_disk,
-    print_growth,
+    print_many,
+    repeat_files,
     timed,
     whole_and_loop,
     working_folder,
@@ -22,14 +24,15 @@ def main() -> None:
     with working_folder() as folder:
         raw = make_records(folder / "raw", RECORDS)
         record_list = make_base(folder / "base", raw, RECORDS)
-        make_base(folder / "big", raw, 10 * RECORDS)
+        many = make_base(folder / "big", raw, 10 * RECORDS)
         for base in (folder / "base", folder / "big"):
             timed(PREPROCESS, "--base-dir", base, "--raw-root", raw)
         timed("-m", "bench.plain_loops", "preprocess", record_list, raw, folder / "plain")
+        repeat_files(folder / "plain", 10)
 
-        def plain(run: int) -> tuple[float, float]:
+        def plain(run: int, records: Path = record_list) -> tuple[float, float]:
             out = folder / f"plain_5s_{run}"
-            whole, loop = timed("-m", "bench.plain_loops", "build", record_list, folder / "plain", out)
+            whole, loop = timed("-m", "bench.plain_loops", "build", records, folder / "plain", out)
             return whole, float(loop)
 
         def ours(run: int, base: Path = folder / "base") -> tuple[float, float]:
@@ -37,7 +40,7 @@ def main() -> None:
             return whole_and_loop(BUILD, "--base-dir", base, "--finetune-out", out, "--test-out", f"{out}_test")
 
         compare(plain, ours)
-        print_growth(ours(0, folder / "big")[0])
+        print_many(plain(RUNS, many)[0], ours(0, folder / "big")[0])
         print_disk(folder / "plain_5s_0", folder / "base/run_0/segmented_5s")
 
 

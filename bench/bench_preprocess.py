@@ -1,15 +1,16 @@
-"""Preprocess against a plain loop over wfdb and scipy: 2,000 format-16 records, and ours on ten times as many."""
+"""Preprocess against a plain loop over wfdb and scipy: 2,000 format-16 records, and ten times as many."""
 
 from pathlib import Path
 
 from bench.stages import (
     PREPROCESS,
     RECORDS,
+    RUNS,
     compare,
     make_base,
     make_records,
     print_disk,
-    print_growth,
+    print_many,
     timed,
     whole_and_loop,
     working_folder,
@@ -22,8 +23,9 @@ def main() -> None:
         raw = make_records(folder / "raw", RECORDS)
         record_list = make_base(folder / "base", raw, RECORDS)
 
-        def plain(run: int) -> tuple[float, float]:
-            whole, loop = timed("-m", "bench.plain_loops", "preprocess", record_list, raw, folder / f"plain_{run}")
+        def plain(run: int, records: Path = record_list) -> tuple[float, float]:
+            out = folder / f"plain_{run}"
+            whole, loop = timed("-m", "bench.plain_loops", "preprocess", records, raw, out)
             return whole, float(loop)
 
         def ours(run: int, base: Path = folder / "base") -> tuple[float, float]:
@@ -31,8 +33,8 @@ def main() -> None:
             return whole_and_loop(PREPROCESS, "--base-dir", base, "--raw-root", raw, "--out", out)
 
         compare(plain, ours)
-        make_base(folder / "big", raw, 10 * RECORDS)
-        print_growth(ours(0, folder / "big")[0])
+        many = make_base(folder / "big", raw, 10 * RECORDS)
+        print_many(plain(RUNS, many)[0], ours(0, folder / "big")[0])
         print_disk(folder / "plain_0", folder / "base/run_0")
 
 

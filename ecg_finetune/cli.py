@@ -162,6 +162,27 @@ def real_number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number") from None
 
 
+class Listed(tuple):
+    """Values that were given between commas, and are shown so."""
+
+    def __str__(self) -> str:
+        return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in self)
+
+
+def between_commas(parse: Callable[[str], object], least: int = 1, most: int = 100) -> Callable[[str], Listed]:
+    """Return the function by which argparse parses values between commas, each once and each by `parse`."""
+
+    def parse_all(text: str) -> Listed:
+        values = Listed(parse(part) for part in text.split(","))
+        if len(set(values)) < len(values):
+            raise argparse.ArgumentTypeError(f"{short_repr(text)} has a value twice")
+        if not least <= len(values) <= most:
+            raise argparse.ArgumentTypeError(f"{short_repr(text)} has {len(values)} values, not {least} to {most}")
+        return values
+
+    return parse_all
+
+
 def usable_path(text: str) -> Path:
     """Parse a path for argparse: one that the system can have and that can be written into a text file."""
     if not text:
@@ -269,7 +290,8 @@ def execute(
         purpose = (parser.description or "").strip().partition("\n")[0]  # without one under python -OO
         print(f"{parser.prog}: {purpose}" if purpose else parser.prog)
         for name, value in sorted(vars(args).items()):
-            print(f"  --{name.replace('_', '-')} {value}")
+            shown = " ".join(map(str, value)) if isinstance(value, list) else value
+            print(f"  --{name.replace('_', '-')} {shown}")
         sys.stdout.flush()
         _refuse_undecoded_paths(args)
         summary = run(args, inputs)
@@ -277,6 +299,10 @@ def execute(
         print(f"done in {time.monotonic() - started:.1f} s: {summary}", flush=True)
     except UserError as error:
         return _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("ecg_"):  # ours
+            raise
+        return _fail(f'{error.name} is not installed, which this needs: pip install "ecg-finetune[pipeline]"')
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             raise

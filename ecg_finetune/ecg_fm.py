@@ -3,6 +3,7 @@
     from ecg_finetune.ecg_fm import load_classifier
     model = load_classifier("checkpoint_best.pt")     # eval mode, on the CPU
     logits = model(source)                            # source float32 (batch, 12, samples) -> float32 (batch, labels)
+    logits = model(leads)                             # leads float32 (batch, samples), as the network was fine-tuned
 
 Convolutions turn 2,500 samples (5 s at 500 Hz) into 156 frames, a transformer relates the frames to one another, and
 their mean goes through a linear head. `model.to(torch.bfloat16)` runs all of it in bfloat16; input and output stay
@@ -11,6 +12,7 @@ float32.
 
 import ast
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from ecg_finetune.checkpoint import load_checkpoint
 from ecg_finetune.files import UserError, short_repr, shown
 from ecg_finetune.label_set import LabelSet, label_set_beside, stated_label_set
 from ecg_finetune.training_records import STATED
+from ecg_finetune.waveform import LEADS
 
 CLASSIFIER_NAME = "ecg_transformer_classifier"
 # What pretraining needs besides the encoder; fine-tuning starts without it.
@@ -32,6 +35,7 @@ OLD_WEIGHT_NORM = {
     "pos_conv.0.weight_g": "pos_conv.0.parametrizations.weight.original0",
     "pos_conv.0.weight_v": "pos_conv.0.parametrizations.weight.original1",
 }
+FIRST_CONVOLUTION = "encoder.feature_extractor.conv_layers.0.0.weight"
 ConvLayers = tuple[tuple[int, int, int], ...]
 
 
@@ -174,11 +178,22 @@ class Float32GroupNorm(nn.GroupNorm):
         return normed.to(x.dtype)
 
 
+def lead_kernel(weight: Tensor, channel: int | None) -> Tensor:
+    """Return the kernel (dim, 1, taps) that gives for one lead what `weight` (dim, channels, taps) gives for channels.
+
+    This decides how a lead enters the network. None: it stands in every channel, so the kernels of the channels add up,
+    and all get the same gradient, as they would from that many equal signals. Else it stands in that channel, and the
+    others, which are zero, add nothing.
+    """
+    return weight.sum(dim=1, keepdim=True) if channel is None else weight[:, channel : channel + 1]
+
+
 class FeatureExtractor(nn.Module):
-    """The convolutions: (batch, channels, samples) to (batch, dim, frames), without padding."""
+    """The convolutions: (batch, channels, samples), or leads (batch, samples), to (batch, dim, frames); no padding."""
 
     def __init__(self, arch: Architecture):
         super().__init__()
+        self.input_channel: int | None = None  # see `lead_kernel`
         self.conv_layers = nn.ModuleList()
         channels = arch.in_d
         for number, (dim, kernel, stride) in enumerate(arch.conv_feature_layers):
@@ -190,7 +205,15 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply all blocks."""
-        for block in self.conv_layers:
+        first, *others = self.conv_layers
+        if x.ndim == 2:
+            convolution, *rest = first
+            kernel = lead_kernel(convolution.weight, self.input_channel)
+            x = F.conv1d(x[:, None], kernel, convolution.bias, convolution.stride)
+            others = (*rest, *others)
+        else:
+            x = first(x)
+        for block in others:
             x = block(x)
         return x
 
@@ -264,6 +287,14 @@ class TransformerLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(arch.dropout)
         self.activation_dropout = nn.Dropout(arch.activation_dropout)
+        self.drop_path = 0.0  # the probability that a segment skips a branch in training
+
+    def kept(self, branch: Tensor) -> Tensor:
+        """Return a branch (batch, frames, dim), in training with 0 for segments that skip it, and the rest scaled."""
+        if not self.training or self.drop_path == 0:
+            return branch
+        share = 1 - self.drop_path
+        return branch * (torch.rand(len(branch), 1, 1, device=branch.device) < share) / share
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Apply the two-layer network to each frame."""
@@ -272,10 +303,10 @@ class TransformerLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, frames, dim) to the same."""
         if self.norm_first:
-            x = x + self.dropout(self.self_attn(self.self_attn_layer_norm(x)))
-            return x + self.feed_forward(self.final_layer_norm(x))
-        x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x)))
-        return self.final_layer_norm(x + self.feed_forward(x))
+            x = x + self.kept(self.dropout(self.self_attn(self.self_attn_layer_norm(x))))
+            return x + self.kept(self.feed_forward(self.final_layer_norm(x)))
+        x = self.self_attn_layer_norm(x + self.kept(self.dropout(self.self_attn(x))))
+        return self.final_layer_norm(x + self.kept(self.feed_forward(x)))
 
 
 class Transformer(nn.Module):
@@ -297,7 +328,7 @@ class Transformer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Everything but the head: (batch, channels, samples) to (batch, frames, embed dim)."""
+    """Everything but the head: (batch, channels, samples) or leads (batch, samples) to (batch, frames, embed dim)."""
 
     def __init__(self, arch: Architecture):
         super().__init__()
@@ -344,13 +375,24 @@ class EcgClassifier(nn.Module):
         nn.init.xavier_uniform_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
 
+    @property
+    def input_channel(self) -> int | None:
+        """The channel that a single lead goes into, the others being zero; None: it goes into all."""
+        return self.encoder.feature_extractor.input_channel
+
+    @input_channel.setter
+    def input_channel(self, channel: int | None) -> None:
+        self.encoder.feature_extractor.input_channel = channel
+
     def forward(self, source: Tensor) -> Tensor:
         """Classify.
 
         Parameters
         ----------
-        source : Tensor float32 (batch, in_d, samples)
-            ECG segments, standardised; ECG-FM is trained on 5 s at 500 Hz of 12 leads, in_d = 12.
+        source : Tensor float32 (batch, in_d, samples) or (batch, samples)
+            ECG segments, standardised; ECG-FM is trained on 5 s at 500 Hz of 12 leads, in_d = 12. Of (batch, samples)
+            each is one lead for all channels, or for `input_channel`: the same logits up to rounding as with channels,
+            with less work (see `lead_kernel`).
 
         Returns
         -------
@@ -362,15 +404,23 @@ class EcgClassifier(nn.Module):
         ValueError
             `source` has another shape, or fewer samples than make one frame.
         """
+        return self.classify(self.embed(source))
+
+    def embed(self, source: Tensor) -> Tensor:
+        """Return what the head classifies, the mean over frames: float32 (batch, embed dim); see `forward`."""
         channels = self.architecture.in_d
-        if source.ndim != 3 or source.shape[1] != channels:
-            raise ValueError(f"source has shape {tuple(source.shape)}, not (batch, {channels}, samples)")
-        if self.architecture.frames(source.shape[2]) < 1:
-            raise ValueError(f"source has {source.shape[2]} samples, too few for the convolutions")
+        if source.ndim != 2 and (source.ndim != 3 or source.shape[1] != channels):
+            shapes = f"(batch, {channels}, samples) or (batch, samples)"
+            raise ValueError(f"source has shape {tuple(source.shape)}, not {shapes}")
+        if self.architecture.frames(source.shape[-1]) < 1:
+            raise ValueError(f"source has {source.shape[-1]} samples, too few for the convolutions")
         frames = self.final_dropout(self.encoder(source.to(self.proj.weight.dtype))).float()
         # As fairseq-signals divides: by the frames whose value is not exactly 0. Where all are, the mean is 0, not NaN.
-        pooled = frames.sum(1) / (frames != 0).sum(1).clamp(min=1)
-        return self.proj(pooled.to(self.proj.weight.dtype)).float()
+        return frames.sum(1) / (frames != 0).sum(1).clamp(min=1)
+
+    def classify(self, embedded: Tensor) -> Tensor:
+        """Return the logits, float32 (batch, labels), of what `embed` returns."""
+        return self.proj(embedded.to(self.proj.weight.dtype)).float()
 
 
 def load_classifier(path: Path, *, trust: bool = False) -> EcgClassifier:
@@ -386,7 +436,8 @@ def load_classifier(path: Path, *, trust: bool = False) -> EcgClassifier:
     Returns
     -------
     EcgClassifier
-        On the CPU, float32, in eval mode; every weight is the file's. `label_set` is that of `label_set_of`.
+        On the CPU, float32, in eval mode; every weight is the file's. `label_set` is that of `label_set_of`, and
+        `input_channel` says where a lead goes.
 
     Raises
     ------
@@ -403,7 +454,45 @@ def load_classifier(path: Path, *, trust: bool = False) -> EcgClassifier:
     model = _build(path, config, weights).eval()
     model.fine_tuned, model.training_records = True, _stated_records(content)
     model.label_set = _label_set(path, content, model.architecture.num_labels)
+    model.input_channel = _input_channel(content, model.architecture.in_d)
     return model
+
+
+def classifier_of(path: Path, model_config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> EcgClassifier:
+    """Build the classifier of `cfg["model"]` and a state dict.
+
+    Parameters
+    ----------
+    path : Path
+        Where they come from, for messages.
+    model_config, weights : mapping
+        As in a checkpoint.
+
+    Returns
+    -------
+    EcgClassifier
+        As `load_classifier`.
+
+    Raises
+    ------
+    UserError
+        The configuration describes a network this is not, or the weights do not fit.
+    """
+    config, weights = _model_of(path, {"cfg": {"model": model_config}, "model": weights})
+    return _build(path, config, weights).eval()
+
+
+def fold_channels(model: EcgClassifier) -> EcgClassifier:
+    """Return the network of one channel that gives for a lead what `model` gives for its channels, see `lead_kernel`.
+
+    All weights but those of the first convolution are shared with `model`.
+    """
+    weights = dict(model.state_dict())
+    weights[FIRST_CONVOLUTION] = lead_kernel(weights[FIRST_CONVOLUTION], model.input_channel)
+    with torch.device("meta"):
+        folded = EcgClassifier(dataclasses.replace(model.architecture, in_d=1))
+    folded.load_state_dict(weights, assign=True)
+    return folded.train(model.training)
 
 
 def load_pretrained(
@@ -441,9 +530,25 @@ def load_pretrained(
         weights = {name: value for name, value in weights.items() if not name.startswith("proj.")}
     model = _build(path, config, weights, new_head=not keep_head, num_labels=num_labels, **changes)
     model.fine_tuned, model.training_records = fine_tuned, _stated_records(content)
+    model.input_channel = _input_channel(content, model.architecture.in_d) if fine_tuned else None
     if keep_head:
         model.label_set = _label_set(path, content, num_labels)
     return model
+
+
+def _input_channel(checkpoint: Mapping[str, Any], channels: int) -> int | None:
+    """Return the one channel that the lead goes into, the others being zero; None: into all.
+
+    That is stated as fairseq-signals' own task states it: leads_to_load is one lead, enable_padding_leads is true.
+    """
+    config = checkpoint.get("cfg")
+    task = config.get("task") if isinstance(config, Mapping) else None
+    if not isinstance(task, Mapping) or task.get("enable_padding_leads") is not True:
+        return None
+    loaded = task.get("leads_to_load")
+    found = re.fullmatch(r"\[['\"]?(\w{1,4})['\"]?\]", loaded) if isinstance(loaded, str) else None
+    names = [*map(str, range(channels)), *(lead.lower() for lead in LEADS)]
+    return names.index(found[1].lower()) % channels if found and found[1].lower() in names else None
 
 
 def _extra_state(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -489,7 +594,7 @@ def label_set_of(path: Path, *, trust: bool = False) -> LabelSet | None:
 
 def _architecture(path: Path, config: dict, weights: dict, **changes: Any) -> Architecture:
     # model.in_d given at fine-tuning does not reach a loaded encoder: the weights know better than the configuration.
-    for name in ("encoder.feature_extractor.conv_layers.0.0.weight", "feature_extractor.conv_layers.0.0.weight"):
+    for name in (FIRST_CONVOLUTION, FIRST_CONVOLUTION.removeprefix("encoder.")):
         if name in weights and weights[name].ndim == 3:
             changes["in_d"] = weights[name].shape[1]
     try:

@@ -1,16 +1,14 @@
 """The 5 s segments that the build stage writes: manifests, their labels, and a data set for training and inference."""
 
 import collections
-import contextlib
 import dataclasses
-import functools
 import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ecg_finetune.batch import chunked, run_batch
 from ecg_finetune.files import UserError, read_array, read_text
 from ecg_finetune.label_set import read_label_set
 from ecg_finetune.matfile import read_mat
@@ -264,10 +262,10 @@ def read_labels(manifests: Path) -> np.ndarray:
 
 
 class SegmentDataset:
-    """The segments of a manifest with their labels, as PyTorch's `DataLoader` takes them.
+    """The segments of a manifest with their labels, each read from its file when it is asked for.
 
     Item `i` is `(lead, target)`: float32 (samples,) and float32 (labels,). All twelve channels of the network's input
-    are this lead, so twelve times the memory is saved until `expand_lead` in front of the network.
+    are this lead.
 
     Parameters
     ----------
@@ -278,66 +276,44 @@ class SegmentDataset:
     studies : ndarray (rows,)
         The study_id of each row, int64. A segment must be of the study its row is of, which no damaged or mixed-up
         file survives.
-    cache_bytes : int
-        Where the leads take no more memory than this, `load` decodes every file once; else each access reads its file,
-        which worker processes of a `DataLoader` do at some thousands a second and core.
     """
 
-    def __init__(self, manifest: Manifest, labels: np.ndarray, studies: np.ndarray, cache_bytes: int = 4 << 30):
+    def __init__(self, manifest: Manifest, labels: np.ndarray, studies: np.ndarray):
         self.manifest = manifest
         self.labels = labels
         self.studies = studies
-        self.cacheable = len(manifest.files) * manifest.samples * 4 <= cache_bytes
-        self.leads: np.ndarray | None = None
-        self.rows: np.ndarray | None = None
-
-    def load(self, workers: int = 1) -> "SegmentDataset":
-        """Decode and check all segments now if they fit the cache; return the data set."""
-        if not self.cacheable or self.leads is not None:
-            return self
-        files, samples = self.manifest.files, self.manifest.samples
-        self.leads = np.empty((len(files), samples), dtype=np.float32)
-        self.rows = np.empty(len(files), dtype=np.int64)
-        # Processes cost more than they save on a few thousand files of 0.3 ms.
-        jobs = workers if len(files) > 20_000 else 1
-        read = functools.partial(_read_segments, samples=samples, rows=len(self.labels))
-        unit = f"{self.manifest.path.stem} segments read"
-        results = run_batch(read, chunked(files, 500), workers=jobs, total=len(files), unit=unit)
-        done = 0
-        with contextlib.closing(results):
-            for leads, rows, studies in results:
-                self._refuse_other_study(files[done : done + len(rows)], rows, studies)
-                self.leads[done : done + len(rows)] = leads
-                self.rows[done : done + len(rows)] = rows
-                done += len(rows)
-        return self
 
     def __len__(self) -> int:
         return len(self.manifest.files)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        if self.leads is not None:
-            return self.leads[i], self.labels[self.rows[i]]
         file = self.manifest.files[i]
         lead, row, study = read_segment(file, self.manifest.samples, len(self.labels))
-        self._refuse_other_study([file], np.array([row]), np.array([study]))
+        refuse_other_study([file], np.array([row]), np.array([study]), self.studies)
         return lead, self.labels[row]
 
-    def _refuse_other_study(self, files: list[Path], rows: np.ndarray, studies: np.ndarray) -> None:
-        wrong = self.studies[rows] != studies
-        if wrong.any():
-            first = int(np.argmax(wrong))
-            raise UserError(
-                f"{files[first]}: of study {studies[first]}, but its idx {rows[first]} is the row of study "
-                f"{self.studies[rows[first]]} in y.npy; run the build stage again"
-            )
+
+def refuse_other_study(files: Sequence[Path], rows: np.ndarray, found: np.ndarray, studies: np.ndarray) -> None:
+    """Raise `UserError` if a file is of another study (`found`, files) than its row (`rows`, files) of y.npy is.
+
+    `studies` int64 (rows of y.npy,) says of which study each row is.
+    """
+    wrong = studies[rows] != found
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise UserError(
+            f"{files[first]}: of study {found[first]}, but its idx {rows[first]} is the row of study "
+            f"{studies[rows[first]]} in y.npy; run the build stage again"
+        )
 
 
-def _read_segments(files: list[Path], samples: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    leads, indices, studies = zip(*(read_segment(file, samples, rows) for file in files))
-    return np.stack(leads), np.array(indices), np.array(studies)
+def expand_lead(lead, channels: int = 12, place: int | None = None):
+    """Give the network its channels: Tensor (batch, samples) to (batch, channels, samples).
 
-
-def expand_lead(lead, channels: int = 12):
-    """Give the network its channels: Tensor (batch, samples) to a view (batch, channels, samples), the lead in each."""
-    return lead[:, None, :].expand(-1, channels, -1)
+    The lead is in every channel (a view, which takes no memory), or in that at `place` alone, with zeros in the others.
+    """
+    if place is None:
+        return lead[:, None, :].expand(-1, channels, -1)
+    source = lead.new_zeros(len(lead), channels, lead.shape[1])
+    source[:, place] = lead
+    return source

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ecg_training.packed_leads import packed_leads
 from ecg_training.settings import FinetuneSettings
 from ecg_training.torch_engine import TINY
 from ecg_training.trainer import Trainer
+from ecg_training.training_data import TrainingData
 
 from ecg_finetune.ecg_fm import EcgClassifier
 from ecg_finetune.label_set import ECG_FM, write_label_definition
 from ecg_finetune.matfile import write_mat
-from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
+from ecg_finetune.segments import read_label_rows, read_manifest
 
 SCRIPT = "finetune/scripts/finetune_ecgfm.py"
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -76,10 +78,14 @@ class Quiet:
         pass
 
 
-def datasets(manifests):
+def datasets(manifests) -> list[TrainingData]:
     """Return the train and the valid set."""
-    rows = read_label_rows(manifests)
-    return [SegmentDataset(read_manifest(manifests / f"{split}.tsv"), *rows).load() for split in ("train", "valid")]
+    labels, studies = read_label_rows(manifests)
+    listed = [read_manifest(manifests / f"{split}.tsv") for split in ("train", "valid")]
+    packed = packed_leads(manifests / "leads.npy", listed, studies)
+    sizes = [len(manifest.files) for manifest in listed]
+    arrays = (torch.from_numpy(array).split(sizes) for array in (packed.leads, labels[packed.idx]))
+    return [TrainingData(*part) for part in zip(*arrays, strict=True)]
 
 
 def some_settings(**changes) -> FinetuneSettings:

@@ -22,6 +22,7 @@ from ecg_finetune.ecg_fm import (
     parse_conv_layers,
 )
 from ecg_finetune.files import UserError
+from ecg_finetune.segments import expand_lead
 
 SMALL = Architecture(
     encoder_layers=2,
@@ -220,7 +221,20 @@ def test_pooling_counts_only_frames_that_are_not_zero():
     torch.testing.assert_close(model(torch.zeros(1, 12, 99))[0], expected)
 
 
-@pytest.mark.parametrize("shape", [(2, 2500), (2, 11, 2500), (2, 12, 4)])
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_a_lead_is_as_good_as_twelve_channels_of_it(changes):
+    """The same logits, and the same gradient of every weight: that of the first convolution stays one per channel."""
+    model = randomised(dataclasses.replace(SMALL, **{"feature_grad_mult": 1.0} | changes))
+    lead = torch.randn(3, 99)
+    weights, found = list(model.parameters()), []
+    for source in (lead, expand_lead(lead, model.architecture.in_d)):
+        logits = model(source)
+        found.append([logits, *torch.autograd.grad(logits.square().sum(), weights)])
+    for value, expected in zip(*found, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2500,), (2, 3), (2, 11, 2500), (2, 12, 4), (2, 12, 2500, 1)])
 def test_input_of_another_shape_is_an_error(shape):
     with pytest.raises(ValueError, match="source has"):
         EcgClassifier(SMALL)(torch.zeros(shape))

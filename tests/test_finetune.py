@@ -21,6 +21,7 @@ from ecg_training.trainer import Trainer
 from finetune_world import (
     REPOSITORY,
     SCRIPT,
+    datasets,
     make_manifests,
     some_settings,
     tiny_run,
@@ -33,7 +34,6 @@ from ecg_finetune.documents import load_parser
 from ecg_finetune.ecg_fm import Architecture, label_set_of, load_classifier
 from ecg_finetune.files import UserError, sha256
 from ecg_finetune.label_set import ECG_FM, LABELS, LabelSet, read_pos_weight, write_label_definition
-from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
 from ecg_finetune.training_records import read_training_records
 
 
@@ -108,11 +108,10 @@ def test_a_run_leaves_checkpoint_log_curves_and_settings(uninterrupted, manifest
     assert (folder / "training_curves.png").read_bytes().startswith(b"\x89PNG")
     # The checkpoint is the network whose valid loss the log tells.
     model = load_classifier(folder / "checkpoint_best.pt")
-    dataset = SegmentDataset(read_manifest(manifests / "valid.tsv"), *read_label_rows(manifests)).load()
     trainer = Trainer(
         model, read_pos_weight(manifests / "pos_weight.txt", 17), some_settings(batch_size=5), torch.device("cpu")
     )
-    assert trainer.validate(dataset)["valid_loss"] == pytest.approx(best["valid_loss"], abs=1e-6)
+    assert trainer.validate(datasets(manifests)[1])["valid_loss"] == pytest.approx(best["valid_loss"], abs=1e-6)
 
 
 def test_a_killed_run_goes_on_bit_for_bit(uninterrupted, manifests, tmp_path, run_script):
@@ -182,7 +181,8 @@ def test_settings_are_shown_as_they_are_used(uninterrupted):
     shown = dict(re.findall(r"^  --(\S+) (.*)$", uninterrupted[1].stdout, re.MULTILINE))
     expected = {"seed": "1", "epochs": "4", "lr": "0.001", "batch-size": "5", "max-update": "0", "patience": "0"}
     assert {name: shown[name] for name in expected} == expected
-    assert [name for name, value in shown.items() if value == "None"] == ["fairseq-root"]
+    unused = {"augment-effects", "augment-noise", "augment-snr", "fairseq-root", "noise-root"}
+    assert {name for name, value in shown.items() if value == "None"} == unused
 
 
 def test_help_imports_no_heavy_package():

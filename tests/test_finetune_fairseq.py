@@ -117,7 +117,7 @@ def test_overrides_replace_a_setting_or_come_last_before_the_configuration():
 def test_what_an_option_sets_is_no_override():
     options = {option for action in load_parser(SCRIPT)._actions for option in action.option_strings}
     assert set(OPTIONS.values()) <= options
-    keys = [part.partition("=")[0].lstrip("+") for part in some_command()]
+    keys = [part.partition("=")[0].lstrip("+") for part in some_command(input="zero", weight_decay=0.1)]
     assert all(keys.count(key) == 1 for key in OPTIONS)
     for override in ("optimization.lr=[1e-5]", "+task.label_file=/other.npy"):
         with pytest.raises(UserError, match=r"use --(lr|manifests), so that settings.json"):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from ecg_training.fairseq_checkpoint import fairseq_checkpoint, fairseq_config
 from ecg_training.trainer import Position, Trainer
+from ecg_training.training_data import TrainingData
 from finetune_world import some_settings
-from torch.utils.data import TensorDataset
 
 from ecg_finetune.checkpoint import load_checkpoint, save_checkpoint, strip_validation
 from ecg_finetune.ecg_fm import Architecture, EcgClassifier, load_classifier, parse_conv_layers
@@ -41,13 +41,13 @@ def trainer(test_data, genuine, trace):
 def follow(trainer, trace):
     """Feed the recorded batches; return the logged loss of every update and the validation of every epoch."""
     leads, labels = torch.from_numpy(trace["train_lead"]), torch.from_numpy(trace["train_labels"])
-    valid_set = TensorDataset(torch.from_numpy(trace["valid_lead"]), torch.from_numpy(trace["valid_labels"]))
+    valid_set = TrainingData(torch.from_numpy(trace["valid_lead"]), torch.from_numpy(trace["valid_labels"]))
     losses, validations = [], []
     for number, batch in enumerate(trace["batches"], start=1):
         parts = np.array_split(batch, trainer.settings.accumulate)
         sizes = [len(part) for part in parts]
         total, _ = trainer.update(iter([(leads[part], labels[part]) for part in parts]), sizes)
-        losses.append(total / labels[batch].numel() / math.log(2))
+        losses.append(total.item() / labels[batch].numel() / math.log(2))
         if number % 4 == 0:
             validations.append(trainer.validate(valid_set))
     return losses, validations

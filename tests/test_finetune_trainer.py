@@ -25,7 +25,9 @@ from ecg_training.trainer import (
     share_of,
     summed_loss,
     train,
+    train_epoch,
 )
+from ecg_training.training_data import TrainingData
 from finetune_world import SAMPLES, Quiet, Stop, datasets, make_manifests, small_trainer
 from hypothesis import given
 from hypothesis import strategies as st
@@ -309,7 +311,7 @@ def test_valid_loss_and_training_loss_are_over_the_known_labels(tmp_path):
         progress=Quiet(),
     ).history
     for dataset, column in ((train_set, "train_loss"), (valid_set, "valid_loss")):
-        leads, targets = (torch.from_numpy(np.stack(items)) for items in zip(*dataset))
+        leads, targets = dataset.leads, dataset.targets
         with torch.inference_mode():
             loss = torch.nn.BCEWithLogitsLoss(pos_weight=torch.full((17,), 1.5), reduction="none")(
                 trainer.model.eval()(expand_lead(leads)), targets
@@ -317,12 +319,16 @@ def test_valid_loss_and_training_loss_are_over_the_known_labels(tmp_path):
         assert history[0][column] == pytest.approx(loss[~targets.isnan()].mean().item() / np.log(2), abs=1e-5)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_the_update():
-    trainer = small_trainer()
-    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    with pytest.raises(UserError, match="loss is nan at update 1"):
-        trainer.update(iter([(torch.full((2, SAMPLES), torch.nan), torch.zeros(2, 17))]), [2])
-    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+@pytest.mark.parametrize("look_every", [1, 4, 16])
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(look_every):
+    """Whether the losses are looked at after every update, as on a CPU, or after some, as on a GPU."""
+    data = TrainingData(torch.randn(40, SAMPLES), torch.zeros(40, 17))
+    data.leads[epoch_batches(40, 5, 1, 0)[5][0]] = torch.nan
+    trainer, position, saved, progress = small_trainer(), Position(), [], Quiet()
+    trainer.look_every = look_every
+    with pytest.raises(UserError, match="loss is nan at update 6"):
+        train_epoch(trainer, data, position, lambda: saved.append((position.updates, position.loss_labels)), progress)
+    assert saved == [(2, 170), (4, 340)] and progress.segments == 25
 
 
 def test_an_update_is_adam_as_fairseq_signals_writes_it(monkeypatch):
@@ -358,7 +364,7 @@ class NoFloat64(TorchDispatchMode):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_training_and_validation_need_no_float64(manifests, precision):
     trainer, (train_set, valid_set) = small_trainer(precision=precision), datasets(manifests)
-    batch = next(trainer.loader(train_set, [[0, 1, 2]]))
+    batch = train_set.batch([0, 1, 2])
     with NoFloat64():
         trainer.update(iter([batch]), [3])
         trainer.validate(valid_set)

@@ -6,16 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from ecg_evaluation.prediction import RecordDataset, load_model, predict
-from ecg_training.settings import FinetuneSettings
-from ecg_training.torch_engine import TINY
-from ecg_training.trainer import Trainer
 from evaluation_world import make_world
 
-from ecg_finetune.ecg_fm import EcgClassifier
+from ecg_finetune.batch import loaded_batches
 from ecg_finetune.files import UserError
-from ecg_finetune.label_set import ECG_FM, LABELS
+from ecg_finetune.label_set import ECG_FM
 from ecg_finetune.paths import locate
 from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
 
@@ -24,19 +20,15 @@ SIZE = 500 << 10  # bytes; a batch has 40 x 5,000 x 4 = 800 kB
 
 
 def read_with_workers(base: str) -> None:
-    """Predict the test set and read the valid segments as training does, in two workers; then with /dev/shm full."""
+    """Predict the test set and read the valid segments in two workers; then with /dev/shm full."""
     model, _ = load_model(locate(base, "checkpoint_best"), ECG_FM, device="cpu", precision="float32", trust=False)
     studies = [int(path.stem.rpartition("_")[2]) for path in sorted(locate(base, "test_mats").iterdir())]
     records = RecordDataset(locate(base, "test"), studies)
     study, _ = predict(model, records, ECG_FM, batch_size=40, num_workers=2, unit="records")
 
     manifests = locate(base, "manifests")
-    segments = SegmentDataset(read_manifest(manifests / "valid.tsv"), *read_label_rows(manifests), cache_bytes=0)
-    settings = FinetuneSettings(
-        manifests=manifests, label_set=ECG_FM, output=Path(base), pretrained=None, batch_size=2, workers=2
-    )
-    trainer = Trainer(EcgClassifier(TINY), [1] * len(LABELS), settings, torch.device("cpu"))
-    leads, targets = next(trainer.loader(segments, [list(range(80))]))
+    segments = SegmentDataset(read_manifest(manifests / "valid.tsv"), *read_label_rows(manifests))
+    leads, targets = next(loaded_batches(segments, batch_size=80, num_workers=2))
     print("read", len(study), tuple(leads.shape), tuple(targets.shape))
 
     with contextlib.suppress(OSError), Path("/dev/shm/all").open("wb", buffering=0) as file:
@@ -44,7 +36,7 @@ def read_with_workers(base: str) -> None:
             file.write(bytes(4096))
     for read in (
         lambda: predict(model, records, ECG_FM, batch_size=40, num_workers=2, unit="records"),
-        lambda: next(trainer.loader(segments, [list(range(80))])),
+        lambda: next(loaded_batches(segments, batch_size=80, num_workers=2)),
     ):
         try:
             read()

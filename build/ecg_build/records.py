@@ -90,6 +90,7 @@ def read_records(meta: Path, preprocessed: Path, labels_folder: Path) -> tuple[R
     reason, statistics = read_report(beside(preprocessed, REPORT), study_id)
     labelled, all_labels, label_set = read_study_labels(labels_folder)
     row, found = find_rows(labelled, study_id)
+    found &= (all_labels == all_labels).any(axis=1)[row]  # else none of its labels is known
     for index in np.flatnonzero(~found).tolist():
         reason[index] = NO_LABELS if reason[index] == "ok" else reason[index]
     good = np.array([status == "ok" for status in reason])

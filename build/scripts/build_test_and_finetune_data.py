@@ -1,8 +1,8 @@
 """Build the test set, and the 5 s segments and manifests that fine-tuning reads.
 
-A record is built when it is usable (preprocess) and has labels; all others are listed with their reason. Each
-10-second record is cut into two segments, each written once with its final `idx`, the row of y.npy. Rows stand
-in the order train, valid, test, within each as in meta_split.csv. Any labels will do: they are the columns of
+A record is built when it is usable (preprocess) and one of its labels is known; all others are listed with their
+reason. Each 10-second record is cut into two segments, each written once with its final `idx`, the row of y.npy. Rows
+stand in the order train, valid, test, within each as in meta_split.csv. Any labels will do: they are the columns of
 labels.csv, and an empty cell is an unknown one (NaN in y.npy). The label weights come from the train records alone,
 those that know the label. An interrupted run goes on where it stopped.
 

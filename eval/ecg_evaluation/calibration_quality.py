@@ -17,11 +17,11 @@ import pandas as pd
 from scipy.special import expit
 
 from ecg_evaluation.bootstrap import resampled_sums
-from ecg_evaluation.calibration import logits
 from ecg_evaluation.intervals import rarer_class, share_interval, t_interval
 from ecg_evaluation.metrics import unit_sums
 from ecg_evaluation.results import Evaluation
 from ecg_evaluation.thresholds import has_both
+from ecg_finetune.probabilities import logit
 
 BINS = 10
 AS_PREDICTED, CALIBRATED = "as predicted", "calibrated"
@@ -56,12 +56,12 @@ def agreement(truth: np.ndarray, probabilities: np.ndarray, unit: np.ndarray, un
     units : int
         How many there are.
     """
-    logit, one = logits(probabilities), np.ones(len(truth))
-    large, offset = regression(truth, one[:, None], logit)
-    full, on_logit = regression(truth, np.column_stack((one, logit)), 0)
+    x, one = logit(probabilities), np.ones(len(truth))
+    large, offset = regression(truth, one[:, None], x)
+    full, on_logit = regression(truth, np.column_stack((one, x)), 0)
     error, both_error = truth - offset, truth - on_logit
     weight, both_weight = offset * (1 - offset), on_logit * (1 - on_logit)
-    steps = (error, weight, both_error, both_error * logit, both_weight, both_weight * logit, both_weight * logit**2)
+    steps = (error, weight, both_error, both_error * x, both_weight, both_weight * x, both_weight * x**2)
     place = quantile_bins(probabilities)
     number = int(place.max()) + 1
     values = np.stack((one, truth, probabilities), axis=1)

@@ -11,11 +11,10 @@ from typing import Any
 import pandas as pd
 
 from ecg_evaluation import flow
-from ecg_evaluation.provenance import stage_settings
 from ecg_evaluation.report import Report, model_name
 from ecg_evaluation.results import MACRO, MICRO, with_interval
 from ecg_finetune.files import replacing
-from ecg_finetune.lineage import software
+from ecg_finetune.lineage import software, stage_settings
 
 # Item, where it belongs, what it asks for.
 ITEMS = (

@@ -18,7 +18,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add every option but --base-dir and --model-path."""
     add_files(parser)
     add_inference(parser)
+    add_embeddings(parser)
+    add_intervals(parser)
     add_statistics(parser)
+    add_leaks(parser)
+    add_comparison(parser)
     add_analyses(parser)
 
 
@@ -70,8 +74,19 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
 
 
-def add_statistics(parser: argparse.ArgumentParser) -> None:
-    """Add what is done with predictions."""
+def add_embeddings(parser: argparse.ArgumentParser) -> None:
+    """Add what else the network writes."""
+    parser.add_argument(
+        "--embeddings",
+        action="store_true",
+        help="write what the head classifies, too: embeddings_<set>.npy, float32 (records, embed dim), the mean over "
+        "the frames of a record, with the studies in embeddings_<set>.csv; those of an earlier run are replaced "
+        "(default: only predictions)",
+    )
+
+
+def add_intervals(parser: argparse.ArgumentParser) -> None:
+    """Add what decides the intervals and the macro averages."""
     parser.add_argument(
         "--bootstrap",
         type=resamples,
@@ -87,6 +102,10 @@ def add_statistics(parser: argparse.ArgumentParser) -> None:
         help="a label with fewer patients with a positive record, or with a negative one, is marked and excluded from "
         "the macro averages (default: %(default)s)",
     )
+
+
+def add_statistics(parser: argparse.ArgumentParser) -> None:
+    """Add what is done with predictions."""
     operating_points = parser.add_mutually_exclusive_group()
     operating_points.add_argument(
         "--threshold-rule",
@@ -120,6 +139,10 @@ def add_statistics(parser: argparse.ArgumentParser) -> None:
         help="predictions for the valid split (default: run the model on it; with --predictions: the file that the "
         "same run wrote beside it, if it is there)",
     )
+
+
+def add_leaks(parser: argparse.ArgumentParser) -> None:
+    """Add what is known of the records that a checkpoint has seen."""
     parser.add_argument(
         "--trained-on",
         type=Path,
@@ -141,6 +164,10 @@ def add_statistics(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="evaluate patients that the checkpoint was trained on, with a red warning in the report (default: refuse)",
     )
+
+
+def add_comparison(parser: argparse.ArgumentParser) -> None:
+    """Add the other model."""
     parser.add_argument(
         "--compare",
         type=Path,
@@ -269,6 +296,7 @@ class EvaluationSettings:
     device: str
     precision: str
     trust_checkpoint: bool
+    embeddings: bool
     bootstrap: int
     min_positive_patients: int
     threshold_rule: str | float

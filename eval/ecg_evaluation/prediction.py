@@ -18,7 +18,6 @@ from ecg_finetune.paths import inside
 from ecg_finetune.progress_bar import progress_bar
 from ecg_finetune.segments import (
     SegmentDataset,
-    expand_lead,
     read_label_rows,
     read_manifest,
     read_record,
@@ -105,6 +104,21 @@ def valid_segments(manifests: Path, max_samples: int | None) -> SegmentDataset:
 def predict(
     model: EcgClassifier, data: Dataset, labels: LabelSet, *, batch_size: int, num_workers: int, unit: str
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Run the network over every segment of a data set and combine the segments of each record; as `run_network`."""
+    more = {"batch_size": batch_size, "num_workers": num_workers, "unit": unit}
+    return run_network(model, data, labels, embed=False, **more)[:2]
+
+
+def run_network(
+    model: EcgClassifier,
+    data: Dataset,
+    labels: LabelSet,
+    *,
+    embed: bool,
+    batch_size: int,
+    num_workers: int,
+    unit: str,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Run the network over every segment of a data set and combine the segments of each record.
 
     Returns
@@ -112,18 +126,28 @@ def predict(
     study_id : ndarray int64 (records,)
         In the order in which the data set first names them.
     probabilities : ndarray float64 (records, labels)
+    embeddings : ndarray float32 (records, embed dim) or None
+        With `embed` the mean over all frames of the record before the head.
     """
     device = next(model.parameters()).device
-    probabilities, studies = [], []
+    probabilities, studies, embeddings = [], [], []
     with loader_workers(), torch.inference_mode(), progress_bar(len(data), unit) as advance:
         for leads, study in loaded_batches(data, batch_size=batch_size, num_workers=num_workers):
             segments = leads.flatten(end_dim=-2).to(device)
-            logits = model(expand_lead(segments, CHANNELS))
+            embedded = model.embed(segments)
+            logits = model.classify(embedded)
+            if embed:
+                embeddings.append(embedded.cpu().numpy())
             # float64, so that probabilities near 1 stay apart as their logits do; Apple's GPUs have none.
             probabilities.append(torch.sigmoid(logits.cpu().double()).numpy())
             studies.append(np.repeat(study.numpy().ravel(), len(segments) // len(study)))
             advance(len(study))
-    return combine_segments(np.concatenate(studies), np.concatenate(probabilities), labels)
+    study = np.concatenate(studies)
+    of_records = None
+    if embed:
+        means = pd.DataFrame(np.concatenate(embeddings)).groupby(study, sort=False).mean()
+        of_records = means.to_numpy(np.float32)
+    return *combine_segments(study, np.concatenate(probabilities), labels), of_records
 
 
 def combine_segments(study: np.ndarray, probabilities: np.ndarray, labels: LabelSet) -> tuple[np.ndarray, np.ndarray]:

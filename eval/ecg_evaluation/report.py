@@ -13,7 +13,7 @@ from ecg_evaluation import figures, sections
 from ecg_evaluation.calibration_quality import AS_PREDICTED, CALIBRATED
 from ecg_evaluation.figure_files import Album
 from ecg_evaluation.misses import worst_misses
-from ecg_evaluation.provenance import Source, chain, stage_settings
+from ecg_evaluation.provenance import chain
 from ecg_evaluation.published import OTHER_DATA
 from ecg_evaluation.results import (
     NOT_ANNOTATED,
@@ -29,10 +29,11 @@ from ecg_evaluation.results import (
 )
 from ecg_evaluation.sections import NAMES, cell, signed_cell
 from ecg_evaluation.thresholds import has_both, known_cells
+from ecg_finetune.data_sets import Source
 from ecg_finetune.files import replacing
 from ecg_finetune.html_page import html_page, html_table
 from ecg_finetune.label_set import MAX, ROW_NAMES, LabelSet
-from ecg_finetune.lineage import software
+from ecg_finetune.lineage import software, stage_settings
 
 
 @dataclass(frozen=True, kw_only=True)

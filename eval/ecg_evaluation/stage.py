@@ -46,9 +46,8 @@ from ecg_evaluation.operating_points import CHOICES, OperatingPoints, choices_of
 from ecg_evaluation.options import EvaluationSettings
 from ecg_evaluation.provenance import (
     earlier_stage,
+    labels_not_learnt,
     read_origin,
-    source_of,
-    stage_settings,
     started_anew,
     trained_on_sources,
     write_origin,
@@ -56,9 +55,10 @@ from ecg_evaluation.provenance import (
 from ecg_evaluation.report import Report, write_report
 from ecg_evaluation.results import Decisions, compare, compared, decide, evaluate, grouped_notes, text_table
 from ecg_evaluation.thresholds import MEASURES, Target
-from ecg_finetune.files import UserError, refuse_outputs, remove_leftovers, sha256, write_json
+from ecg_finetune.data_sets import source_of
+from ecg_finetune.files import UserError, refuse_outputs, remove_leftovers, sha256, write_array, write_json
 from ecg_finetune.label_set import LabelSet, difference
-from ecg_finetune.lineage import Inputs, finetuning_of, lineage, read_lineage, software
+from ecg_finetune.lineage import Inputs, finetuning_of, lineage, read_lineage, software, stage_settings
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import LockedError, locked
 from ecg_finetune.tables import write_table
@@ -77,6 +77,8 @@ if TYPE_CHECKING:
 def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
     """Predict, compute every metric from the predictions file, write the tables and the report."""
     # Whatever the user may have got wrong is told before the model runs, which can take hours.
+    if settings.embeddings and settings.predictions is not None:
+        raise UserError("--embeddings needs the network, and --predictions does without; give one of them")
     if settings.manifests.exists() and not settings.manifests.is_dir():
         raise UserError(f"{settings.manifests}: not a folder; give the folder that holds valid.tsv and y.npy")
     if settings.labels.exists() and not settings.labels.is_dir():
@@ -117,6 +119,7 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
         model, made_by = model_of(settings, records.labels)
         finetuning = finetuning_of(settings.model_path)
         known = records_of_checkpoint(settings.model_path, model.training_records)
+    findings += not_learnt(records, labels_not_learnt(finetuning))
     elsewhere = trained_elsewhere(trained_on_sources(finetuning), source)
     trained = trained_on(None if elsewhere else known, told)
     evaluated = Evaluated(records.study_id, patients)
@@ -372,7 +375,7 @@ def claimed_stamp(folder: Path, name: str) -> Iterator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     while True:
         stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
-        names = ("predictions", "metrics", "html_report")
+        names = ("predictions", "metrics", "html_report", "noise_metrics")
         if not any(inside(folder, artefact, set=name, time=stamp).exists() for artefact in names):
             try:
                 with locked(folder, inside(folder, "eval_lock", set=name, time=stamp), patience=0):
@@ -429,7 +432,7 @@ def run_model(
 ) -> tuple[Path, Path | None]:
     """Predict the evaluated records and, unless its predictions are given, the valid split; return both files."""
     remove_leftovers(settings.out)  # they would stay: each evaluation writes under names of its own
-    from ecg_evaluation.prediction import RecordDataset, predict, valid_segments
+    from ecg_evaluation.prediction import RecordDataset, run_network, valid_segments
 
     finetuning = finetuning_of(settings.model_path)
     origin = {
@@ -448,9 +451,12 @@ def run_model(
     def make(name: str, data, batch_size: int, unit: str) -> Path:
         path = inside(settings.out, "predictions", set=name, time=stamp)
         workers = settings.num_workers
-        predicted = predict(model, data, records.labels, batch_size=batch_size, num_workers=workers, unit=unit)
-        write_predictions(path, records.labels.names, *predicted)
+        how = {"batch_size": batch_size, "num_workers": workers, "unit": unit, "embed": settings.embeddings}
+        study_id, probabilities, embeddings = run_network(model, data, records.labels, **how)
+        write_predictions(path, records.labels.names, study_id, probabilities)
         write_origin(path, {**origin, "set": name})
+        if embeddings is not None:
+            write_embeddings(settings.out, name, study_id, embeddings, origin)
         print(f"predictions: {path}", flush=True)
         return path
 
@@ -464,6 +470,17 @@ def run_model(
     test_file = make(records.name, data, settings.batch_size, "records")
     made_already = valid is None or settings.valid_predictions is not None
     return test_file, settings.valid_predictions if made_already else make_valid(valid.name)
+
+
+def write_embeddings(folder: Path, name: str, study_id: np.ndarray, embeddings: np.ndarray, origin: dict) -> None:
+    """Write the embeddings of a set, float32 (records, embed dim), their studies (records,) and how they were made."""
+    path, studies, told = (
+        inside(folder, artefact, set=name) for artefact in ("embeddings", "embeddings_study_id", "embeddings_origin")
+    )
+    write_array(path, embeddings)
+    write_table(studies, pd.DataFrame({"study_id": study_id}))
+    write_json(told, {**origin, "set": name, "embeddings_sha256": sha256(path)})
+    print(f"embeddings: {path}", flush=True)
 
 
 def lineage_of_records(settings: EvaluationSettings) -> dict:
@@ -513,6 +530,18 @@ def validation_warnings(test_file: Path, valid_file: Path | None) -> list[str]:
             f"{valid_file} was made by another checkpoint than {test_file}: thresholds and calibration are not its own"
         ]
     return []
+
+
+def not_learnt(records: Labelled, labels: set[str]) -> list[str]:
+    """Say which of the labels that are known here are among those that the network could not learn."""
+    known = ~np.isnan(records.truth).all(axis=0)
+    names = [name for name, there in zip(records.labels.names, known) if there and name in labels]
+    if not names:
+        return []
+    return [
+        "the network had no train record with, or none without, "
+        f"{', '.join(names)}: its outputs for them mean nothing, nor do their metrics"
+    ]
 
 
 def lead_warnings(origin: dict, lead: str) -> list[str]:

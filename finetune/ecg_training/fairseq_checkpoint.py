@@ -97,11 +97,23 @@ def fairseq_config(
             "model_path": pretrained,
             "no_pretrained_weights": pretrained is None,
         },
-        "task": {"data": data, "label_file": labels},
+        "task": {"data": data, "label_file": labels, **leads_loaded(settings.input_channel)},
         "criterion": {"pos_weight": list(pos_weight)},
-        "lr_scheduler": {"lr": lr},
-        "optimizer": {"lr": lr, "adam_betas": str(ADAM_BETAS), "adam_eps": ADAM_EPS},
+        "lr_scheduler": {"lr": lr, "warmup_updates": settings.warmup},
+        "optimizer": {
+            "lr": lr,
+            "adam_betas": str(ADAM_BETAS),
+            "adam_eps": ADAM_EPS,
+            "weight_decay": settings.weight_decay,
+        },
     }
     for section, filled in values.items():
         config[section] |= filled
     return config
+
+
+def leads_loaded(input_channel: int | None) -> dict[str, Any]:
+    """Return the settings of fairseq-signals' task that have a lead in all channels (None), or in one alone."""
+    if input_channel is None:
+        return {"leads_to_load": None, "enable_padding_leads": False}
+    return {"leads_to_load": f"[{input_channel}]", "enable_padding_leads": True}

@@ -16,12 +16,16 @@ CONFIG_NAME = "diagnosis"
 OPTIONS = {
     "task.data": "--manifests",
     "task.label_file": "--manifests",
+    "task.leads_to_load": "--input",
+    "task.enable_padding_leads": "--input",
     "model.model_path": "--pretrained",
     "checkpoint.save_dir": "--output-dir",
     "optimization.max_epoch": "--epochs",
     "optimization.max_update": "--max-update",
     "optimization.lr": "--lr",
     "optimization.update_freq": "--accumulate",
+    "lr_scheduler.warmup_updates": "--warmup",
+    "optimizer.weight_decay": "--weight-decay",
     "dataset.batch_size": "--batch-size",
     "dataset.num_workers": "--workers",
     "checkpoint.patience": "--patience",
@@ -81,7 +85,7 @@ def fairseq_command(
         f"+task.label_file={_quoted(inside(manifests, 'manifest_y'))}",
         "task.normalize=false",
         "task.enable_padding=true",
-        "task.enable_padding_leads=false",
+        *_input(settings.input_channel),
         f"model.model_path={_quoted(settings.pretrained.absolute())}",
         f"model.num_labels={len(settings.label_set)}",
         "model.no_pretrained_weights=false",
@@ -100,7 +104,8 @@ def fairseq_command(
         f"optimization.lr=[{settings.lr}]",
         f"optimization.update_freq=[{settings.accumulate}]",
         "lr_scheduler._name=fixed",
-        "lr_scheduler.warmup_updates=0",
+        f"lr_scheduler.warmup_updates={settings.warmup}",
+        *([f"+optimizer.weight_decay={settings.weight_decay}"] if settings.weight_decay else []),
         f"dataset.num_workers={settings.workers}",
         f"dataset.batch_size={settings.part_size}",
         "dataset.max_tokens=null",
@@ -128,6 +133,13 @@ def fairseq_command(
     # Overrides come before --config-dir.
     config = ["--config-dir", str(root.absolute() / CONFIG_DIR), "--config-name", CONFIG_NAME]
     return [EXECUTABLE, *command, *overrides, *config]
+
+
+def _input(channel: int | None) -> list[str]:
+    """Return the settings that have the lead in all channels (None), or in one alone and zeros in the others."""
+    if channel is None:
+        return ["task.enable_padding_leads=false"]
+    return ["task.enable_padding_leads=true", f'task.leads_to_load="[{channel}]"']
 
 
 def _quoted(path: Path) -> str:

@@ -31,13 +31,13 @@ class Processes:
         torch.distributed.all_gather_object(values, value)
         return values
 
-    def sum(self, value: int, device: torch.device) -> int:
-        """Return the sum of an integer of every process; `device` is where this one trains."""
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the sum of a tensor of every process, which is on the device where the process trains."""
         if self.world == 1:
             return value
-        total = torch.tensor(value, device=device)
+        total = value.clone()
         torch.distributed.all_reduce(total)
-        return int(total)
+        return total
 
 
 def join_processes(device: torch.device) -> tuple[Processes, torch.device]:

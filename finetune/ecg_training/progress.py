@@ -1,4 +1,4 @@
-"""What a run shows and logs: a progress line, training_log.csv and training_curves.png."""
+"""What a run shows and logs: a progress line, training_log.csv, training_curves.png, and event files if asked for."""
 
 import time
 from pathlib import Path
@@ -10,7 +10,7 @@ from tqdm import tqdm
 from ecg_finetune.files import replacing
 from ecg_finetune.progress_bar import MINUTE, on_terminal
 from ecg_finetune.tables import write_table
-from ecg_training.checkpoint_folder import CURVES, LOG
+from ecg_training.checkpoint_folder import CURVES, EVENTS, LOG
 
 
 class Progress:
@@ -28,13 +28,21 @@ class Progress:
         Training segments of the whole run; its last epoch may have fewer than the others.
     first : bool
         Whether this process shows and writes anything.
+    tensorboard : bool
+        Whether to write event files for TensorBoard, the training loss of every update among them. Their steps are
+        segments seen, which runs of different batch sizes can be compared by.
     """
 
-    def __init__(self, folder: Path, segments: int, total: int, first: bool = True):
+    def __init__(self, folder: Path, segments: int, total: int, first: bool = True, *, tensorboard: bool = False):
         self.folder, self.segments, self.total, self.first = folder, segments, total, first
         self.epochs = -(-total // segments)
         self.auroc = "-"  # none before the first validation
         self.seconds: list[float] = []
+        self.events = None
+        if first and tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.events = SummaryWriter(str(folder / EVENTS))
 
     def start(self, history: list[dict[str, Any]], done: int) -> None:
         """Begin, or go on after the epochs of `history` and `done` segments."""
@@ -57,6 +65,8 @@ class Progress:
         self.done += segments
         self.bar.update(segments)
         self.bar.set_postfix(loss=f"{loss:.3f}", AUROC=self.auroc, refresh=False)
+        if self.events is not None:
+            self.events.add_scalar("loss/update", loss, self.done)
         now = time.monotonic()
         if self.bar.disable and now - self.printed >= MINUTE:
             self.printed = now
@@ -80,10 +90,16 @@ class Progress:
             f"{row['segments_per_second']:.1f} segments/s, {clock(left)} left{', best so far' if row['best'] else ''}"
         )
         self._write(history)
+        if self.events is not None:
+            for name in ("train_loss", "valid_loss", "auroc", "auprc", "auroc_macro", "segments_per_second"):
+                self.events.add_scalar(f"epoch/{name}", row[name], self.done)
+            self.events.flush()
 
     def close(self) -> None:
-        """End the bar."""
+        """End the bar and the event file."""
         self.bar.close()
+        if self.events is not None:
+            self.events.close()
 
     def _write(self, history: list[dict[str, Any]]) -> None:
         if self.first:

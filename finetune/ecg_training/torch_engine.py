@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import platform
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,20 +13,27 @@ import torch
 from ecg_finetune.batch import loader_workers
 from ecg_finetune.checkpoint import save_checkpoint
 from ecg_finetune.ecg_fm import Architecture, EcgClassifier, load_architecture, load_pretrained
-from ecg_finetune.files import UserError
+from ecg_finetune.files import UserError, refuse_outputs
 from ecg_finetune.label_set import difference, read_pos_weight
+from ecg_finetune.lineage import NOT_LEARNT
+from ecg_finetune.noise import NoiseSource
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import locked
-from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
+from ecg_finetune.segments import Manifest, read_label_rows, read_manifest
 from ecg_finetune.tables import listed
 from ecg_finetune.training_records import STATED, TRAINED_ON, TrainingRecords, records_of_checkpoint
-from ecg_training.checkpoint_folder import BEST, LAST, LOCK, claim_folder, note_labels, record_run
+from ecg_training.augmentation import AugmentedData, Augmenter
+from ecg_training.augmentation import recorded as recorded_augmentation
+from ecg_training.checkpoint_folder import BEST, LAST, LOCK, check_folder, claim_folder, note_labels, record_run
 from ecg_training.fairseq_checkpoint import fairseq_checkpoint
+from ecg_training.packed_leads import packed_leads
 from ecg_training.processes import Processes
 from ecg_training.progress import Progress
+from ecg_training.recipe import features_of, freeze, set_drop_path
 from ecg_training.seen_records import note_seen_records, run_lineage, seen_records, told_of_start
-from ecg_training.settings import FinetuneSettings
+from ecg_training.settings import ALL, FinetuneSettings
 from ecg_training.trainer import Position, Trainer, length_of, train
+from ecg_training.training_data import TrainingData
 
 # What fine-tuning changes in the pretrained network: no dropout but after the activation, frozen convolutions.
 CHANGES = {
@@ -61,6 +70,7 @@ def finetune(
     compiled: bool | None,
     resume: bool,
     overwrite: bool,
+    tensorboard: bool = False,
 ) -> str:
     """Fine-tune and leave `checkpoint_best.pt`, log, curves and settings in the output folder.
 
@@ -76,6 +86,8 @@ def finetune(
         Whether to compile the network; None: on a GPU for long runs.
     resume, overwrite : bool
         See `checkpoint_folder.claim_folder`.
+    tensorboard : bool
+        Write event files for TensorBoard.
 
     Returns
     -------
@@ -87,38 +99,50 @@ def finetune(
     UserError
         An input cannot be used, the output folder holds another run, or the loss is not finite.
     """
-    train_set, valid_set = _read_sets(settings.manifests)
+    manifests = _read_manifests(settings.manifests)
+    labels, studies = read_label_rows(settings.manifests)
     pos_weight = read_pos_weight(inside(settings.manifests, "manifest_pos_weight"), len(settings.label_set))
-    for dataset in (train_set, valid_set):
-        dataset.load(settings.workers)
     model = build_model(settings)
-    updates, segments = length_of(settings, len(train_set))
+    told_of_input(model, settings)
+    model.input_channel = settings.input_channel
+    freeze(model, settings.freeze_layers)
+    set_drop_path(model, settings.drop_path)
+    train_segments, valid_segments = (len(manifest.files) for manifest in manifests)
+    updates, segments = length_of(settings, train_segments)
     if compiled is None:
         compiled = device.type == "cuda" and updates >= WORTH_COMPILING
     if processes.first:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         print(
-            f"{len(train_set):,} train and {len(valid_set):,} valid segments; "
+            f"{train_segments:,} train and {valid_segments:,} valid segments; "
             f"{sum(p.numel() for p in model.parameters()):,} parameters, {trained:,} of them trained; on {device}, "
             f"{settings.precision}{', compiled' if compiled else ''}",
             flush=True,
         )
-    if compiled:
+    if compiled and settings.freeze_layers != ALL:
         model.compile()
     trainer = Trainer(model, pos_weight, settings, device, processes)
-    torch.manual_seed(settings.seed + processes.rank)  # dropout differs between processes
-    recorded = {"engine": "torch", **settings.recorded(), "precision": settings.precision}
+    recorded = recorded_settings(settings)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     records = None
     if processes.first:
-        records = seen_records(train_set.manifest, valid_set.manifest, settings.record_list, settings.workers)
-        for line in told_of_labels(settings, train_set.labels, train_set.studies, records):
+        records = seen_records(*manifests, settings.record_list, settings.workers)
+        for line in told_of_labels(settings, labels, studies, records):
             print(line, flush=True)
         if model.fine_tuned:
             start = records_of_checkpoint(settings.pretrained, model.training_records)
             print(told_of_start(settings.pretrained, start, records), flush=True)
             records = records.after(start)
+        refuse_outputs(folders=[settings.output])
+        check_folder(settings.output, recorded, resume=resume, overwrite=overwrite, resumable=True)
     told = run_lineage(recorded, settings.manifests)
+    train_set, valid_set = _training_data(settings, manifests, labels, studies, device, processes)
+    if settings.freeze_layers == ALL:
+        train_set, valid_set = (
+            features_of(model, data, trainer.autocast, settings.part_size, f"features of {split} segments")
+            for split, data in (("train", train_set), ("valid", valid_set))
+        )
+    torch.manual_seed(settings.seed + processes.rank)  # dropout differs between processes
     folder, noted = settings.output, {}
 
     def save_best(position: Position) -> None:
@@ -131,10 +155,10 @@ def finetune(
         resumed = processes.first and claim_folder(folder, recorded, resume=resume, overwrite=overwrite, resumable=True)
         resumed = processes.gather(resumed)[0]
         if processes.first:
-            note_labels(folder, settings.manifests)
+            noted[NOT_LEARNT] = note_labels(folder, settings.manifests)
             noted[STATED] = note_seen_records(folder, records)
             record_run(folder, told, versions, **noted, finished=False)
-        progress = Progress(folder, len(train_set), segments, processes.first)
+        progress = Progress(folder, train_segments, segments, processes.first, tensorboard=tensorboard)
         position = train(
             trainer, train_set, valid_set, last=folder / LAST, resume=resumed, save_best=save_best, progress=progress
         )
@@ -146,6 +170,26 @@ def finetune(
         f"{position.epoch} epochs, {position.updates:,} updates; best epoch {position.best_epoch}: valid loss "
         f"{best['valid_loss']:.3f}, AUROC micro {best['auroc']:.4f} macro {best['auroc_macro']:.4f}; {folder / BEST}"
     )
+
+
+def recorded_settings(settings: FinetuneSettings) -> dict[str, Any]:
+    """Return what settings.json records of a run with these settings."""
+    return {
+        "engine": "torch",
+        **settings.recorded(),
+        "augment": recorded_augmentation(settings.augment),
+        "precision": settings.precision,
+    }
+
+
+def told_of_input(model: EcgClassifier, settings: FinetuneSettings) -> None:
+    """Say if a fine-tuned start had its lead in other channels; refuse a channel that the network does not have."""
+    channel = settings.input_channel
+    if channel is not None and channel >= model.architecture.in_d:
+        raise UserError(f"--input zero: lead {settings.lead} has no channel of the network's {model.architecture.in_d}")
+    if model.fine_tuned and model.input_channel != channel:
+        before = "zero" if model.input_channel is not None else "duplicate"
+        print(f"note: {settings.pretrained} was fine-tuned with --input {before}, this run has {settings.input}")
 
 
 def build_model(settings: FinetuneSettings) -> EcgClassifier:
@@ -225,20 +269,42 @@ def told_of_labels(
     if min(shares.values()) < 1:
         lines.append(f"labels known: {shares['train']:.1%} of train, {shares['valid']:.1%} of valid")
     for which, told in (
-        (known == 0, "no train segment knows whether it has {}: what these outputs say is not learnt"),
+        (known == 0, "no train segment knows whether it has {}: these outputs learn nothing here"),
         ((known > 0) & (positive == 0), "no train segment has {} (weight 0.0): these outputs only learn to be low"),
-        ((known > 0) & (positive == known), "all train segments that know {} have it (weight 0.0): nothing is learnt"),
+        (
+            (known > 0) & (positive == known),
+            "all that know {} have it (weight 0.0): these outputs learn nothing here",
+        ),
     ):
         if which.any():
             lines.append("note: " + told.format(listed([settings.label_set.names[k] for k in np.flatnonzero(which)])))
     return lines
 
 
-def _read_sets(manifests: Path) -> tuple[SegmentDataset, SegmentDataset]:
-    """Return the train and the valid set, their files not yet read."""
-    listed = [read_manifest(inside(manifests, "manifest", split=split)) for split in ("train", "valid")]
-    rows = read_label_rows(manifests)
-    train_set, valid_set = (SegmentDataset(manifest, *rows) for manifest in listed)
-    if train_set.manifest.samples != valid_set.manifest.samples:
+def _read_manifests(manifests: Path) -> list[Manifest]:
+    """Return the train and the valid manifest."""
+    train, valid = (read_manifest(inside(manifests, "manifest", split=split)) for split in ("train", "valid"))
+    if train.samples != valid.samples:
         raise UserError(f"{manifests}: train and valid segments differ in length; run the build stage again")
-    return train_set, valid_set
+    return [train, valid]
+
+
+def _training_data(
+    settings: FinetuneSettings,
+    manifests: Sequence[Manifest],
+    labels: np.ndarray,
+    studies: np.ndarray,
+    device: torch.device,
+    processes: Processes,
+) -> list[TrainingData]:
+    """Return the segments of each manifest with their targets, by way of leads.npy; arrays as `read_label_rows`."""
+    path = settings.leads or inside(settings.manifests, "leads")
+    packed = packed_leads(path, manifests, studies, workers=settings.workers, first=processes.first)
+    leads, targets = torch.from_numpy(packed.leads), torch.from_numpy(labels[packed.idx])
+    sizes = [len(manifest.files) for manifest in manifests]
+    train, valid = zip(leads.split(sizes), targets.split(sizes), strict=True)
+    if settings.augment is None:
+        return [TrainingData(*train, device), TrainingData(*valid, device)]
+    augmenter = Augmenter(settings.augment, NoiseSource.open(settings.augment.noise_root, "train"))
+    augmented = AugmentedData(*train, device, augmenter, seed=settings.seed, workers=settings.workers)
+    return [augmented, TrainingData(*valid, device)]

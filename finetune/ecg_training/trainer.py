@@ -1,10 +1,13 @@
 """Fine-tuning in plain PyTorch, with the loss, optimiser and choice of checkpoint of fairseq-signals.
 
-One update: binary cross-entropy with logits and `pos_weight`, averaged over the known labels of the batch, then Adam at
-a constant learning rate. One epoch: every training segment once, in an order drawn from (seed, epoch), then validation;
-the checkpoint with the lowest valid loss is kept. Losses are shown divided by ln 2, as fairseq-signals logs them. Where
-every label is known, all is as there; a label that is not (NaN) has no part in losses and scores.
+One update: binary cross-entropy with logits and `pos_weight`, averaged over the known labels of the batch, then Adam,
+at a constant learning rate unless the recipe says otherwise. One epoch: every training segment once, in an order drawn
+from (seed, epoch), then validation; the checkpoint with the lowest valid loss is kept. Losses are shown divided by
+ln 2, as fairseq-signals logs them. Where every label is known, all is as there; a label that is not (NaN) has no part
+in losses and scores.
 """
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
@@ -12,30 +15,32 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import Dataset
 
-from ecg_finetune.batch import loaded_batches
 from ecg_finetune.checkpoint import load_checkpoint, save_checkpoint
 from ecg_finetune.device import random_state, set_random_state
 from ecg_finetune.ecg_fm import EcgClassifier
 from ecg_finetune.files import UserError
 from ecg_finetune.progress_bar import progress_bar
-from ecg_finetune.segments import expand_lead
 from ecg_training.processes import Processes
-from ecg_training.progress import Progress
-from ecg_training.settings import ADAM_BETAS, ADAM_EPS, FinetuneSettings
+from ecg_training.recipe import Head, optimizer_of, rate_factor
+from ecg_training.settings import ADAM_BETAS, ADAM_EPS, ALL, FinetuneSettings
+from ecg_training.training_data import TrainingData
+
+if TYPE_CHECKING:
+    from ecg_training.progress import Progress
 
 # Losses are compared when rounded so, as in fairseq-signals: of equal ones the later epoch gives the best checkpoint,
 # but an equal loss is no progress for `patience`.
 LOSS_DECIMALS = 3
+# Updates on a GPU between two looks at their losses: each look waits until it has done all it was given.
+LOOK_EVERY = 16
 # The columns of training_log.csv.
 HISTORY = (
     *("epoch", "updates", "train_loss", "valid_loss", "auroc", "auprc", "auroc_macro", "best"),
@@ -100,21 +105,22 @@ class Trainer:
         self.processes = processes or Processes()
         self.settings, self.device = settings, device
         self.model = model.to(device)
-        self.network = DistributedDataParallel(self.model) if self.processes.world > 1 else self.model
+        # What gradients go through: of a linear probe the head alone, on features in place of leads.
+        self.trained = Head(self.model) if settings.freeze_layers == ALL else self.model
+        self.network = DistributedDataParallel(self.trained) if self.processes.world > 1 else self.trained
         self.pos_weight = torch.as_tensor(pos_weight, dtype=torch.float32, device=device)
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        fused = device.type in ("cpu", "cuda")  # elsewhere it depends on PyTorch's version: it chooses
-        self.optimizer = torch.optim.Adam(trained, lr=settings.lr, betas=ADAM_BETAS, eps=ADAM_EPS, fused=fused or None)
+        self.optimizer = optimizer_of(self.model, settings, device)
         self.updates = 0
+        self.planned = 0  # updates of the whole run
+        self.look_every = 1 if device.type == "cpu" else LOOK_EVERY
 
     def loss(self, leads: Tensor, targets: Tensor) -> Tensor:
         """Return the `summed_loss` of leads (batch, samples) and targets (batch, labels)."""
-        leads, targets = (x.to(self.device, non_blocking=True) for x in (leads, targets))
-        with self._autocast():
-            logits = self.network(expand_lead(leads, self.model.architecture.in_d))
+        with self.autocast():
+            logits = self.network(leads)
         return summed_loss(logits, targets, self.pos_weight)
 
-    def update(self, parts: Iterator[tuple[Tensor, Tensor]], sizes: list[int]) -> tuple[float, int]:
+    def update(self, parts: Iterator[tuple[Tensor, Tensor]], sizes: list[int]) -> tuple[Tensor, Tensor]:
         """Do one update.
 
         Parameters
@@ -126,34 +132,33 @@ class Trainer:
 
         Returns
         -------
-        float
-            This process's share of the summed loss.
-        int
-            The known labels that it sums over.
+        loss, known : Tensor ()
+            This process's share of the summed loss, and the known labels that it sums over. They are on the device:
+            reading them waits for the update to be done.
         """
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         loaded = [(*next(parts), size) for size in sizes]
-        known = sum(known_labels(targets) for _, targets, size in loaded if size)
-        whole, total = self.processes.sum(known, self.device), 0.0
+        total, known = torch.zeros((), device=self.device), torch.zeros((), dtype=torch.int64, device=self.device)
+        for _, targets, size in loaded:
+            known += known_labels(targets) * (size > 0)
+        whole = self.processes.sum(known).clamp(min=1)
         for number, (leads, targets, size) in enumerate(loaded, start=1):
             # Processes exchange gradients once, in the last part.
             exchange = number == len(sizes) or self.processes.world == 1
             with contextlib.nullcontext() if exchange else self.network.no_sync():
                 loss = self.loss(leads, targets) * (size > 0)
                 # DistributedDataParallel averages over processes, but the mean is over the whole batch.
-                (loss * self.processes.world / max(whole, 1)).backward()
-            total += loss.item()
+                (loss * self.processes.world / whole).backward()
+            total += loss.detach()
         self.updates += 1
-        if not math.isfinite(total):
-            raise UserError(f"the loss is {total} at update {self.updates}; lower --lr, or use --precision float32")
-        self._set_eps()
+        self._set_rates()
         self.optimizer.step()
         return total, known
 
     @torch.inference_mode()
-    def validate(self, dataset: Dataset) -> dict[str, float]:
-        """Return `valid_loss` and AUROC (micro, macro) and AUPRC (micro) over a data set.
+    def validate(self, data: TrainingData) -> dict[str, float]:
+        """Return `valid_loss` and AUROC (micro, macro) and AUPRC (micro) over a split.
 
         Micro takes all known labels of all segments together, as the "AUROC" in fairseq-signals' log does; macro is the
         mean over the labels that occur and are not everywhere. A score is NaN where the set has only one class.
@@ -161,37 +166,28 @@ class Trainer:
         self.network.eval()
         rank, world = self.processes.rank, self.processes.world
         size = max(1, self.settings.part_size // world)
-        mine = range(rank, len(dataset), world)
-        batches = [list(mine[start : start + size]) for start in range(0, len(mine), size)]
-        loss_sum, logits, targets = 0.0, [], []
+        mine = range(rank, len(data), world)
+        losses, logits, targets = [], [], []
         shown = progress_bar(len(mine), "segments validated") if rank == 0 else contextlib.nullcontext(lambda _: None)
         with shown as advance:
-            for leads, target in self.loader(dataset, batches):
-                target = target.to(self.device)
-                with self._autocast():
-                    output = self.model(expand_lead(leads.to(self.device), self.model.architecture.in_d))
-                loss_sum += summed_loss(output, target, self.pos_weight).item()
-                logits.append(output.cpu().numpy())
-                targets.append(target.cpu().numpy())
+            for start in range(0, len(mine), size):
+                leads, target = data.batch(mine[start : start + size])
+                with self.autocast():
+                    output = self.trained(leads)
+                # They stay on the device until the last batch: to fetch them each time would be to wait each time.
+                losses.append(summed_loss(output, target, self.pos_weight))
+                logits.append(output)
+                targets.append(target)
                 advance(len(target))
-        sums, logits, targets = zip(*self.processes.gather((loss_sum, logits, targets)))
+        found = sum(x.item() for x in losses), *([x.cpu().numpy() for x in part] for part in (logits, targets))
+        sums, logits, targets = zip(*self.processes.gather(found))
         logits = np.concatenate([x for part in logits for x in part])
         targets = np.concatenate([x for part in targets for x in part])
-        known = known_labels(targets)
+        known = int(known_labels(targets))
         return {"valid_loss": sum(sums) / known / math.log(2) if known else math.nan, **scores(logits, targets)}
 
-    def loader(self, dataset: Dataset, batches: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the given batches; nothing is drawn from PyTorch's global random state."""
-        cached = getattr(dataset, "leads", None) is not None
-        return loaded_batches(
-            dataset,
-            batch_sampler=batches,
-            num_workers=0 if cached else self.settings.workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),
-        )
-
-    def _autocast(self):
+    def autocast(self):
+        """Return the context in which the network runs at the precision of the settings."""
         if self.settings.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=getattr(torch, self.settings.precision))
@@ -224,7 +220,7 @@ class Trainer:
         self._check_optimizer(position.updates)
         self.updates = position.updates
         if self.updates:
-            self._set_eps()  # there may be no update left to do it before the next checkpoint
+            self._set_rates()  # there may be no update left to do it before the next checkpoint
         if not self.processes.first:
             position.loss_sum, position.loss_labels = 0.0, 0
         if len(state["random"]) == self.processes.world:
@@ -233,10 +229,15 @@ class Trainer:
             set_random_state(self.device, own)
         return position
 
-    def _set_eps(self) -> None:
-        """Set Adam's eps for this update: fairseq-signals adds it before the bias correction, PyTorch after it."""
+    def _set_rates(self) -> None:
+        """Set the learning rates for this update, and Adam's eps.
+
+        fairseq-signals adds eps before the bias correction, PyTorch after it.
+        """
+        rate = self.settings.lr * rate_factor(self.settings, self.updates, self.planned)
         for group in self.optimizer.param_groups:
             group["eps"] = ADAM_EPS / math.sqrt(1 - ADAM_BETAS[1] ** self.updates)
+            group["lr"] = rate * group["share"]
 
     def _check_optimizer(self, updates: int) -> None:
         """Raise `ValueError` if the optimiser's state is not that of this network after so many updates."""
@@ -244,7 +245,7 @@ class Trainer:
             if self.optimizer.state:
                 raise ValueError("its optimiser has a state, although no update was done")
             return
-        for parameter in self.optimizer.param_groups[0]["params"]:
+        for parameter in (each for group in self.optimizer.param_groups for each in group["params"]):
             step, *moments = (self.optimizer.state[parameter][name] for name in ("step", "exp_avg", "exp_avg_sq"))
             like = [(step, torch.zeros(())), *((moment, parameter) for moment in moments)]
             fits = all(one.shape == other.shape and one.dtype == other.dtype for one, other in like)
@@ -260,13 +261,15 @@ def summed_loss(logits: Tensor, targets: Tensor, pos_weight: Tensor) -> Tensor:
     )
 
 
-def known_labels(targets: Tensor | np.ndarray) -> int:
-    """Return how many of the targets (segments, labels) are known (not NaN)."""
-    return int((targets == targets).sum())
+def known_labels(targets: Tensor | np.ndarray) -> Tensor | np.int64:
+    """Return how many of the targets (segments, labels) are known (not NaN), where the targets are."""
+    return (targets == targets).sum()
 
 
 def scores(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """Return `auroc` and `auprc` over all known targets, and `auroc_macro`; arrays (segments, labels), NaN: unknown."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     known, positive = targets == targets, targets > 0.5
     usable = np.flatnonzero(positive.any(axis=0) & (known & ~positive).any(axis=0))
     if not len(usable):
@@ -309,8 +312,8 @@ def share_of(batch: np.ndarray, processes: Processes, accumulate: int) -> tuple[
 
 def train(
     trainer: Trainer,
-    train_set: Dataset,
-    valid_set: Dataset,
+    train_set: TrainingData,
+    valid_set: TrainingData,
     *,
     last: Path,
     resume: bool,
@@ -323,8 +326,8 @@ def train(
     ----------
     trainer : Trainer
         The network at its starting point.
-    train_set, valid_set : Dataset
-        Items (lead, target).
+    train_set, valid_set : TrainingData
+        The splits.
     last : Path
         Where the state is written after every epoch and every `save_every` updates.
     resume : bool
@@ -335,6 +338,7 @@ def train(
         Shows and logs what was reached.
     """
     settings, processes = trainer.settings, trainer.processes
+    trainer.planned = length_of(settings, len(train_set))[0]
     position = resume_from(trainer, last) if resume else Position()
 
     def save():
@@ -411,25 +415,43 @@ def out_of_patience(history: list[dict[str, Any]], patience: int) -> bool:
 
 
 def train_epoch(
-    trainer: Trainer, train_set: Dataset, position: Position, save: Callable[[], None], progress: Progress
+    trainer: Trainer, train_set: TrainingData, position: Position, save: Callable[[], None], progress: Progress
 ) -> int:
     """Do the updates of the epoch under way, from `position.batch` on, at most until `max_update`.
 
     Returns how many segments these are, in all processes.
+
+    Raises
+    ------
+    UserError
+        A loss is not finite; nothing has been saved since.
     """
     settings, processes = trainer.settings, trainer.processes
     batches = epoch_batches(len(train_set), settings.batch_size, settings.seed, position.epoch)[position.batch :]
     if settings.max_update:
         batches = batches[: settings.max_update - position.updates]
     shares = [share_of(batch, processes, settings.accumulate) for batch in batches]
-    parts = trainer.loader(train_set, [part for share, _ in shares for part in share])
-    for batch, (_, sizes) in zip(batches, shares):
-        loss, known = trainer.update(parts, sizes)
+    parts = train_set.batches([part for share, _ in shares for part in share], position.epoch)
+    done: list[tuple[Tensor, Tensor, int]] = []  # loss, known labels and segments of the updates not looked at
+
+    def look() -> None:
+        losses, known = (torch.stack(values).tolist() for values in list(zip(*done))[:2])
+        for number, (loss, labels, (_, _, segments)) in enumerate(zip(losses, known, done), start=1 - len(done)):
+            if not math.isfinite(loss):
+                update = position.updates + number
+                raise UserError(f"the loss is {loss} at update {update}; lower --lr, or use --precision float32")
+            position.loss_sum += loss
+            position.loss_labels += labels
+            progress.update(segments, loss / max(labels, 1) / math.log(2))
+        done.clear()
+
+    for number, (batch, (_, sizes)) in enumerate(zip(batches, shares), start=1):
+        done.append((*trainer.update(parts, sizes), len(batch)))
         position.batch += 1
         position.updates += 1
-        position.loss_sum += loss
-        position.loss_labels += known
-        progress.update(len(batch), loss / max(known, 1) / math.log(2))
-        if settings.save_every and position.updates % settings.save_every == 0:
+        save_now = settings.save_every and position.updates % settings.save_every == 0
+        if save_now or len(done) == trainer.look_every or number == len(batches):
+            look()
+        if save_now:
             save()
     return sum(map(len, batches))

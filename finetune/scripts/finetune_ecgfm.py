@@ -7,6 +7,10 @@ A small run, on any machine, from a random start:
 
     python finetune/scripts/finetune_ecgfm.py --pretrained none --tiny
 
+For signals of a wrist, and three learning rates compared on the valid split:
+
+    python finetune/scripts/finetune_ecgfm.py --engine torch --augment wearable --lr 1e-6,1e-5,5e-5
+
 Several GPUs share each batch:
 
     torchrun --nproc-per-node 4 finetune/scripts/finetune_ecgfm.py --engine torch
@@ -17,13 +21,17 @@ gets an output for each label of label_def.csv. Labels that are not known (NaN i
 only --engine torch can do.
 Writes into finetune/data: checkpoint_best.pt (362 MB), the network with the lowest valid loss, in fairseq-signals'
 format; label_def.csv and settings.json; with --engine torch checkpoint_last.pt (1.1 GB), training_log.csv (a row per
-epoch) and training_curves.png; with --engine fairseq command.sh.
-With --engine torch an interrupted run goes on from checkpoint_last.pt when the same command is given again.
+epoch) and training_curves.png; with --engine fairseq command.sh. Of several learning rates each run has a folder
+lr_<rate> in there, and sweep.csv compares them.
+With --engine torch the leads of all segments are packed into leads.npy beside the manifests (14 GB; it may be deleted
+when no run uses it), and an interrupted run goes on from checkpoint_last.pt when the same command is given again.
 Settings for fairseq-signals itself come last, after "--": ... -- common.fp16=true
 """
 
 import argparse
 import contextlib
+import dataclasses
+import importlib.util
 import math
 import os
 import shlex
@@ -31,14 +39,17 @@ import sys
 from pathlib import Path
 
 from ecg_training.checkpoint_folder import results_in
-from ecg_training.settings import FinetuneSettings, manifest_files
+from ecg_training.settings import ALL, Augmentation, FinetuneSettings, manifest_files
 
 from ecg_finetune.cli import (
     MOST_PROCESSES,
+    Listed,
     add_device,
     add_lead,
     add_path,
+    between_commas,
     execute,
+    fraction,
     integer_from,
     non_negative_int,
     positive_int,
@@ -55,8 +66,8 @@ from ecg_finetune.paths import inside
 # The engines are imported where they run: PyTorch takes seconds to import, and `--help` needs none of it.
 
 # Defaults: as ECG-FM was fine-tuned; and for a random start, which needs a far larger learning rate.
-DEFAULTS = {"epochs": 100, "lr": 1e-6, "batch_size": 256}
-RANDOM_START_DEFAULTS = {"epochs": 10, "lr": 1e-3, "batch_size": 32}
+DEFAULTS = {"epochs": 100, "lr": Listed([1e-6]), "batch_size": 256}
+RANDOM_START_DEFAULTS = {"epochs": 10, "lr": Listed([1e-3]), "batch_size": 32}
 MOST_WORKERS = 8  # reading segments is fast: more would wait for the network on any machine
 
 
@@ -66,6 +77,8 @@ def get_parser() -> argparse.ArgumentParser:
     add_files(parser)
     add_engine(parser)
     add_training(parser)
+    add_recipe(parser)
+    add_augmentation(parser)
     add_hardware(parser)
     add_run_folder(parser)
     return parser
@@ -81,7 +94,21 @@ def add_files(parser: argparse.ArgumentParser) -> None:
         "in the same order (default: draw a new head)",
     )
     add_lead(parser)
+    parser.add_argument(
+        "--input",
+        choices=("duplicate", "zero"),
+        default="duplicate",
+        help="duplicate: the lead in all 12 channels of the network's input; zero: in its own channel, zeros in the "
+        "others (default: duplicate)",
+    )
     add_path(parser, "--manifests", "manifests", "the folder with train.tsv, valid.tsv, y.npy, label_def.csv and more")
+    parser.add_argument(
+        "--leads",
+        type=Path,
+        metavar="PATH",
+        help="--engine torch: the leads of all segments in one file, made at the first run (14 GB for MIMIC-IV-ECG; "
+        "default: leads.npy in --manifests)",
+    )
     add_path(parser, "--record-list", "record_list", "the patients, for the list of records trained on; may be missing")
     add_path(parser, "--output-dir", "finetune", "where checkpoints and logs go; one folder per run")
 
@@ -133,7 +160,11 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="stop after N epochs without a lower valid loss (compared to 3 decimals); 0 = never (default: 0)",
     )
     parser.add_argument(
-        "--lr", type=positive_number, help="constant learning rate of Adam (default: 1e-06; random start: 1e-03)"
+        "--lr",
+        type=between_commas(positive_number),
+        metavar="RATE,...",
+        help="learning rate of Adam; of several, each has a run in a folder of its own, and a table compares them on "
+        "the valid split (default: 1e-06; random start: 1e-03)",
     )
     parser.add_argument(
         "--batch-size",
@@ -147,6 +178,91 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "--tiny",
         action="store_true",
         help="with --pretrained none: a network of 0.1 million parameters (default: ECG-FM's size)",
+    )
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Add how the network is trained where not as ECG-FM was."""
+    parser.add_argument(
+        "--schedule",
+        choices=("constant", "cosine"),
+        default="constant",
+        help="the learning rate after the warm-up: constant, or half a cosine down to 0 (default: constant)",
+    )
+    parser.add_argument(
+        "--warmup",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="updates over which the learning rate grows to --lr; 0 = none (default: 0)",
+    )
+    parser.add_argument(
+        "--layer-decay",
+        type=share_above_0,
+        default=1.0,
+        metavar="SHARE",
+        help="the learning rate of each transformer layer is that of the one above times this; the head has --lr "
+        "(default: 1)",
+    )
+    parser.add_argument(
+        "--freeze-layers",
+        type=layers,
+        default=0,
+        metavar="{N,all}",
+        help="train neither the first N transformer layers nor what is before them; all = the head alone, a linear "
+        "probe, for which features are computed once; 0 = only the convolutions are frozen (default: 0)",
+    )
+    parser.add_argument(
+        "--weight-decay",
+        type=fraction,
+        default=0.0,
+        metavar="SHARE",
+        help="decoupled weight decay, which each update takes off times the learning rate (default: 0)",
+    )
+    parser.add_argument(
+        "--drop-path",
+        type=share_below_1,
+        default=0.0,
+        metavar="P",
+        help="the probability that a segment skips a branch of the last transformer layer, falling to 0 in the first "
+        "(default: 0)",
+    )
+
+
+def add_augmentation(parser: argparse.ArgumentParser) -> None:
+    """Add what is done to train segments."""
+    parser.add_argument(
+        "--augment",
+        choices=("none", "wearable"),
+        default="none",
+        help="wearable: give train segments the noise of wearable recorders and the effects of their electronics, "
+        "drawn anew in each epoch (default: none)",
+    )
+    parser.add_argument(
+        "--augment-noise",
+        type=fraction,
+        metavar="P",
+        help="with --augment: the probability that a segment gets noise, of one to three kinds (default: 0.5)",
+    )
+    parser.add_argument(
+        "--augment-effects",
+        type=fraction,
+        metavar="P",
+        help="with --augment: the probability of each effect of devices (default: 0.1)",
+    )
+    parser.add_argument(
+        "--augment-snr",
+        type=decibel_range,
+        metavar="LOW,HIGH",
+        help="with --augment: the range of signal-to-noise ratios in dB; write --augment-snr=-6,24 (default: -6,24)",
+    )
+    parser.add_argument(
+        "--noise-root",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="with --augment: the MIT-BIH Noise Stress Test Database (records bw, em and ma), whose first half is used "
+        "(default: synthetic noise of the same spectra)",
     )
 
 
@@ -171,7 +287,8 @@ def add_hardware(parser: argparse.ArgumentParser) -> None:
         type=integer_from(1, MOST_PROCESSES),
         default=min(usable_cores(), MOST_WORKERS),
         metavar="N",
-        help=f"processes that read segments (default: the cores this process may use, at most {MOST_WORKERS})",
+        help="processes that read segments, once, and with --augment change them in every epoch (default: the cores "
+        f"this process may use, at most {MOST_WORKERS})",
     )
 
 
@@ -183,6 +300,11 @@ def add_run_folder(parser: argparse.ArgumentParser) -> None:
         default=500,
         metavar="N",
         help="write checkpoint_last.pt every N updates besides every epoch; 0 = only every epoch (default: 500)",
+    )
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write event files for TensorBoard into --output-dir, too (default: only training_log.csv)",
     )
     parser.add_argument(
         "--resume",
@@ -203,14 +325,50 @@ def positive_number(text: str) -> float:
     return value
 
 
+def share_above_0(text: str) -> float:
+    """Parse a number above 0 and up to 1 for argparse."""
+    value = fraction(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"{text[:40]} is not above 0")
+    return value
+
+
+def share_below_1(text: str) -> float:
+    """Parse a number from 0 and below 1 for argparse."""
+    value = fraction(text)
+    if value == 1:
+        raise argparse.ArgumentTypeError(f"{text[:40]} is not below 1")
+    return value
+
+
+def layers(text: str) -> int | str:
+    """Parse `--freeze-layers` for argparse."""
+    return ALL if text == ALL else integer_from(0, 1024)(text)
+
+
+def decibel_range(text: str) -> tuple[float, ...]:
+    """Parse a range of signal-to-noise ratios for argparse."""
+    low, high = ends = between_commas(real_number, 2, 2)(text)
+    if not -60 <= low < high <= 60:
+        raise argparse.ArgumentTypeError(f"{text[:40]} is not a range within -60 to 60 dB")
+    return ends
+
+
 def resolve(args: argparse.Namespace) -> None:
     """Fill in the defaults that depend on --pretrained, and expand `~`, which a shell leaves in `--option=~/file`."""
-    for name in ("pretrained", "manifests", "record_list", "output_dir", "fairseq_root"):
+    for name in ("pretrained", "manifests", "leads", "record_list", "output_dir", "fairseq_root", "noise_root"):
         path = getattr(args, name)
         try:
             setattr(args, name, path and path.expanduser())
         except RuntimeError:
             raise UserError(f"{path}: there is no such user; give the path in full") from None
+    args.leads = args.leads or inside(args.manifests, "leads")
+    if args.augment == "wearable":
+        for name in ("noise", "effects", "snr"):
+            option = f"augment_{name}"
+            if getattr(args, option) is None:
+                value = getattr(Augmentation(), name)
+                setattr(args, option, Listed(value) if name == "snr" else value)
     for name, default in (RANDOM_START_DEFAULTS if is_random_start(args) else DEFAULTS).items():
         if getattr(args, name) is None:
             setattr(args, name, default)
@@ -226,7 +384,7 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     check_options(args)
     inputs.add(args.pretrained, args.record_list, *manifest_files(args.manifests))
     engine = choose_engine(args)
-    print(f"engine {engine}: {args.epochs} epochs, learning rate {args.lr:g}, batch size {args.batch_size}", flush=True)
+    print(f"engine {engine}: {args.epochs} epochs, learning rate {args.lr}, batch size {args.batch_size}", flush=True)
     return run_fairseq(args) if engine == "fairseq" else run_torch(args)
 
 
@@ -239,6 +397,15 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError("--keep-head needs a fine-tuned checkpoint; --pretrained none has no head to keep")
     if args.resume and args.overwrite:
         raise UserError("--resume goes on with a run and --overwrite deletes it; give one of them")
+    if random_start and args.freeze_layers:
+        raise UserError("--freeze-layers needs a checkpoint; layers frozen at random weights would pass on noise")
+    if args.freeze_layers == ALL:
+        needless = {"--augment wearable": args.augment != "none", "--layer-decay": args.layer_decay < 1}
+        for option in (option for option, given in (needless | {"--drop-path": args.drop_path > 0}).items() if given):
+            raise UserError(f"--freeze-layers all computes features once and trains the head alone; omit {option}")
+    of_augment = ("augment_noise", "augment_effects", "augment_snr", "noise_root")
+    for name in (name for name in of_augment if args.augment == "none" and getattr(args, name) is not None):
+        raise UserError(f"--{name.replace('_', '-')} is for --augment wearable; give that, too, or omit it")
     if args.accumulate > args.batch_size:
         raise UserError(f"--accumulate {args.accumulate} is more than --batch-size {args.batch_size}; lower it")
     if args.pretrained.resolve() in [path.resolve() for path in results_in(args.output_dir)]:
@@ -283,6 +450,13 @@ def options_for_torch(args: argparse.Namespace) -> list[str]:
         f"--device {args.device}": args.device != "auto",
         "--precision bf16": args.precision == "bf16",
         "--compile on": args.compile == "on",
+        f"--augment {args.augment}": args.augment != "none",
+        f"--schedule {args.schedule}": args.schedule != "constant",
+        "--layer-decay": args.layer_decay < 1,
+        "--freeze-layers": args.freeze_layers != 0,
+        "--drop-path": args.drop_path > 0,
+        "--tensorboard": args.tensorboard,
+        "more than one --lr": len(args.lr) > 1,
         "torchrun": os.environ.get("WORLD_SIZE", "1") != "1",
     }
     return [option for option, given in asked.items() if given]
@@ -292,7 +466,7 @@ def run_fairseq(args: argparse.Namespace) -> str:
     """Show the fairseq-hydra-train command, and run it unless only that was asked."""
     from ecg_training import fairseq_engine
 
-    settings, root = settings_of(args), args.fairseq_root
+    settings, root = settings_of(args, args.lr[0]), args.fairseq_root
     if root is None:
         root = Path("/path/to/fairseq-signals")
         print(f"note: --fairseq-root is missing; {root} stands for it below", file=sys.stderr)
@@ -307,39 +481,68 @@ def run_torch(args: argparse.Namespace) -> str:
     """Train with the engine of this project."""
     if not is_random_start(args) and not args.pretrained.is_file():
         raise UserError(f"{args.pretrained}: no such file; download ECG-FM's checkpoint, or use --pretrained none")
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError('--tensorboard needs the extra "tensorboard": pip install -e ".[tensorboard]" in the clone')
     from ecg_training import torch_engine
     from ecg_training.processes import join_processes, leave_processes
 
     processes, device = join_processes(choose_device(args.device))
-    try:
+    precision = str(choose_precision(args.precision, device)).removeprefix("torch.")
+
+    def finetune(settings: FinetuneSettings) -> str:
         return torch_engine.finetune(
-            settings_of(args, precision=str(choose_precision(args.precision, device)).removeprefix("torch.")),
+            settings,
             device,
             processes,
             compiled={"auto": None, "on": True, "off": False}[args.compile],
             resume=args.resume,
             overwrite=args.overwrite,
+            tensorboard=args.tensorboard,
         )
+
+    try:
+        if len(args.lr) == 1:
+            return finetune(settings_of(args, args.lr[0], precision))
+        from ecg_training.sweep import sweep
+
+        runs = [
+            dataclasses.replace(settings_of(args, rate, precision), output=args.output_dir / f"lr_{rate:g}")
+            for rate in args.lr
+        ]
+        return sweep(runs, finetune, inside(args.output_dir, "sweep"), processes, again=args.resume or args.overwrite)
     finally:
         leave_processes()
 
 
-def settings_of(args: argparse.Namespace, precision: str = "float32") -> FinetuneSettings:
-    """Return the settings that the options stand for."""
+def settings_of(args: argparse.Namespace, lr: float, precision: str = "float32") -> FinetuneSettings:
+    """Return the settings that the options stand for, with one learning rate."""
+    augment = None
+    if args.augment == "wearable":
+        snr = tuple(args.augment_snr)
+        augment = Augmentation(args.augment_noise, args.augment_effects, snr, args.noise_root)
     return FinetuneSettings(
         manifests=args.manifests,
+        leads=args.leads,
         label_set=read_label_set(existing_file(inside(args.manifests, "manifest_label_def"), "the build stage")),
         output=args.output_dir,
         pretrained=None if is_random_start(args) else args.pretrained,
         record_list=args.record_list,
         lead=args.lead,
+        input=args.input,
         tiny=args.tiny,
         keep_head=args.keep_head,
         trust=args.trust_checkpoint,
         epochs=args.epochs,
         max_update=args.max_update,
         patience=args.patience,
-        lr=args.lr,
+        lr=lr,
+        schedule=args.schedule,
+        warmup=args.warmup,
+        layer_decay=args.layer_decay,
+        weight_decay=args.weight_decay,
+        freeze_layers=args.freeze_layers,
+        drop_path=args.drop_path,
+        augment=augment,
         batch_size=args.batch_size,
         accumulate=args.accumulate,
         seed=args.seed,

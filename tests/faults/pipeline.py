@@ -107,7 +107,7 @@ def make_few_segments(base: Path) -> None:
     """Write the manifests of the fine-tuning run: the first segments of the build stage's."""
     manifests, few = locate(base, "manifests"), base / "few_segments"
     few.mkdir()
-    for name in ("y.npy", "original_idx_order.npy", "pos_weight.txt"):
+    for name in ("y.npy", "original_idx_order.npy", "label_def.csv", "pos_weight.txt"):
         (few / name).write_bytes((manifests / name).read_bytes())
     for split, number in FEW_SEGMENTS.items():
         lines = (manifests / f"{split}.tsv").read_text().splitlines(keepends=True)
