@@ -287,8 +287,8 @@ def add_hardware(parser: argparse.ArgumentParser) -> None:
         type=integer_from(1, MOST_PROCESSES),
         default=min(usable_cores(), MOST_WORKERS),
         metavar="N",
-        help="processes that read segments, once, and with --augment change them in every epoch (default: the cores this "
-        f"process may use, at most {MOST_WORKERS})",
+        help="processes that read segments, once, and with --augment change them in every epoch (default: the cores "
+        f"that this process may use, at most {MOST_WORKERS})",
     )
 
 
