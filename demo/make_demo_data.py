@@ -13,6 +13,7 @@ Reads nothing. Writes into <base-dir>/mimic-iv-ecg-demo (121 kB and 2 ms of one 
     machine_measurements.csv   subject_id,study_id,cart_id,ecg_time,report_0..report_17, intervals; a row per record
     files/pNNNN/pNNNNNNNN/sNNNNNNNN/NNNNNNNN.{hea,dat}   12 leads, 10 s at 500 Hz, format 16
     broken_records.csv         study_id,path,broken,meaning: the records damaged on purpose
+    watch_ecg.csv              30 s of Lead I in atrial fibrillation, as an Apple Watch exports them
 """
 
 import argparse
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import pandas as pd
 from ecg_simulation.demo_records import BROKEN, Record, draw_records, write_records
+from ecg_simulation.watch import write_watch_recording
 
 from ecg_finetune.batch import chunked, run_batch
 from ecg_finetune.cli import add_workers, execute, integer_from, non_negative_int, stage_parser
@@ -76,6 +78,7 @@ def run(args: argparse.Namespace, _inputs: Inputs) -> str:
         rows += some
     write_table(folder / "machine_measurements.csv", pd.DataFrame(rows))
     write_table(folder / "record_list.csv", record_list(records))
+    write_watch_recording(folder / "watch_ecg.csv", args.seed)
 
     for study_id, path, kind, _ in listing:
         print(f"broken on purpose: {study_id} ({kind}) {path}")

@@ -36,3 +36,11 @@ step python finetune/scripts/finetune_ecgfm.py --engine torch --pretrained none 
 
 # Predictions, metrics with intervals, report.
 step python eval/scripts/eval_finetuned.py --record-list "$MIMIC/record_list.csv"
+
+# A model folder to give away: weights, the network for onnxruntime, thresholds, a model card.
+step python export/scripts/export_model.py --name demo --data "synthetic ECGs" \
+    --metrics demo/data/eval/data/metrics_test_lead1_duplicated_*.csv
+
+# What it says of 30 s that a watch has recorded.
+step python predict/scripts/predict_ecg.py "$MIMIC/watch_ecg.csv" --model demo/data/export/data/demo \
+    --out demo/data/predict/data/watch

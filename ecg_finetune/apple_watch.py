@@ -32,7 +32,8 @@ def is_apple_watch(text: str) -> bool:
     """Tell whether a text is an ECG of an Apple Watch: lines of words, with a rate or unit, before the numbers."""
     header = [line for line in _header(text.lstrip("\ufeff").split("\n", MOST_HEADER_LINES + 1)) if line.strip()]
     values = [_value(line) for line in header]
-    return len(header) > 1 and any(_rate(value) or _UNIT.fullmatch(value) for value in values)
+    # Two lines may be the names and the units of a table.
+    return len(header) > 2 and any(_rate(value) or _UNIT.fullmatch(value) for value in values)
 
 
 def read_apple_watch(text: str, rate: float | None = None) -> Recording:

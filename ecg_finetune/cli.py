@@ -290,7 +290,8 @@ def execute(
         purpose = (parser.description or "").strip().partition("\n")[0]  # without one under python -OO
         print(f"{parser.prog}: {purpose}" if purpose else parser.prog)
         for name, value in sorted(vars(args).items()):
-            print(f"  --{name.replace('_', '-')} {value}")
+            shown = " ".join(map(str, value)) if isinstance(value, list) else value
+            print(f"  --{name.replace('_', '-')} {shown}")
         sys.stdout.flush()
         _refuse_undecoded_paths(args)
         summary = run(args, inputs)
@@ -298,6 +299,10 @@ def execute(
         print(f"done in {time.monotonic() - started:.1f} s: {summary}", flush=True)
     except UserError as error:
         return _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("ecg_"):  # ours
+            raise
+        return _fail(f'{error.name} is not installed, which this needs: pip install "ecg-finetune[pipeline]"')
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             raise

@@ -72,7 +72,8 @@ def file_locations_document() -> str:
         "# File locations\n",
         "Every path is below the root that all scripts share: `--base-dir`, else `$ECG_FINETUNE_BASE`, else the "
         "current folder. `{n}` is the number of the lead (I is 1, II 2, III 3, aVR 4, aVL 5, aVF 6, V1 to V6 7 to 12); "
-        "`{set}` is `test_lead{n}_duplicated`, `{time}` is `YYYYMMDD_HHMMSS`. "
+        "`{set}` is `test_lead{n}_duplicated`, `{time}` is `YYYYMMDD_HHMMSS`, "
+        "`{model}` the `--name` of a model. "
         "Written by `make docs` from the table in `ecg_finetune/paths.py`.\n",
         "| path | made by | content |",
         "|---|---|---|",

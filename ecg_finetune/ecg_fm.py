@@ -35,6 +35,7 @@ OLD_WEIGHT_NORM = {
     "pos_conv.0.weight_g": "pos_conv.0.parametrizations.weight.original0",
     "pos_conv.0.weight_v": "pos_conv.0.parametrizations.weight.original1",
 }
+FIRST_CONVOLUTION = "encoder.feature_extractor.conv_layers.0.0.weight"
 ConvLayers = tuple[tuple[int, int, int], ...]
 
 
@@ -457,6 +458,43 @@ def load_classifier(path: Path, *, trust: bool = False) -> EcgClassifier:
     return model
 
 
+def classifier_of(path: Path, model_config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> EcgClassifier:
+    """Build the classifier of `cfg["model"]` and a state dict.
+
+    Parameters
+    ----------
+    path : Path
+        Where they come from, for messages.
+    model_config, weights : mapping
+        As in a checkpoint.
+
+    Returns
+    -------
+    EcgClassifier
+        As `load_classifier`.
+
+    Raises
+    ------
+    UserError
+        The configuration describes a network this is not, or the weights do not fit.
+    """
+    config, weights = _model_of(path, {"cfg": {"model": model_config}, "model": weights})
+    return _build(path, config, weights).eval()
+
+
+def fold_channels(model: EcgClassifier) -> EcgClassifier:
+    """Return the network of one channel that gives for a lead what `model` gives for its channels, see `lead_kernel`.
+
+    All weights but those of the first convolution are shared with `model`.
+    """
+    weights = dict(model.state_dict())
+    weights[FIRST_CONVOLUTION] = lead_kernel(weights[FIRST_CONVOLUTION], model.input_channel)
+    with torch.device("meta"):
+        folded = EcgClassifier(dataclasses.replace(model.architecture, in_d=1))
+    folded.load_state_dict(weights, assign=True)
+    return folded.train(model.training)
+
+
 def load_pretrained(
     path: Path, num_labels: int, *, keep_head: bool = False, trust: bool = False, **changes: Any
 ) -> EcgClassifier:
@@ -556,7 +594,7 @@ def label_set_of(path: Path, *, trust: bool = False) -> LabelSet | None:
 
 def _architecture(path: Path, config: dict, weights: dict, **changes: Any) -> Architecture:
     # model.in_d given at fine-tuning does not reach a loaded encoder: the weights know better than the configuration.
-    for name in ("encoder.feature_extractor.conv_layers.0.0.weight", "feature_extractor.conv_layers.0.0.weight"):
+    for name in (FIRST_CONVOLUTION, FIRST_CONVOLUTION.removeprefix("encoder.")):
         if name in weights and weights[name].ndim == 3:
             changes["in_d"] = weights[name].shape[1]
     try:

@@ -7,7 +7,7 @@ raw tables; and a stage that reads two files of which one has been replaced sinc
 
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from ecg_finetune.paths import inside
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOT_RECORDED = "not recorded"
+# Where settings.json of a fine-tuning run names the labels of which no train record is positive, or none negative.
+NOT_LEARNT = "labels_not_learnt"
 
 
 class Inputs:
@@ -132,6 +134,33 @@ def read_lineage(stage: str, path: Path, files: Iterable[Path]) -> dict[str, Any
                 f"or one was changed; run the {stage} stage again (or remove {path.name} if the change is meant)"
             )
     return found
+
+
+def lineages(lineage: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield a lineage and those of the stages before it, the latest first; the same one once."""
+    told: list[Mapping[str, Any]] = []
+    waiting = [lineage]
+    while waiting:
+        one = waiting.pop(0)
+        if isinstance(one, Mapping) and one not in told:
+            told.append(one)
+            earlier = one.get("earlier")
+            waiting += earlier if isinstance(earlier, list) else []
+            yield one
+
+
+def latest(lineage: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
+    """Return the lineage of the latest run of a stage that is recorded in a lineage; empty where none is."""
+    if lineage.get("stage") == stage and isinstance(lineage.get("settings"), Mapping):
+        return lineage
+    earlier = lineage.get("earlier")
+    found = (latest(one, stage) for one in (earlier if isinstance(earlier, list) else ()) if isinstance(one, Mapping))
+    return next((one for one in found if one), {})
+
+
+def stage_settings(lineage: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
+    """Return the settings of the latest run of a stage in a lineage; empty where it is not recorded."""
+    return latest(lineage, stage).get("settings", {})
 
 
 def finetuning_of(checkpoint: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ecg_finetune.waveform import DERIVED, LEADS, RecordError, Recording, milliv
 
 MOST_NUMBERS_BYTES = 1 << 28  # of the arrays in a file, which may be compressed
 MOST_COLUMNS = 1000
+SAME_NAME = "two of its columns have the same name"
 _ALONE_WITH_COMMA = re.compile(r"[-+]?\d+,\d+")
 # The first column of a table where it counts or times the others; it has no name where pandas wrote an index.
 _COUNT = re.compile(r"(?:time|t|timestamp|samples?|index|n|seconds?|s|ms|zeit)?(?:[ _(\[].*)?", re.IGNORECASE)
@@ -58,18 +59,33 @@ def read_text_table(text: str, rate: float | None, unit: str | None) -> Recordin
     for number, line in enumerate(lines[has_names:], start=1 + has_names):
         row = [_number(cell, decimal_comma) for cell in _cells(line, separator)]
         if len(row) != len(names) or None in row:
-            raise RecordError("unreadable", f"line {number:,} of those with text is not {len(names)} numbers")
+            plural = "s" if len(names) > 1 else ""
+            where = f"line {number:,} of those with text is not {len(names)} number{plural}"
+            raise RecordError("unreadable", f"of no format of ECGs that is known here, nor a table of numbers: {where}")
         cells.extend(row)
     values = np.array(cells).reshape(-1, len(names))
     if not has_names:
         return _recording(_named(values.T), rate, unit, "table")
     columns, left_out = dict(zip(names, values.T)), ()
     if len(columns) < len(names):
-        raise RecordError("unreadable", "two of its columns have the same name")
+        raise RecordError("unreadable", SAME_NAME)
     if len(names) > 1 and _COUNT.fullmatch(names[0]):
         left_out = (names[0],)
-        del columns[names[0]]
+        _refuse_other_rate(columns.pop(names[0]), rate)
     return _recording(columns, rate, unit, "table", left_out)
+
+
+def _refuse_other_rate(times: np.ndarray, rate: float | None) -> None:
+    """Raise `RecordError` if a column of even times, in s, ms or us, is of another rate; one that counts has none."""
+    steps = np.diff(times)
+    step = float(np.median(steps)) if len(steps) else math.nan
+    if rate is None or not step > 0 or step == 1 or np.abs(steps - step).max() > 0.1 * step:
+        return
+    rates = [per_second / step for per_second in (1, 1e3, 1e6)]
+    if not any(math.isclose(rate, one, rel_tol=0.02) for one in rates):
+        raise RecordError(
+            "bad_rate", f"its first column goes in steps of {step:g}, which is not {rate:g} Hz; give another --rate"
+        )
 
 
 def _separator(lines: Sequence[str]) -> str | None:
@@ -98,7 +114,10 @@ def _number(cell: str, decimal_comma: bool) -> float | None:
 
 def read_npy(content: bytes, rate: float | None, unit: str | None) -> Recording:
     """Read an .npy file: one lead, or channels by samples, or samples by channels. Parameters as `read_text_table`."""
-    return _from_arrays({"1": _decode_npy(content)}, rate, unit, "NumPy array")
+    array = _decode_npy(content)
+    if array is None:
+        raise RecordError("unreadable", "an array of something else than numbers")
+    return _from_arrays({"1": array}, rate, unit, "NumPy array")
 
 
 def read_npz(content: bytes, rate: float | None, unit: str | None) -> Recording:
@@ -114,7 +133,9 @@ def read_npz(content: bytes, rate: float | None, unit: str | None) -> Recording:
                 room -= len(array)
                 if room < 0:
                     raise RecordError("unreadable", f"its arrays have more than {MOST_NUMBERS_BYTES:,} bytes")
-                arrays[member.filename.removesuffix(".npy")] = _decode_npy(array)
+                decoded = _decode_npy(array)
+                if decoded is not None:  # not names of leads, say
+                    arrays[member.filename.removesuffix(".npy")] = decoded
     except RecordError:
         raise
     except Exception as error:  # a damaged archive brings zipfile to almost anything
@@ -131,8 +152,11 @@ def read_mat_table(content: bytes, rate: float | None, unit: str | None) -> Reco
     return _from_arrays(arrays, rate, unit, "MATLAB file")
 
 
-def _decode_npy(content: bytes) -> np.ndarray:
-    """Return the array of an .npy file; numpy itself would make room for any shape that the file claims."""
+def _decode_npy(content: bytes) -> np.ndarray | None:
+    """Return the array of an .npy file, None where it holds no real numbers.
+
+    numpy itself would make room for any shape that the file claims, and run what a pickled object says.
+    """
     file = io.BytesIO(content)
     try:
         version = np.lib.format.read_magic(file)
@@ -141,7 +165,9 @@ def _decode_npy(content: bytes) -> np.ndarray:
     except Exception as error:  # the header is read with Python's own parser, which raises anything
         raise RecordError("unreadable", f"not a readable .npy file ({type(error).__name__})") from None
     data = memoryview(content)[file.tell() :]
-    if dtype.kind not in "iuf" or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data):
+    if dtype.kind not in "iuf":
+        return None
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data):
         raise RecordError("unreadable", f"an array of {dtype.name}, shape {shape}, in {len(data):,} bytes")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
@@ -196,12 +222,18 @@ def _recording(
 ) -> Recording:
     if rate is None:
         raise RecordError("bad_rate", f"a {source} states no sampling rate; give it with --rate")
+    assumed = millivolts_per(unit or "mV")
+    if assumed is None:
+        raise RecordError("unreadable", f"{unit} is no unit of voltage")
     leads = {}
     for name, values in columns.items():
         match = _UNIT.fullmatch(name)
         stated = millivolts_per(match[2]) if match else None
-        scale = stated or millivolts_per(unit or "mV")
-        values = _real(values) * scale
+        with np.errstate(invalid="ignore", over="ignore"):
+            values = _real(values) * (stated or assumed)
         values[~np.isfinite(values)] = np.nan
-        leads[match[1] if stated else name] = values
+        name = match[1] if stated else name
+        if name in leads:
+            raise RecordError("unreadable", SAME_NAME)
+        leads[name] = values
     return Recording(leads, rate, source, left_out=left_out)

@@ -126,6 +126,22 @@ ARTEFACTS: dict[str, Artefact] = {
     "noise_lineage": Artefact("eval/data/noise_{set}_{time}.json", "eval_noise", "lineage: settings, checkpoints, noise, the stages before"),
     "noise_predictions": Artefact("eval/data/noise_{set}_{run}", "eval_noise", "the probabilities of one checkpoint under each kind and strength of noise, `<condition>.npy` float64 (records, labels), from which a run goes on; `{run}` stands for what decides them; may be deleted"),
     "html_report": Artefact("eval/data/report_{set}_{time}.html", "eval", "the report: self-contained HTML"),
+    # export
+    "model_folder": Artefact("export/data/{model}", "export", "the model folder, to give away"),
+    "model_config": Artefact("export/data/{model}/config.json", "export", "architecture, labels with thresholds and calibration, lead, input, lineage, SHA-256 of every other file"),
+    "model_weights": Artefact("export/data/{model}/model.safetensors", "export", "the weights under the names they have in the checkpoint"),
+    "model_onnx": Artefact("export/data/{model}/model.onnx", "export", "the network for onnxruntime: `lead` float32 (batch, samples) to `logits` float32 (batch, labels)"),
+    "model_int8": Artefact("export/data/{model}/model_int8.onnx", "export", "with `--precision int8`: the same, its weights in 8 bits"),
+    "model_card": Artefact("export/data/{model}/README.md", "export", "the model card, in the form of the Hugging Face Hub"),
+    "model_metrics": Artefact("export/data/{model}/metrics.csv", "export", "the metrics that the card states, as eval wrote them"),
+    "model_checks": Artefact("export/data/{model}/checks.json", "export", "what export compared with the checkpoint, and how far they differ"),
+    "model_lock": Artefact("export/data/{model}.lock", "export", "held during a run"),
+    # predict
+    "prediction": Artefact("predict/data/{time}", "predict", "what a model says of recordings"),
+    "recording_predictions": Artefact("predict/data/{time}/predictions.csv", "predict", "`recording,lead,rate,seconds,windows,excluded_windows,status,detail,found`, then a calibrated probability per label; a row per recording"),
+    "window_predictions": Artefact("predict/data/{time}/windows.csv", "predict", "`recording,start_s,status,detail`, then a calibrated probability per label; a row per window of 10 s"),
+    "prediction_report": Artefact("predict/data/{time}/report.html", "predict", "the page: strips, windows, probabilities with thresholds"),
+    "prediction_lineage": Artefact("predict/data/{time}/predictions.json", "predict", "lineage: settings, the model folder and all before it"),
 }
 # fmt: on
 

@@ -17,6 +17,8 @@ STAGES = {
     "eval": "eval/scripts/eval_ecgfm.py",
     "eval-finetuned": "eval/scripts/eval_finetuned.py",
     "eval-noise": "eval/scripts/eval_noise.py",
+    "export": "export/scripts/export_model.py",
+    "predict": "predict/scripts/predict_ecg.py",
 }
 
 

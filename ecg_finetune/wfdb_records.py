@@ -118,7 +118,7 @@ def read_record(stem: str) -> Recording:
     """
     content = _read_header(stem)
     with _errors_of_wfdb():
-        wfdb, header = _open_with_wfdb(stem)
+        wfdb, header = _open_with_wfdb(stem, content)
         folder, names = os.path.dirname(stem), _names(header)  # noqa: PTH120
         channels = list(range(len(names)))
         if getattr(header, "segments", None) is None:
@@ -241,10 +241,14 @@ def _errors_of_wfdb() -> Iterator[None]:
         raise RecordError("unreadable", f"{type(error).__name__}: {error}") from None
 
 
-def _open_with_wfdb(stem: str):
+def _open_with_wfdb(stem: str, content: bytes):
     """Return the package, and the record's header, with those of its segments where it has several."""
     import wfdb  # 0.6 s to import, and most data sets never need it
 
+    line = next((line for line in content.splitlines() if line.strip() and not line.lstrip().startswith(b"#")), b"")
+    # wfdb takes a rate that it cannot read for one that is not given, which means 250 Hz.
+    if stated := [field for field in line.split()[2:3] if not re.match(rb"\.?\d", field)]:
+        raise RecordError("bad_rate", f"{stated[0].decode('latin-1')}, which is no sampling rate")
     header = wfdb.rdheader(stem)
     if isinstance(header, wfdb.MultiRecord):
         header = _read_segment_headers(wfdb, stem, header)
@@ -275,7 +279,7 @@ def _unit(content: bytes, header, channel: int, unit: str | None) -> str:
 def _read_with_wfdb(
     stem: str, content: bytes, lead: str, seconds: float, verify_checksums: bool, channel: str | None
 ) -> LeadSignal:
-    wfdb, header = _open_with_wfdb(stem)
+    wfdb, header = _open_with_wfdb(stem, content)
     parts = lead_parts(_names(header), lead, channel)
     if verify_checksums:
         for position in parts:

@@ -19,7 +19,7 @@ from synthetic_records import digital_ecg, record_path, write_record
 from ecg_finetune.checkpoint import load_checkpoint
 from ecg_finetune.ecg_fm import label_set_of, load_classifier
 from ecg_finetune.files import UserError
-from ecg_finetune.label_set import ECG_FM, LabelSet, read_label_set, write_label_definition, write_label_table
+from ecg_finetune.label_set import ECG_FM, LABELS, LabelSet, read_label_set, write_label_definition, write_label_table
 from ecg_finetune.paths import locate
 from ecg_finetune.segments import SegmentDataset, read_label_rows, read_manifest
 from ecg_finetune.studies import study_of_save_file
@@ -191,6 +191,7 @@ def test_transfer_to_cinc_2017(tmp_path, call_script, test_data, demo, more):
     recorded = json.loads(locate(base, "finetune_settings").read_text())
     weights = np.array(locate(base, "manifest_pos_weight").read_text().split(), dtype=float)
     assert_scores_are_of_the_known_labels(base, recorded["best"], weights)
+    assert recorded["labels_not_learnt"] == [name for name, weight in zip(LABELS, weights) if weight == 0]
     start, end = (load_checkpoint(locate(of, "checkpoint_best"))["model"]["proj.bias"] for of in (demo, base))
     unlearnt = ECG_FM.names.index("Infarction")
     assert end[unlearnt] == (start[unlearnt] if more else 0)  # of a new head

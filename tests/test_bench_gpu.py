@@ -21,7 +21,8 @@ REFUSAL = "import sys\nsys.modules.update(dict.fromkeys({refused}))"  # as if th
 
 def refused_modules() -> set[str]:
     """Return what this project depends on, but for PyTorch and numpy, by the names that are imported."""
-    declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    declared = project["dependencies"] + project["optional-dependencies"]["pipeline"]
     names = {Requirement(text).name for text in declared} - {"torch", "numpy", "markupsafe"}  # PyTorch takes that one
     return {"sklearn" if name == "scikit-learn" else name for name in names}
 

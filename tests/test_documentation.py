@@ -16,11 +16,13 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 from ecg_fm_labeler import Labeler
 from ecg_preprocess.preprocess_report import STATUSES
 from finetune_world import write_pretrained
+from nbclient import NotebookClient
 from test_sources_import import challenge_tree
 
 from ecg_finetune.documents import DOCUMENTS as GENERATED
@@ -60,6 +62,9 @@ NOT_RUN = {
     "make ": "minutes, and this test is part of it; `make demo` is run without make",
     "-m venv": "installs",
     "pip install": "installs",
+    "hf upload": "uploads",
+    "/data/cinc2017-answers": "test_predict.py asks about folders",
+    "--max-failed-fraction 0.1": "test_predict.py asks about the recordings of a list",
     "git clone": "downloads",
     "torchrun": "two processes train together in test_finetune_trainer.py",
     "--engine fairseq": "needs fairseq-signals and a GPU; the command it gets is checked in test_finetune_fairseq.py",
@@ -72,6 +77,7 @@ NOT_RUN = {
 }
 # Text that is not printed by what runs here, by words in it, and why.
 NOT_PRINTED = {
+    "lead I at 512 Hz": "a network that is trained for a second finds something else; test_predict.py has this table",
     "161,352": "test_split.py looks for what it prints for the genuine record list",
 }
 
@@ -251,6 +257,19 @@ def test_commands_run_and_print_what_is_shown(document, session, request):
             assert listed(content, NOT_PRINTED) or is_printed(content, session.printed), f"{place}: never printed"
         else:
             pytest.fail(f"{place}: no rule for a block of {language or 'no language'}")
+
+
+def test_the_notebook_runs(session):
+    """With the model and the recording of the demo, as if it were opened in docs/."""
+    notebook = nbformat.read(REPOSITORY / "docs/quickstart.ipynb", as_version=4)
+    (session.folder / "docs").mkdir()
+    paths = os.pathsep.join(path for path in sys.path if path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", paths)
+        NotebookClient(notebook, timeout=240, resources={"metadata": {"path": session.folder / "docs"}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert any("Atrial fibrillation" in output.get("data", {}).get("text/html", "") for output in outputs)
 
 
 def test_every_rule_is_needed():

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from ecg_evaluation.calibration import calibrate, fit_calibration, fit_sigmoid, reliability_curve
+from ecg_evaluation.calibration import fit_calibration, fit_sigmoid, reliability_curve
 from ecg_evaluation.options import threshold_rule
 from ecg_evaluation.thresholds import best_threshold, choose_thresholds
 from hypothesis import given, settings
@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 from sklearn.calibration import _SigmoidCalibration, calibration_curve
 from sklearn.metrics import f1_score, recall_score
+
+from ecg_finetune.probabilities import calibrate
 
 
 @settings(max_examples=100, deadline=None)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from ecg_evaluation.bootstrap import draw, replicates
-from ecg_evaluation.calibration import calibrate, fit_calibration, uncalibrate
+from ecg_evaluation.calibration import fit_calibration, uncalibrate
 from ecg_evaluation.inputs import Labelled, read_test_set
 from ecg_evaluation.metrics import METRICS, Scored
 from ecg_evaluation.misses import named, rank_misses
@@ -25,6 +25,7 @@ from test_html_page import Reader
 from ecg_finetune.files import UserError
 from ecg_finetune.label_set import ECG_FM, LABELS, LabelSet
 from ecg_finetune.paths import locate
+from ecg_finetune.probabilities import calibrate
 
 NAMES = ("Gout", "Left leg", "Tachycardia", "Never known")
 RECORDS, PATIENTS = 900, 150

@@ -7,20 +7,21 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from ecg_evaluation.calibration import calibrate
 from ecg_evaluation.operating_points import read_operating_points
-from ecg_evaluation.provenance import Source, source_of, started_anew, trained_on_sources
+from ecg_evaluation.provenance import labels_not_learnt, started_anew, trained_on_sources
 from ecg_evaluation.results import NOT_ANNOTATED
 from evaluation_world import make_world, write_checkpoint
 from sklearn import metrics as sklearn_metrics
 from test_eval_scripts import ANY, FINETUNED, evaluate, outputs, run
 
 from ecg_finetune.cli import execute
+from ecg_finetune.data_sets import Source, source_of
 from ecg_finetune.documents import load_parser
 from ecg_finetune.files import UserError, sha256, write_json
 from ecg_finetune.label_set import LABELS
-from ecg_finetune.lineage import lineage
+from ecg_finetune.lineage import NOT_LEARNT, lineage
 from ecg_finetune.paths import locate
+from ecg_finetune.probabilities import calibrate
 
 BRIEF = ["--bootstrap", 0, "--num-workers", 0]
 
@@ -40,6 +41,7 @@ def development(tmp_path_factory):
     write_json(locate(base, "test_lineage"), imported("cinc2017", "not included"))
     checkpoint = locate(base, "checkpoint_best")
     told = lineage("finetune", {"lead": "I", "pretrained": None}, earlier=[json.loads(build.read_text())])
+    told[NOT_LEARNT] = [LABELS[3], LABELS[-1]]
     write_json(locate(base, "finetune_settings"), {**told, "checkpoint_sha256": sha256(checkpoint)})
     assert execute(load_parser(FINETUNED), run, ["--base-dir", str(base), *map(str, BRIEF)]) == 0
     return base, outputs(locate(base, "eval"), "metrics")[0]
@@ -125,6 +127,19 @@ def test_a_network_from_random_weights_has_no_pretraining_to_ask_for(validated, 
     base, _ = development
     text = evaluate(capsys, FINETUNED, "--base-dir", base, "--out", tmp_path, "--max-samples", 20, *BRIEF)
     assert told in text
+
+
+def test_outputs_that_have_learnt_nothing_are_named(validated):
+    told = f"the network had no train record with, or none without, {LABELS[3]}: its outputs for them mean nothing"
+    assert f"note: {told}" in validated.stdout  # and nothing of the last, which nobody knows here
+
+
+def test_a_kept_head_has_what_it_has_learnt_before():
+    before = {"stage": "finetune", NOT_LEARNT: ["A", "B"]}
+    after = {"settings": {"keep_head": True}, NOT_LEARNT: ["B", "C"], "earlier": [before]}
+    assert labels_not_learnt(before) == {"A", "B"} and labels_not_learnt(after) == {"B"}
+    assert labels_not_learnt({**after, "settings": {"keep_head": False}}) == {"B", "C"}
+    assert labels_not_learnt({}) == labels_not_learnt({NOT_LEARNT: 3}) == set()
 
 
 def test_pretraining_that_had_the_data_set_is_a_warning(external, development, capsys, tmp_path):
@@ -242,7 +257,9 @@ def whole_recordings(development, external, tmp_path):
     _, metrics = development
     predicted = pd.read_csv(outputs(locate(external, "eval"), "predictions")[0])
     points = read_operating_points(metrics, LABELS).decisions
-    table = pd.DataFrame(calibrate(predicted[list(LABELS)].to_numpy(), points.calibration), columns=list(LABELS))
+    # Scores that rank the wrong way on the valid split are not calibrated in a model folder.
+    parameters = np.where(points.calibration[:, :1] > 0, points.calibration, [1.0, 0.0])
+    table = pd.DataFrame(calibrate(predicted[list(LABELS)].to_numpy(), parameters), columns=list(LABELS))
     table.insert(0, "recording", [f"/somewhere/s{study}.hea" for study in predicted["study_id"]])
     table.insert(1, "status", "ok")
     table.insert(2, "found", "Gout; Flu")

@@ -11,10 +11,10 @@ from ecg_evaluation.leaks import (
     records_of_split,
     trained_elsewhere,
 )
-from ecg_evaluation.provenance import MACHINE_STATEMENTS, Source
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ecg_finetune.data_sets import MACHINE_STATEMENTS, Source
 from ecg_finetune.files import UserError, sha256, write_json
 from ecg_finetune.training_records import (
     UNKNOWN,

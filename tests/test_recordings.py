@@ -199,7 +199,8 @@ TWO = np.array([[0.1, -0.5], [np.nan, 1e-3], [-2.5, 3.0]])
         "I\tII\n0.1\t-0.5\n\t0.001\n-2.5\t3\n",
         "I;II\n0,1;-0,5\n;0,001\n-2,5;3\n",
         "I II\n0.1 -0.5\nnan 0.001\n-2.5 3\n",
-        "time,I,II\n0,0.1,-0.5\n0.002,,0.001\n0.004,-2.5,3\n",
+        "time,I,II\n0,0.1,-0.5\n0.004,,0.001\n0.008,-2.5,3\n",
+        "t [ms],I,II\n7,0.1,-0.5\n11,,0.001\n15,-2.5,3\n",
         ",I,II\n0,0.1,-0.5\n1,,0.001\n2,-2.5,3\n",
         "I (mV),II [uV]\n0.1,-500\n,1\n-2.5,3000\n",
     ],
@@ -209,6 +210,14 @@ def test_tables(tmp_path, text):
     found = read_recording(tmp_path / "table", rate=250)
     assert list(found.leads) == ["I", "II"] and found.rate == 250
     assert np.allclose(np.array(list(found.leads.values())).T, TWO, equal_nan=True)
+
+
+def test_times_of_another_rate_than_the_one_given_are_refused(tmp_path):
+    for rows in (["time,I", *(f"{k / 500},0.1" for k in range(20))], ["ms;I", *(f"{2 * k};0,1" for k in range(20))]):
+        (tmp_path / "x.csv").write_text("\n".join(rows))
+        assert read_recording(tmp_path / "x.csv", rate=500).rate == 500
+        status, detail = refusal(tmp_path / "x.csv", rate=250)
+        assert status == "bad_rate" and "which is not 250 Hz" in detail
 
 
 @pytest.mark.parametrize(
@@ -237,6 +246,8 @@ def test_columns_without_names_have_numbers(tmp_path):
         "I,II\n1,2\n3\n",
         "I,II\n1,2,3\n",
         "I,I\n1,2\n",
+        "I (uV),I (mV)\n1,2\n",
+        "I,II\nmV,mV\n1,2\n3,4\n",  # and no export of an Apple Watch, of which 1,2 is one number
         "I\n1\nx\n",
         "I\n1\ninf\n",
         "I\n1_0\n",
@@ -274,6 +285,7 @@ CHANNELS = np.stack([ONE, ONE**2, ONE**3])
         (saved(np.save, np.asfortranarray(CHANNELS)[None]), {"1": ONE, "2": ONE**2, "3": ONE**3}),
         (saved(np.save, np.arange(60, dtype="i2")), {"1": np.arange(60.0)}),
         (saved(np.savez, I=ONE, II=ONE**2, rate=np.array(500)), {"I": ONE, "II": ONE**2}),
+        (saved(np.savez, I=ONE, II=ONE**2, names=np.array(["I", "II"])), {"I": ONE, "II": ONE**2}),
         (saved(np.savez_compressed, ecg=CHANNELS, labels=np.arange(5)), {"1": ONE, "2": ONE**2, "3": ONE**3}),
         (encode_mat({"I": ONE, "V2": ONE**2}), {"I": ONE, "V2": ONE**2}),
         (encode_mat({"val": CHANNELS}), {"1": ONE, "2": ONE**2, "3": ONE**3}),
@@ -290,6 +302,13 @@ def test_arrays(tmp_path, content, expected):
     assert found.leads.keys() == expected.keys() and found.rate == 100
     assert all(np.array_equal(found.leads[name], expected[name]) for name in expected)
     assert refusal(tmp_path / "x")[0] == "bad_rate"
+
+
+def test_a_unit_that_is_no_voltage_and_numbers_beyond_all(tmp_path, recwarn):
+    np.save(tmp_path / "x.npy", np.array([1e308, 0.5]))
+    assert "mmHg is no unit of voltage" in refusal(tmp_path / "x.npy", rate=100, unit="mmHg")[1]
+    found = read_recording(tmp_path / "x.npy", rate=100, unit="V").leads["1"]
+    assert np.isnan(found[0]) and found[1] == 500 and not recwarn.list
 
 
 def test_twelve_channels_whose_limb_leads_fit_are_the_twelve_leads(tmp_path):

@@ -123,6 +123,25 @@ def test_reference_csv_in_the_wild(tmp_path, run_script, head):
     assert "2 recordings are left out" in process.stderr and "Q (1)" in process.stderr
 
 
+def test_first_row_of_reference_csv_is_no_header_where_it_names_a_recording(tmp_path, call_script):
+    for name in ("A00001", "A00002", "A00003"):
+        write_header(tmp_path / "data" / name, signals=1)
+    table, options = tmp_path / "data/REFERENCE.csv", ["--source", "cinc2017", "--root", tmp_path / "data"]
+    table.write_text("A00001,AF\nA00002,n\nA00003,a\n")
+    output = call_script(SCRIPT, *options, "--base-dir", tmp_path / "out")
+    labels = imported(tmp_path / "out")
+    assert labels["A00001"] == dict.fromkeys(SHORT, "") and "AF (1)" in output.err
+    assert labels["A00002"]["SR"] == labels["A00003"]["AF"] == "1" and "left out" not in output.err
+    for content, message in (
+        ("A00001;N\nA00002;A\n", "line 1 is no name,class (A00001;N)"),
+        ("A00001,N\n\nA00002\n", "line 3 is no name,class (A00002)"),
+        ("A00001,normal\n", "no label is known of any recording (NORMAL (1) are not in our table)"),
+    ):
+        table.write_text(content)
+        assert message in call_script(SCRIPT, *options, "--base-dir", tmp_path / "no", exit_code=1).err
+    assert not (tmp_path / "no").exists()
+
+
 def test_newest_reference_and_a_table_by_hand(tmp_path, call_script):
     write_header(tmp_path / "data/training/A00001")
     write_header(tmp_path / "data/validation/A00001")
@@ -203,13 +222,21 @@ def test_rows_of_ptbxl_in_the_wild(tmp_path, call_script):
     healthy = expected_of_ptbxl({"SR": 0})
     assert labels[0] == healthy | {"MI": ""}
     assert labels[1] == labels[2] == dict.fromkeys(SHORT, "")
-    assert labels[3] == labels[5] == healthy and labels[4] == healthy | {"LBBB": "1"}
+    # What the unknown code means may be any label.
+    assert labels[3] == dict.fromkeys(SHORT, "") | {"SR": "1"}
+    assert labels[5] == healthy and labels[4] == healthy | {"LBBB": "1"}
     records = rows_of(tmp_path / "out/split/data/record_list.csv")
     assert [row["subject_id"] for row in records] == ["7", "7", "12", "9", "10", "11"]
     assert [row["age"] for row in records] == ["90", "", "17", "89", "55", "55"]
     assert [row["sex"] for row in records] == ["F", "M", "F", "M", "F", "M"]
     assert "XYZ (1)" in output.err and "patients: 5" in output.out
     assert (root / "ptbxl_database.csv").is_file()
+
+
+def test_ptbxl_at_the_other_rate_alone(tmp_path, call_script):
+    root = ptbxl_table(tmp_path / "ptb-xl", [("7.0", "50.0", "{'SR': 0.0}")])
+    options = ["--source", "ptbxl", "--root", root, "--base-dir", tmp_path / "out"]
+    assert "at 100 Hz; give --rate 500" in call_script(SCRIPT, *options, "--rate", 100, exit_code=1).err
 
 
 @pytest.mark.parametrize(
@@ -311,7 +338,7 @@ def test_ludb_csv_with_other_line_ends(tmp_path, call_script):
     }
     assert labels["2"]["MI"] == "1" and labels["2"]["SR"] == "1"
     assert labels["3"] == dict.fromkeys(SHORT, "")
-    assert labels["4"]["SR"] == "" and labels["4"]["MI"] == "0"
+    assert labels["2"]["AF"] == "0" and labels["4"] == dict.fromkeys(SHORT, "")
     people = rows_of(tmp_path / "out/split/data/subjects.csv")
     assert [(row["age"], row["sex"]) for row in people] == [("90", "F"), ("51", "M"), ("", ""), ("40", "M")]
     assert "Ventricular standstill (1)" in output.err
@@ -377,7 +404,7 @@ def test_headers_in_the_wild(tmp_path, call_script):
     labels = imported(tmp_path / "out")
     assert list(labels) == ["A0001", "JS00001", "JS00002", "Q0001", "S0001", "y"]
     assert labels["A0001"]["RBBB"] == "1" and labels["A0001"]["SR"] == "" and labels["A0001"]["MI"] == ""
-    assert labels["Q0001"]["SR"] == "1" and labels["Q0001"]["AF"] == "0" and labels["S0001"]["MI"] == "1"
+    assert labels["Q0001"]["SR"] == "1" and labels["Q0001"]["AF"] == "" and labels["S0001"]["MI"] == "1"
     assert labels["JS00001"] == labels["JS00002"] == dict.fromkeys(SHORT, "")
     assert labels["y"]["AF"] == labels["y"]["SR"] == "1" and labels["y"]["MI"] == labels["y"]["RBBB"] == ""
     records = {row["name"]: row for row in rows_of(tmp_path / "out/split/data/record_list.csv")}
@@ -465,5 +492,21 @@ def test_files_are_found_once_whatever_leads_in_circles(tmp_path):
     files = Files(tmp_path)
     assert files.paths == ["a/b/one.hea", "linked.hea"] and files.records == ["a/b/one", "linked"]
     finder = Finder(["a/x", "b/x", "y"])
-    assert finder.find("b/x", "x") == "b/x" and finder.find("x") == "a/x" and finder.find("../y") == "y"
+    assert finder.find("b/x", "x") == "b/x" and finder.find("x") == "a/x" and finder.find("y") == "y"
     assert finder.find("z") is None and finder.several == 1 and finder.not_asked_for() == []
+    assert finder.find("../y") is None and finder.find("c/x") is None
+
+
+def test_recordings_that_come_later_do_not_take_over_the_numbers_of_others(tmp_path, call_script):
+    write_header(tmp_path / "data/E00002", "#Dx: 426783006")
+    options = ["--source", "physionet2021", "--root", tmp_path / "data", "--base-dir", tmp_path / "out"]
+    call_script(SCRIPT, *options)
+    write_header(tmp_path / "data/E00003", "#Dx: 164889003")
+    call_script(SCRIPT, *options)  # behind all others: every number stays
+    write_header(tmp_path / "data/E00001", "#Dx: 164889003")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    message = call_script(SCRIPT, *options, exit_code=1).err
+    assert "study 1 is E00002 of patient 1 there, and E00001 of patient 1 now" in message and "--overwrite" in message
+    assert before == {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    call_script(SCRIPT, *options, "--overwrite")
+    assert list(imported(tmp_path / "out")) == ["E00001", "E00002", "E00003"]

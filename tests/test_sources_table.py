@@ -77,6 +77,16 @@ def test_numbers_of_ones_own(clinic, import_table):
     assert read_label_names(clinic / "out/labels/computed_labels/labels.csv") == ("X",)
 
 
+def test_patients_keep_their_numbers(clinic, import_table, call_script):
+    head, rows = "name,study_id,patient_id,X", ["one,30,anna,1", "two,20,bert,0"]
+    import_table("\n".join([head, *rows]))
+    import_table("\n".join([head, *rows, "code15.mat,40,cora,1"]))
+    (clinic / "labels.csv").write_text("\n".join([head, "code15.mat,40,cora,1", *rows]))
+    paths = ["--root", clinic / "data", "--table", clinic / "labels.csv", "--base-dir", clinic / "out"]
+    output = call_script(SCRIPT, "--source", "table", *paths, exit_code=1)
+    assert "study 30 is wfdb/one of patient 1 there, and wfdb/one of patient 2 now" in output.err
+
+
 def test_folders_of_mimic_keep_their_ids(tmp_path, call_script):
     for number in (40000001, 40000002):
         write_header(tmp_path / f"data/files/p1000/p10000001/s{number}/{number}")
@@ -117,10 +127,39 @@ def test_71_scp_codes_as_labels(tmp_path, test_data, run_script):
     assert y[:, codes.index("SR")].sum() == sum("'SR'" in row["scp_codes"] for row in rows)
 
 
+def test_tables_as_programs_write_them(clinic, import_table):
+    # An index without a name, blanks behind commas, patients by name and number.
+    rows = ["0,p1,7,one, 1", "1,p1,7,two,0", "2,p2,8,code15.mat,"]
+    import_table("\n".join([",patient_id,subject_id, name, X ", *rows]))
+    assert [row["X"] for row in imported(clinic / "out").values()] == ["1", "0", ""]
+    header, *_ = (clinic / "out/split/data/record_list.csv").read_text().splitlines()
+    assert header == "subject_id,study_id,path,name,age,sex,patient"
+
+
+def test_a_path_is_never_taken_for_another_of_the_same_name(clinic, import_table):
+    for folder in ("anna", "bert"):
+        (clinic / f"data/export/{folder}").mkdir(parents=True)
+        (clinic / f"data/export/{folder}/ecg.csv").write_bytes(b"x")
+    rows = [
+        "anna/ecg.csv,1",
+        "cora/ecg.csv,1",
+        "../bert/ecg.csv,1",
+        "ecg.csv,1",
+        f"{clinic}/data/export/bert/ecg.csv,0",
+    ]
+    output = import_table("\n".join(["path,X", *rows]))
+    assert paths_of(clinic / "out") == ["export/anna/ecg.csv", "export/bert/ecg.csv"]
+    left_out = rows_of(clinic / "out/split/data/record_list.left_out.csv")
+    assert [row["name"] for row in left_out] == ["cora/ecg.csv", "../bert/ecg.csv", "ecg.csv"]
+    assert "2 recordings are called" in left_out[2]["reason"] and "3 recordings are left out" in output.err
+
+
 @pytest.mark.parametrize(
     "content, options, message",
     [
         ("", [], "the file is empty"),
+        ("name;X\none;1\n", [], "not separated by commas"),
+        ("name,X,Y\none,1,\n", ["--labels", "Y"], "no label is known of any recording"),
         ("name,X\n", [], "no rows below the header"),
         ("recorder,X\none,1\n", [], "no column is called path or name"),
         ("name,comment\none,first\n", [], "there is no label"),

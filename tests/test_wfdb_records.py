@@ -334,7 +334,7 @@ def test_rates_that_no_ecg_has_are_refused(tmp_path, plain, rate, usable):
         assert status == "bad_rate" and rate in detail
 
 
-@pytest.mark.parametrize("rate", ["0", "0.0000001", "999999999999999999999"])
+@pytest.mark.parametrize("rate", ["0", "0.0000001", "999999999999999999999", "-300", "+500", "nan", "x"])
 def test_rates_only_wfdb_reads_are_refused_too(tmp_path, rate):
     write_record(tmp_path, "r", digital_ecg(3), rate=rate)
     assert refusal(tmp_path / "r", 10)[0] == "bad_rate"

@@ -22,9 +22,15 @@ ARGUMENTS = {
     "create_split": ["--record-list", f"{RAW}/record_list.csv"],
     "preprocess_ecgfm": ["--record-list", f"{RAW}/record_list.csv", "--raw-root", RAW, "--workers", "1"],
     "build_test_and_finetune_data": ["--workers", "1"],
-    "finetune_ecgfm": ["--engine", "torch", "--device", "cpu", "--overwrite", "--pretrained", "PRETRAINED"],
+    "finetune_ecgfm": [
+        *("--engine", "torch", "--device", "cpu", "--overwrite", "--pretrained", "start.pt", "--augment", "wearable"),
+    ],
     "eval_ecgfm": ["--record-list", f"{RAW}/record_list.csv", "--device", "cpu", "--bootstrap", "0"],
+    "eval_noise": ["--record-list", f"{RAW}/record_list.csv", "--device", "cpu", "--bootstrap", "0"],
+    "export_model": ["--metrics", "metrics.csv", "--name", "another"],
+    "predict_ecg": ["--record-list", f"{RAW}/record_list.csv", "--raw-root", RAW, "--model", "export/data/model"],
 }
+BELOW_BASE = (RAW, "start.pt", "metrics.csv", "export/")
 OF_ONE_ENGINE = {"--fairseq-root"}  # not read by the torch engine
 
 
@@ -42,20 +48,19 @@ OPTIONS = [
     for name, module in MODULES.items()
     for parser in [module.get_parser()]
     for action in parser._actions
-    if action.type is Path and action.option_strings[0] not in OF_ONE_ENGINE
+    if action.type is Path and action.option_strings and action.option_strings[0] not in OF_ONE_ENGINE
 ]
 
 
 def arguments(name: str, base: Path) -> list[str]:
     """Return the arguments that a script runs with in a base folder."""
-    given = [text.replace(RAW, str(base / RAW)) for text in ARGUMENTS[name]]
-    given = [str(base / "start.pt") if text == "PRETRAINED" else text for text in given]
+    given = [str(base / text) if text.startswith(BELOW_BASE) else text for text in ARGUMENTS[name]]
     return ["--base-dir", str(base), *given]
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """Return a base folder after the build stage, with a checkpoint."""
+    """Return a base folder after the build stage, with a checkpoint, its evaluation and its model folder."""
     folder = tmp_path_factory.mktemp("base")
     later = pytest.MonkeyPatch()
     for name, more in {
@@ -67,9 +72,16 @@ def base(tmp_path_factory):
     }.items():
         later.setattr(sys, "argv", [name, *arguments(name, folder), *more])
         assert MODULES[name].main() == 0
-    later.undo()
     write_checkpoint(locate(folder, "checkpoint_best"))
     write_checkpoint(folder / "start.pt")
+    model = ["--model-path", str(locate(folder, "checkpoint_best"))]
+    later.setattr(sys, "argv", ["eval_ecgfm", *arguments("eval_ecgfm", folder), *model])
+    assert MODULES["eval_ecgfm"].main() == 0
+    for file in locate(folder, "eval").glob("metrics_*"):
+        file.rename(folder / f"metrics{file.suffix}")
+    later.setattr(sys, "argv", ["export_model", *arguments("export_model", folder), *model, "--name", "model"])
+    assert MODULES["export_model"].main() == 0
+    later.undo()
     return folder
 
 

@@ -6,11 +6,10 @@ logit has two parameters per label, which even a rare label can support; isotoni
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import expit, logit
+from scipy.special import expit
 
 from ecg_evaluation.thresholds import has_both, known_cells
-
-SMALLEST = 1e-12  # a probability of exactly 0 or 1 has no logit
+from ecg_finetune.probabilities import logit
 
 
 def fit_sigmoid(truth: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
@@ -25,7 +24,7 @@ def fit_sigmoid(truth: np.ndarray, probabilities: np.ndarray) -> tuple[float, fl
         0/1 with at least one of each; predicted probabilities.
     """
     truth = np.asarray(truth).astype(bool)
-    scores = _logit(probabilities)
+    scores = logit(probabilities)
     # Fitted on standardised scores: the optimum is the same, and the search well conditioned.
     centre, scale = scores.mean(), scores.std() or 1.0
     scores = (scores - centre) / scale
@@ -55,29 +54,14 @@ def fit_calibration(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return parameters
 
 
-def calibrate(probabilities: np.ndarray, parameters: np.ndarray) -> np.ndarray:
-    """Return the calibrated probabilities, float64 (records, labels).
-
-    Parameters
-    ----------
-    probabilities : ndarray (records, labels)
-        As predicted.
-    parameters : ndarray (labels, 2)
-        Slope and intercept, see `fit_calibration`.
-    """
-    changed = (parameters != [1.0, 0.0]).any(axis=1)
-    return np.where(changed, expit(parameters[:, 0] * _logit(probabilities) + parameters[:, 1]), probabilities)
-
-
 def uncalibrate(probabilities: np.ndarray, parameters: np.ndarray) -> np.ndarray:
-    """Return the probabilities (records, labels) that `calibrate` gives these for; where the slope is 0, these."""
-    slope = np.where(parameters[:, 0] == 0, 1, parameters[:, 0])
-    changed = (parameters != [1.0, 0.0]).any(axis=1) & (parameters[:, 0] != 0)
-    return np.where(changed, expit((_logit(probabilities) - parameters[:, 1]) / slope), probabilities)
+    """Return the probabilities (records, labels) that a model folder's, calibrated, come from.
 
-
-def _logit(probabilities: np.ndarray) -> np.ndarray:
-    return logit(np.clip(np.asarray(probabilities, dtype=float), SMALLEST, 1 - SMALLEST))
+    Where the slope is not positive, as the scores rank the wrong way on the valid split, it has not calibrated.
+    """
+    changed = (parameters != [1.0, 0.0]).any(axis=1) & (parameters[:, 0] > 0)
+    slope = np.where(changed, parameters[:, 0], 1)
+    return np.where(changed, expit((logit(probabilities) - parameters[:, 1]) / slope), probabilities)
 
 
 def reliability_curve(truth: np.ndarray, probabilities: np.ndarray, bins: int = 10, smallest: int = 10) -> np.ndarray:

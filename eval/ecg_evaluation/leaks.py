@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ecg_evaluation.provenance import MACHINE_STATEMENTS, TABLE, Source
+from ecg_finetune.data_sets import MACHINE_STATEMENTS, TABLE, Source
 from ecg_finetune.files import UserError, sha256
 from ecg_finetune.foreign_split import read_foreign_split
 from ecg_finetune.studies import SPLITS, find_rows

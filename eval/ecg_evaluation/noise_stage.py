@@ -21,14 +21,15 @@ from ecg_evaluation.misses import ASSUMED_SD, millivolts, read_scale
 from ecg_evaluation.noise_options import NoiseSettings
 from ecg_evaluation.noise_report import NoiseReport, macro_table, write_noise_report
 from ecg_evaluation.prediction import RecordDataset, load_model, predict
-from ecg_evaluation.provenance import source_of, stage_settings, started_anew, trained_on_sources
+from ecg_evaluation.provenance import started_anew, trained_on_sources
 from ecg_evaluation.results import counts, few_patients, same_order, with_macro
 from ecg_evaluation.stage import claimed_stamp, in_red, lineage_of_records, patients_of, trained_on
 from ecg_finetune import __version__
+from ecg_finetune.data_sets import source_of
 from ecg_finetune.ecg_fm import EcgClassifier
 from ecg_finetune.files import UserError, read_array, refuse_outputs, remove_leftovers, sha256, write_array, write_json
 from ecg_finetune.label_set import ROW_NAMES, LabelSet
-from ecg_finetune.lineage import Inputs, finetuning_of, lineage, software
+from ecg_finetune.lineage import Inputs, finetuning_of, lineage, software, stage_settings
 from ecg_finetune.noise import KINDS, NOISES, NoiseSource, disturbed
 from ecg_finetune.paths import LOCK, beside, inside
 from ecg_finetune.progress_bar import duration

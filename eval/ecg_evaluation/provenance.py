@@ -1,12 +1,12 @@
 """Where predictions come from: the lineage beside a predictions file, and the chain from it back to the raw tables."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ecg_finetune.data_sets import Source, source_of
 from ecg_finetune.files import UserError, read_json, sha256, write_json
-from ecg_finetune.lineage import NOT_RECORDED
+from ecg_finetune.lineage import NOT_LEARNT, NOT_RECORDED
 
 
 def origin_file(predictions: Path) -> Path:
@@ -59,70 +59,6 @@ def chain(lineage: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str], lis
             yield row
 
 
-def latest(lineage: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
-    """Return the lineage of the latest run of a stage that is recorded in a lineage; empty where none is."""
-    if lineage.get("stage") == stage and isinstance(lineage.get("settings"), Mapping):
-        return lineage
-    earlier = lineage.get("earlier")
-    found = (latest(one, stage) for one in (earlier if isinstance(earlier, list) else ()) if isinstance(one, Mapping))
-    return next((one for one in found if one), {})
-
-
-def stage_settings(lineage: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
-    """Return the settings of the latest run of a stage in a lineage; empty where it is not recorded."""
-    return latest(lineage, stage).get("settings", {})
-
-
-# What the names of import_source.py stand for.
-SOURCES = {
-    "cinc2017": "PhysioNet/CinC 2017",
-    "physionet2021": "PhysioNet/CinC 2021",
-    "ptbxl": "PTB-XL",
-    "ludb": "LUDB",
-}
-TABLE = "table"
-MACHINE_STATEMENTS = "machine statements"
-
-
-@dataclass(frozen=True)
-class Source:
-    """The data set that records and labels are of, as their lineage says.
-
-    Attributes
-    ----------
-    key : str or None
-        What import_source.py calls it (of a table of one's own with the digest of its labels), or `MACHINE_STATEMENTS`
-        where the labels stage has read a table of reports; None: not known.
-    name : str or None
-        The name of an imported data set; None for any other.
-    pretraining : str or None
-        Whether ECG-FM's pretraining had it: "included", "not included", "not known"; None: nothing is said.
-    patients : bool
-        Whether it tells patients; where it does not, each recording counts as a patient.
-    """
-
-    key: str | None = None
-    name: str | None = None
-    pretraining: str | None = None
-    patients: bool = True
-
-
-def source_of(lineage: Mapping[str, Any]) -> Source:
-    """Return the data set at the beginning of a lineage."""
-    imported = latest(lineage, "sources")
-    settings = imported.get("settings", {})
-    key, pretraining = settings.get("--source"), settings.get("pretraining")
-    if not isinstance(key, str):
-        return Source(MACHINE_STATEMENTS) if latest(lineage, "labels") else Source()
-    name = SOURCES.get(key, key)
-    if key == TABLE:
-        outputs, inputs = (imported.get(what) for what in ("outputs", "inputs"))
-        key = f"{TABLE} {outputs.get('labels.csv') if isinstance(outputs, Mapping) else None}"
-        name = Path(next(iter(inputs), TABLE)).name if isinstance(inputs, Mapping) else TABLE
-    pretraining = pretraining if isinstance(pretraining, str) else "not known"
-    return Source(key, name, pretraining, patients=settings.get("patients") != "not known")
-
-
 def earlier_stage(lineage: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
     """Return the lineage of a stage among those just before; empty where it is not there."""
     earlier = lineage.get("earlier")
@@ -143,6 +79,15 @@ def started_anew(finetuning: Mapping[str, Any]) -> bool:
     if not isinstance(settings, Mapping) or "pretrained" not in settings:
         return False
     return settings["pretrained"] is None or started_anew(earlier_stage(finetuning, "finetune"))
+
+
+def labels_not_learnt(finetuning: Mapping[str, Any]) -> set[str]:
+    """Return the labels that a fine-tuning states it could not teach; a kept head has what it has learnt before."""
+    stated, settings = finetuning.get(NOT_LEARNT), finetuning.get("settings")
+    found = {name for name in stated if isinstance(name, str)} if isinstance(stated, list) else set()
+    if isinstance(settings, Mapping) and settings.get("keep_head"):
+        found &= labels_not_learnt(earlier_stage(finetuning, "finetune"))
+    return found
 
 
 def _version(one: Mapping[str, Any]) -> str:

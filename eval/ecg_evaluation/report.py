@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from ecg_evaluation import figures
 from ecg_evaluation.calibration import reliability_curve
 from ecg_evaluation.misses import worst_misses
-from ecg_evaluation.provenance import Source, chain, stage_settings
+from ecg_evaluation.provenance import chain
 from ecg_evaluation.results import (
     NOT_ANNOTATED,
     Comparison,
@@ -26,10 +26,11 @@ from ecg_evaluation.results import (
     with_interval,
 )
 from ecg_evaluation.thresholds import has_both, known_cells
+from ecg_finetune.data_sets import Source
 from ecg_finetune.files import replacing
 from ecg_finetune.html_page import html_page, html_table
 from ecg_finetune.label_set import MAX, ROW_NAMES, LabelSet
-from ecg_finetune.lineage import software
+from ecg_finetune.lineage import software, stage_settings
 
 
 @dataclass(frozen=True, kw_only=True)

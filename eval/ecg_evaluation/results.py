@@ -7,13 +7,14 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from ecg_evaluation.bootstrap import replicates
-from ecg_evaluation.calibration import calibrate, fit_calibration
+from ecg_evaluation.calibration import fit_calibration
 from ecg_evaluation.inputs import Labelled
 from ecg_evaluation.intervals import AREAS, Estimates, differences, estimate, macro
 from ecg_evaluation.metrics import METRICS, RATIOS, Scored
 from ecg_evaluation.options import MIN_PATIENTS
 from ecg_evaluation.thresholds import choose_thresholds, known_cells
 from ecg_finetune.label_set import ROW_NAMES, LabelSet, known_counts
+from ecg_finetune.probabilities import calibrate
 
 MACRO, MICRO = ROW_NAMES
 SHOWN = {MACRO: "Macro average", MICRO: "Micro average"}

@@ -40,18 +40,18 @@ from ecg_evaluation.operating_points import CHOICES, OperatingPoints, choices_of
 from ecg_evaluation.options import EvaluationSettings
 from ecg_evaluation.provenance import (
     earlier_stage,
+    labels_not_learnt,
     read_origin,
-    source_of,
-    stage_settings,
     started_anew,
     trained_on_sources,
     write_origin,
 )
 from ecg_evaluation.report import Report, write_report
 from ecg_evaluation.results import Decisions, compare, compared, decide, evaluate, grouped_notes, text_table
+from ecg_finetune.data_sets import source_of
 from ecg_finetune.files import UserError, refuse_outputs, remove_leftovers, sha256, write_array, write_json
 from ecg_finetune.label_set import LabelSet, difference
-from ecg_finetune.lineage import Inputs, finetuning_of, lineage, read_lineage, software
+from ecg_finetune.lineage import Inputs, finetuning_of, lineage, read_lineage, software, stage_settings
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import LockedError, locked
 from ecg_finetune.tables import write_table
@@ -109,6 +109,7 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
         model, made_by = model_of(settings, records.labels)
         finetuning = finetuning_of(settings.model_path)
         known = records_of_checkpoint(settings.model_path, model.training_records)
+    findings += not_learnt(records, labels_not_learnt(finetuning))
     elsewhere = trained_elsewhere(trained_on_sources(finetuning), source)
     trained = trained_on(None if elsewhere else known, told)
     evaluated = Evaluated(records.study_id, patients)
@@ -496,6 +497,18 @@ def validation_warnings(test_file: Path, valid_file: Path | None) -> list[str]:
             f"{valid_file} was made by another checkpoint than {test_file}: thresholds and calibration are not its own"
         ]
     return []
+
+
+def not_learnt(records: Labelled, labels: set[str]) -> list[str]:
+    """Say which of the labels that are known here are among those that the network could not learn."""
+    known = ~np.isnan(records.truth).all(axis=0)
+    names = [name for name, there in zip(records.labels.names, known) if there and name in labels]
+    if not names:
+        return []
+    return [
+        "the network had no train record with, or none without, "
+        f"{', '.join(names)}: its outputs for them mean nothing, nor do their metrics"
+    ]
 
 
 def lead_warnings(origin: dict, lead: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from ecg_finetune.files import UserError, read_json, replacing, sha256, write_json
 from ecg_finetune.paths import ARTEFACTS, inside
 from ecg_finetune.run_folder import refuse_other_settings
+from ecg_finetune.tables import finite_number, iterate_rows, read_header
 
 BEST, LAST, LOG, CURVES, SETTINGS, COMMAND, RECORDS, LABEL_DEFINITION, LOCK = (
     Path(ARTEFACTS[name].location).name
@@ -116,10 +117,17 @@ def results_in(folder: Path) -> list[Path]:
     return [path for name in RESULTS for path in sorted(folder.glob(name))]
 
 
-def note_labels(folder: Path, manifests: Path) -> None:
-    """Copy label_def.csv of the manifests into the folder of a run."""
+def note_labels(folder: Path, manifests: Path) -> list[str]:
+    """Copy label_def.csv of the manifests into the folder of a run; return the labels that it cannot teach.
+
+    Those have a weight of 0: no train record is known to have them, or none to lack them.
+    """
+    path = inside(manifests, "manifest_label_def")
     with replacing(folder / LABEL_DEFINITION) as temporary:
-        shutil.copyfile(inside(manifests, "manifest_label_def"), temporary)
+        shutil.copyfile(path, temporary)
+    if "pos_weight" not in read_header(path):
+        return []
+    return [name for _, (name, text) in iterate_rows(path, ["name", "pos_weight"]) if finite_number(text) == 0]
 
 
 def record_run(folder: Path, lineage: Mapping[str, Any], versions: Mapping[str, str], **more: Any) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from ecg_finetune.ecg_fm import Architecture, load_architecture
 from ecg_finetune.files import UserError, replacing
 from ecg_finetune.label_set import read_pos_weight
+from ecg_finetune.lineage import NOT_LEARNT
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import locked
 from ecg_finetune.segments import read_labels, read_manifest
@@ -168,8 +169,8 @@ def finetune(
         claim_folder(folder, recorded, resume=False, overwrite=overwrite, resumable=False)
         with replacing(folder / COMMAND) as temporary:
             temporary.write_text(f"HYDRA_FULL_ERROR=1 {shlex.join(command)}\n", encoding="utf-8")
-        note_labels(folder, settings.manifests)
-        noted = {STATED: note_seen_records(folder, records), "command": command}
+        noted = {NOT_LEARNT: note_labels(folder, settings.manifests)}
+        noted |= {STATED: note_seen_records(folder, records), "command": command}
         record_run(folder, told, versions, **noted, finished=False)
         # hydra leaves logs in the working folder, and shows the error that stopped a run only with this variable.
         environment = {**os.environ, "HYDRA_FULL_ERROR": "1"}

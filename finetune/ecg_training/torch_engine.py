@@ -15,6 +15,7 @@ from ecg_finetune.checkpoint import save_checkpoint
 from ecg_finetune.ecg_fm import Architecture, EcgClassifier, load_architecture, load_pretrained
 from ecg_finetune.files import UserError, refuse_outputs
 from ecg_finetune.label_set import difference, read_pos_weight
+from ecg_finetune.lineage import NOT_LEARNT
 from ecg_finetune.noise import NoiseSource
 from ecg_finetune.paths import inside
 from ecg_finetune.run_folder import locked
@@ -154,7 +155,7 @@ def finetune(
         resumed = processes.first and claim_folder(folder, recorded, resume=resume, overwrite=overwrite, resumable=True)
         resumed = processes.gather(resumed)[0]
         if processes.first:
-            note_labels(folder, settings.manifests)
+            noted[NOT_LEARNT] = note_labels(folder, settings.manifests)
             noted[STATED] = note_seen_records(folder, records)
             record_run(folder, told, versions, **noted, finished=False)
         progress = Progress(folder, train_segments, segments, processes.first, tensorboard=tensorboard)

@@ -36,7 +36,9 @@ def read(files: Files, table: Path | None) -> DataSet:
     codes = CodeTable(Path(__file__).with_suffix(".csv"), Labeler.from_config())
     found = DataSet(LABELS, NOT_INCLUDED, False, [table], ("class",))
     finder, folder = Finder(files.records), files.below(table)
-    rows = _rows(table, codes)
+    rows = _rows(table)
+    if rows[0][1] not in codes.codes and not finder.candidates(rows[0][0]):  # a header
+        del rows[0]
     for number, (name, code) in enumerate(rows, start=1):
         path = finder.find(folder + name, f"{folder}{name[:3]}/{name}", name)
         if path is None:
@@ -54,21 +56,20 @@ def read(files: Files, table: Path | None) -> DataSet:
     return found
 
 
-def _rows(path: Path, codes: CodeTable) -> list[tuple[str, str]]:
-    """Return (name, class) of every row; a first row without a known class is a header."""
+def _rows(path: Path) -> list[tuple[str, str]]:
+    """Return (name, class) of every row, of a header too."""
     text = read_text(path).removeprefix("\ufeff")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    named = []
     try:
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if any(map(str.strip, row))]
+        for row in reader:
+            name, code, *_ = (cell.strip() for cell in [*row, "", ""])
+            if name and code:
+                named.append((re.sub(r"\.(mat|hea)$", "", name), code.upper()))
+            elif name or code:
+                raise UserError(f"{path}: line {reader.line_num} is no name,class ({shown(','.join(row))}); correct it")
     except csv.Error as error:
         raise UserError(f"{path}: not CSV ({error}); make the file again") from None
-    if rows and (len(rows[0]) < 2 or rows[0][1].strip() not in codes.codes):
-        rows = rows[1:]
-    if not rows:
+    if not named:
         raise UserError(f"{path}: no rows with a name and a class; give the REFERENCE.csv of CinC 2017")
-    named = []
-    for number, row in enumerate(rows, start=1):
-        name = re.sub(r"\.(mat|hea)$", "", row[0].strip())
-        if len(row) < 2 or not name:
-            raise UserError(f"{path}: row {number} has no name and class ({shown(','.join(row))}); correct it")
-        named.append((name, row[1].strip()))
     return named

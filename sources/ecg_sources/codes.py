@@ -94,8 +94,8 @@ class CodeTable:
         Parameters
         ----------
         codes, doubtful : iterable of str
-            The codes that the recording has, and those of which it is not known whether it has them. Codes that are
-            not in the table say nothing.
+            The codes that the recording has, and those of which it is not known whether it has them. One that is not
+            in the table may mean any label, so that none is known to be absent.
         known : frozenset of str
             The labels that would be stated if they were there.
 
@@ -105,8 +105,8 @@ class CodeTable:
             Probabilities, NaN where the label is unknown. What a code implies by itself is known; what follows from
             several codes together is where the label is.
         """
-        in_table = frozenset(self.codes)
-        return self._remembered(frozenset(codes) & in_table, known, frozenset(doubtful) & in_table)
+        codes, in_table = frozenset(codes), frozenset(self.codes)
+        return self._remembered(codes & in_table, known if codes <= in_table else frozenset(), frozenset(doubtful))
 
     def _positive(self, findings: Iterable[Finding]) -> frozenset[str]:
         soft = self.labeler.label_findings([findings]).soft[0]

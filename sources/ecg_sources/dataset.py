@@ -11,6 +11,8 @@ import numpy as np
 from ecg_finetune.files import UserError
 
 INCLUDED, NOT_INCLUDED, NOT_KNOWN = "included", "not included", "not known"
+RECORD_COLUMNS = ("subject_id", "study_id", "path", "name", "age", "sex")  # of the record list, the first ones
+PATIENT_NAME = "patient"  # its column of patients that are no numbers
 OLD = 90  # years; data sets hide the age of older people, and each in its own way
 OLDEST = 120
 NOT_GIVEN = frozenset(["", "nan", "na", "n/a", "none", "null", "unknown", "-1", "?"])

@@ -88,15 +88,21 @@ class Finder:
         self._taken: set[str] = set()
 
     def find(self, *wanted: str) -> str | None:
-        """Return the first of these paths that there is, else a recording of the last one's name, anywhere."""
-        found = next((path for path in wanted if path in self._all), None)
-        if found is None:
-            candidates = self._named.get(wanted[-1].rpartition("/")[2], [])
-            self.several += len(candidates) > 1
-            found = candidates[0] if candidates else None
-        if found is not None:
-            self._taken.add(found)
-        return found
+        """Return the first of `candidates`, None where there is none."""
+        candidates = self.candidates(*wanted)
+        self.several += len(candidates) > 1
+        self._taken.update(candidates[:1])
+        return candidates[0] if candidates else None
+
+    def candidates(self, *wanted: str) -> list[str]:
+        """Return the first of these paths that there is, else all paths that end in the last, extension or not."""
+        found = [path for path in wanted if path in self._all][:1]
+        end = f"/{wanted[-1]}"
+        return found or [
+            path
+            for path in self._named.get(PurePosixPath(end).name, [])
+            if f"/{path}".endswith(end) or f"/{PurePosixPath(path).with_suffix('')}".endswith(end)
+        ]
 
     def not_asked_for(self) -> list[str]:
         """Return the recordings that were never found."""

@@ -42,8 +42,8 @@ def read(files: Files, table: Path | None) -> DataSet:
             found.left_out.append((name, f"listed in {table.name}, but no header of it below the root"))
             continue
         phrases = [phrase for cell in cells for phrase in map(str.strip, cell.splitlines()) if phrase]
-        present = {code_of(phrase, codes) for phrase in phrases}
-        found.unmatched.update({phrase for phrase in phrases if code_of(phrase, codes) is None})
+        present = {code_of(phrase, codes) or phrase for phrase in phrases}
+        found.unmatched.update(present - codes.codes.keys())
         labels = codes.row(present, KNOWN if phrases else frozenset())
         found.add(Recording(name, path, number, name, age_of(age), sex_of(sex), ("; ".join(phrases),)), labels)
     found.note_several(finder.several)

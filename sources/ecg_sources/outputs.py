@@ -14,11 +14,10 @@ from ecg_finetune.label_set import MAX, MEAN, LabelSet, known_counts, label_coun
 from ecg_finetune.lineage import Inputs, lineage
 from ecg_finetune.paths import inside
 from ecg_finetune.studies import PATIENT_AND_STUDY, first_repeated
-from ecg_finetune.tables import write_rows
-from ecg_sources.dataset import DataSet
+from ecg_finetune.tables import iterate_rows, read_header, write_rows
+from ecg_sources.dataset import PATIENT_NAME, RECORD_COLUMNS, DataSet
 
 STAGE = "sources"
-PATIENT = "patient"  # the column of patients that are no numbers
 
 
 class Numbers(NamedTuple):
@@ -39,6 +38,26 @@ def refuse_other_data(record_list: Path, labels: Path, source: str) -> None:
     for path in (record_list, inside(labels, "labels")):
         if path.exists():
             raise UserError(f"{path}: is there, of another data set; choose another --base-dir, or give --overwrite")
+
+
+def refuse_renumbering(record_list: Path, found: DataSet, numbers: Numbers) -> None:
+    """Raise `UserError` if a study of the record list that is there would become another recording's or patient's.
+
+    Files of later stages carry these numbers alone: they would be taken for those of the other one.
+    """
+    columns = ["study_id", "path", "subject_id"]
+    if not record_list.is_file() or not set(columns) <= set(read_header(record_list)):
+        return
+    ours = zip(numbers.study_id.tolist(), numbers.subject_id.tolist(), found.recordings)
+    now = {str(study): [recording.path, str(subject)] for study, subject, recording in ours}
+    for _, (study, *before) in iterate_rows(record_list, columns):
+        after = now.get(study, before)
+        if after != before:
+            was, is_now = (f"{shown(path)} of patient {subject}" for path, subject in (before, after))
+            raise UserError(
+                f"{record_list}: study {study} is {was} there, and {is_now} now; choose another --base-dir, or give "
+                "--overwrite, here and to all later stages"
+            )
 
 
 def label_set_of(names: Sequence[str], by_max: Sequence[str]) -> LabelSet:
@@ -78,8 +97,8 @@ def write_outputs(
     known, positive = known_counts(soft), label_counts(soft)[0]
     counts = zip(label_set.names, known.tolist(), positive.tolist(), (len(soft) - known).tolist())
     write_rows(inside(labels, "known"), ["label", "known", "positive", "unknown"], counts)
-    extra = [*([PATIENT] if named else []), *found.further]
-    places = [extra.index(name) for name in (*([PATIENT] if named else []), *found.groups)]
+    extra = [*([PATIENT_NAME] if named else []), *found.further]
+    places = [extra.index(name) for name in (*([PATIENT_NAME] if named else []), *found.groups)]
     records, people = [], []
     for study, subject, recording in zip(study_id.tolist(), subject_id.tolist(), found.recordings):
         further = (*((recording.patient,) if named else ()), *recording.further)
@@ -89,7 +108,7 @@ def write_outputs(
     left_out = inside(record_list.parent, "record_list_left_out")
     write_rows(left_out, ["name", "reason"], found.left_out)
     write_rows(subjects, ["study_id", "subject_id", "age", "sex", *(extra[place] for place in places)], people)
-    write_rows(record_list, ["subject_id", "study_id", "path", "name", "age", "sex", *extra], records)
+    write_rows(record_list, [*RECORD_COLUMNS, *extra], records)
     written = [record_list, subjects, *(inside(labels, name) for name in (*CHECKED, "known"))]
     write_json(inside(labels, "labels_lineage"), lineage(STAGE, settings, inputs, written))
 
@@ -127,5 +146,7 @@ def numbers_of(found: DataSet) -> Numbers:
                 numbers[key], following = following, following + 1
         subject_id = np.array([numbers[patient or f"recording {place}"] for place, patient in enumerate(patients)])
     if (twice := first_repeated(study_id)) is not None:
-        raise UserError(f"study_id {twice} is of two recordings; give each recording a number of its own")
+        raise UserError(
+            f"{found.tables[0]}: study_id {twice} is of two recordings; give each recording a number of its own"
+        )
     return Numbers(study_id, subject_id, named)

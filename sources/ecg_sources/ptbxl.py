@@ -14,6 +14,7 @@ from ecg_sources.files import Files, Finder
 
 TABLE = "ptbxl_database.csv"
 FILE_COLUMN = {500: "filename_hr", 100: "filename_lr"}
+SUFFIX = {500: "_hr", 100: "_lr"}
 GROUPS = ("site", "device", "strat_fold")
 SEX = {"0": "M", "1": "F"}
 # {'NORM': 100.0, 'SR': 0.0}: read by its form, never evaluated.
@@ -54,7 +55,7 @@ def read(files: Files, table: Path | None, rate: int, likelihood: float) -> Data
     for number, (line, cells) in enumerate(iterate_rows(table, columns), start=1):
         ecg_id, patient, age, sex, text, listed, *further = cells
         name = Path(listed).name
-        path = finder.find(folder + listed, listed) if name else None
+        path = finder.find(folder + listed, listed, name) if name else None
         if path is None:
             found.left_out.append(
                 (name or f"ecg_id {ecg_id}", f"line {line} of {table.name}, but no header of it below the root")
@@ -63,16 +64,19 @@ def read(files: Files, table: Path | None, rate: int, likelihood: float) -> Data
         stated = statements(table, line, text)
         found.unmatched.update(stated.keys() - codes.codes.keys())
         present, doubtful = set(), set()
-        for code in stated.keys() & codes.codes.keys():
-            if codes.codes[code].kind != "diagnostic" or stated[code] >= likelihood:
+        for code, value in stated.items():
+            if code not in codes.codes or codes.codes[code].kind != "diagnostic" or value >= likelihood:
                 present.add(code)
-            elif not stated[code]:
+            elif not value:
                 doubtful.add(code)
         labels = codes.row(present, known if stated else frozenset(), doubtful)
         further = (" ".join(f"{code}:{value:g}" for code, value in stated.items()), *further)
         patient = re.sub(r"\.0+$", "", patient)
         recording = Recording(name, path, number, patient, age_of(age), SEX.get(sex.partition(".")[0], ""), further)
         found.add(recording, labels)
+    other = next(one for one in FILE_COLUMN if one != rate)
+    if not found.recordings and any(path.endswith(SUFFIX[other]) for path in files.records):
+        raise UserError(f"{files.root}: holds no recording of {table.name} at {rate} Hz; give --rate {other}")
     found.note_several(finder.several)
     return found
 

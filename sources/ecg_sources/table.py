@@ -1,5 +1,6 @@
 """Any data set: the user's own table, a row per recording and a column per label."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -8,7 +9,7 @@ import numpy as np
 from ecg_finetune.files import UserError, shown
 from ecg_finetune.label_set import KEY_COLUMNS, check_names
 from ecg_finetune.tables import integer, iterate_rows, listed, read_header
-from ecg_sources.dataset import NOT_KNOWN, DataSet, Recording, age_of, sex_of
+from ecg_sources.dataset import NOT_KNOWN, PATIENT_NAME, RECORD_COLUMNS, DataSet, Recording, age_of, sex_of
 from ecg_sources.files import SIGNALS, Files, Finder
 
 # What a column of the table may be called, capitals aside.
@@ -17,7 +18,9 @@ PATH = ("path",)
 PATIENT = ("subject_id", "patient_id", "patient", "subject")
 AGE, SEX, STUDY = ("age",), ("sex", "gender"), ("study_id",)
 # Columns that are no labels even where they hold nothing but 0 and 1.
-NO_LABELS = (*NAME, *PATH, *PATIENT, *AGE, *SEX, *KEY_COLUMNS, "fold", "strat_fold", "channel", "rate", "unit")
+NO_LABELS = ("", *NAME, *PATH, *PATIENT, *AGE, *SEX, *KEY_COLUMNS, "fold", "strat_fold", "channel", "rate", "unit")
+# Columns that the record list has anyway; pandas writes its index without a name.
+OURS = ("", *RECORD_COLUMNS, PATIENT_NAME)
 VALUES = {"": np.nan, "0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0}
 
 
@@ -41,13 +44,17 @@ def read(files: Files, table: Path | None, labels: Sequence[str] | None) -> Data
     table = table or _only_table(files)
     header = read_header(table)
     rows = list(iterate_rows(table, header))
+    header = [name.strip() for name in header]
     if not rows:
         raise UserError(f"{table}: no rows below the header; give a row per recording")
     name, path, patient, age, sex, study = (_place(header, names) for names in (NAME, PATH, PATIENT, AGE, SEX, STUDY))
     if name is None and path is None:
+        if len(header) == 1 and re.search("[;\t]", header[0]):
+            raise UserError(f"{table}: its columns are not separated by commas; save it as CSV with commas")
         raise UserError(f"{table}: no column is called path or name, so no recording is named; it has {listed(header)}")
     places = _label_places(table, header, rows, labels)
-    further = [n for n in range(len(header)) if n not in (name, path, patient, age, sex, study, *places)]
+    taken = (name, path, patient, age, sex, study, *places)
+    further = [n for n, column in enumerate(header) if n not in taken and column not in OURS]
     names = [header[place] for place in places]
     found = DataSet(names, NOT_KNOWN, patient is not None, [table], [header[place] for place in further])
     if further:
@@ -62,14 +69,14 @@ def read(files: Files, table: Path | None, labels: Sequence[str] | None) -> Data
         wanted = cell(path) or cell(name)
         if not wanted:
             raise UserError(f"{table}: line {line} names no recording; fill its path or name, or remove the row")
-        ending = PurePosixPath(wanted).suffix
-        place = finder.find(wanted, wanted.removesuffix(ending) if ending in SIGNALS else wanted)
-        if place is None:
-            found.left_out.append((wanted, f"line {line} of {table.name}, but no such recording below the root"))
+        there = _candidates(finder, files.root, wanted)
+        if len(there) != 1:
+            reason = f"which {len(there)} recordings are called: give the path" if there else "but no such recording"
+            found.left_out.append((wanted, f"line {line} of {table.name}, {reason} below the root"))
             continue
         recording = Recording(
             cell(name) or PurePosixPath(wanted).name,
-            place,
+            there[0],
             number if study is None else integer(table, line, "study_id", cells[study]),
             cell(patient),
             age_of(cell(age)),
@@ -77,12 +84,19 @@ def read(files: Files, table: Path | None, labels: Sequence[str] | None) -> Data
             tuple(row[n] for n in further),
         )
         found.add(recording, np.array([VALUES[cells[n]] for n in places], dtype=np.float32))
-    found.note_several(finder.several)
     return found
 
 
+def _candidates(finder: Finder, root: Path, wanted: str) -> list[str]:
+    """Return the recordings that a cell may mean: a path from the root, or a name or the end of a path anywhere."""
+    path = PurePosixPath(wanted)
+    if path.is_absolute():
+        path = next((path.relative_to(one) for one in (root, root.resolve()) if path.is_relative_to(one)), path)
+    return finder.candidates(str(path), str(path.with_suffix("") if path.suffix in SIGNALS else path))
+
+
 def _place(header: Sequence[str], names: Sequence[str]) -> int | None:
-    return next((place for place, name in enumerate(header) if name.strip().lower() in names), None)
+    return next((place for place, name in enumerate(header) if name.lower() in names), None)
 
 
 def _only_table(files: Files) -> Path:
@@ -103,7 +117,7 @@ def _label_places(
             raise UserError(f"{table}: no column is called {shown(missing[0])}; it has {listed(header)}")
         candidates = [header.index(name) for name in labels]
     else:
-        candidates = [n for n, name in enumerate(header) if name.strip().lower() not in NO_LABELS]
+        candidates = [n for n, name in enumerate(header) if name.lower() not in NO_LABELS]
     places = []
     for place in candidates:
         wrong = next((item for item in rows if item[1][place].strip() not in VALUES), None)

@@ -35,7 +35,7 @@ import numpy as np
 from ecg_sources import cinc2017, ludb, physionet2021, ptbxl, table
 from ecg_sources.dataset import INCLUDED, NOT_INCLUDED, DataSet
 from ecg_sources.files import Files
-from ecg_sources.outputs import label_set_of, numbers_of, refuse_other_data, write_outputs
+from ecg_sources.outputs import label_set_of, numbers_of, refuse_other_data, refuse_renumbering, write_outputs
 
 from ecg_finetune.cli import execute, real_number, stage_parser
 from ecg_finetune.files import UserError, refuse_outputs, shown
@@ -123,7 +123,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace the record list and labels of another data set (default: refuse)",
+        help="replace the record list and labels of another data set, or of other recordings; later stages that have "
+        "run need it too (default: refuse)",
     )
     return parser
 
@@ -155,8 +156,13 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         name, reason = found.left_out[0]
         raise UserError(f"{args.root}: no recording of the data set is there; the first, {shown(name)}: {reason}")
     numbers = numbers_of(found)
+    if not args.overwrite:
+        refuse_renumbering(record_list, found, numbers)
     if wanted is not None:
         found.take_labels(wanted.names, args.label_set.name)
+    if np.isnan(np.stack(found.labels)).all():
+        codes = f" ({most_common(found)} are not in our table)" if found.unmatched else ""
+        raise UserError(f"{args.root}: no label is known of any recording{codes}; is this {args.source}?")
     label_set = wanted or LabelSet.of(found.names)
     if args.combine_by_max is not None:
         label_set = label_set_of(label_set.names, args.combine_by_max)
@@ -225,10 +231,9 @@ def tell(found: DataSet, label_set: LabelSet) -> None:
         }.get(found.pretraining, "pretraining: whether ECG-FM was pretrained on these recordings is not known")
     )
     if found.unmatched:
-        most = ", ".join(f"{shown(code)} ({count:,})" for code, count in found.unmatched.most_common(10))
         print(
-            f"warning: {len(found.unmatched):,} codes are not in our table and say nothing here: {most}; all are in "
-            "unmatched.csv",
+            f"warning: {len(found.unmatched):,} codes are not in our table: {most_common(found)}; a recording "
+            "that has one is not known to lack any label. All are in unmatched.csv",
             file=sys.stderr,
         )
     if found.left_out:
@@ -238,6 +243,11 @@ def tell(found: DataSet, label_set: LabelSet) -> None:
             f"{ARTEFACTS['record_list_left_out'].location}",
             file=sys.stderr,
         )
+
+
+def most_common(found: DataSet) -> str:
+    """Return the most frequent codes that are not in the code table."""
+    return ", ".join(f"{shown(code)} ({count:,})" for code, count in found.unmatched.most_common(10))
 
 
 def main() -> int:

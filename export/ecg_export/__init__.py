@@ -1,0 +1,1 @@
+"""From a checkpoint and its evaluation to a model folder to give away."""

@@ -1,0 +1,193 @@
+"""What an evaluation says of a checkpoint: thresholds, calibration, metrics; and whether it is of this checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ecg_finetune.files import UserError, sha256
+from ecg_finetune.label_set import ROW_NAMES, LabelSet, check_names, difference, read_label_set
+from ecg_finetune.lineage import read_lineage
+from ecg_finetune.tables import finite_number, iterate_rows, read_header, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METRICS = ("auroc", "auprc", "recall", "precision", "specificity", "f1", "brier_calibrated")
+MOST_ROWS = 100  # of a further table on the card
+CHOICES = ("threshold", "calibration_slope", "calibration_intercept")
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A further table of an evaluation that the card shows: its heading, and the file's columns and rows."""
+
+    heading: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """An evaluation on the test set, as its metrics file and the lineage beside it have it.
+
+    Attributes
+    ----------
+    path : Path
+        The metrics file.
+    table : DataFrame
+        A row per label and average, under its name: `n_pos`, `n_neg`, the `METRICS` with `_low` and `_high`; NaN where
+        something is not defined or not in the file.
+    names : tuple of str
+        The labels.
+    thresholds : ndarray float64 (labels,)
+        On probabilities before calibration.
+    calibration : ndarray float64 (labels, 2)
+        Slope and intercept; (1, 0) where the valid split could not calibrate, or its scores rank the wrong way.
+    rule : str or float
+        How the thresholds were chosen.
+    trained_on_lead : str, optional
+        The lead that the checkpoint was fine-tuned on; None: not known.
+    lineage : mapping
+        Of the metrics.
+    """
+
+    path: Path
+    table: pd.DataFrame
+    names: tuple[str, ...]
+    thresholds: np.ndarray
+    calibration: np.ndarray
+    rule: str | float
+    trained_on_lead: str | None
+    lineage: Mapping[str, Any]
+
+    @property
+    def uncalibrated(self) -> list[str]:
+        """The labels whose probabilities are left as the network gives them."""
+        return [name for name, line in zip(self.names, self.calibration.tolist()) if line == [1.0, 0.0]]
+
+
+def read_evaluation(path: Path, checkpoint: Path) -> EvaluatedModel:
+    """Read metrics_<set>_<time>.csv and the lineage beside it.
+
+    Raises
+    ------
+    UserError
+        A file is missing or damaged, the metrics are of another checkpoint or of the valid split, or it is not known of
+        which.
+    """
+    beside = path.with_suffix(".json")
+    columns = ["n_pos", "n_neg", *CHOICES, *(f"{name}{end}" for name in METRICS for end in ("", "_low", "_high"))]
+    header = read_header(path)
+    if "label" not in header or "threshold" not in header:
+        raise UserError(f"{path}: not the metrics of an evaluation; give metrics_<set>_<time>.csv, as eval writes it")
+    table = read_table(path, {"label": "str", **{name: "float64" for name in columns if name in header}})
+    lineage = read_lineage("eval", beside, [path])
+    again = "evaluate the checkpoint again"
+    origin, settings = _origin(lineage), lineage.get("settings")
+    stated = origin.get("checkpoint_sha256")
+    if not isinstance(stated, str) or not isinstance(settings, dict):
+        raise UserError(f"{path}: {beside.name} beside it does not say of which checkpoint the metrics are; {again}")
+    if stated != sha256(checkpoint):
+        raise UserError(f"{path}: the metrics are of another checkpoint than {checkpoint} (by SHA-256); {again}")
+    if str(settings.get("set")).startswith("valid"):
+        raise UserError(f"{path}: metrics of the valid split, which chose the thresholds; give those of the test set")
+    labels = table[~table["label"].isin(ROW_NAMES)]
+    names = tuple(labels["label"])
+    check_names(path, names)
+    table = table.set_index("label").reindex(columns=columns)
+    choices = table.loc[list(names), list(CHOICES)].to_numpy()
+    wrong = ~((choices[:, 0] >= 0) & (choices[:, 0] <= 1))
+    if wrong.any():
+        raise UserError(f"{path}: no threshold from 0 to 1 for {names[int(np.argmax(wrong))]!r}; {again}")
+    usable = np.isfinite(choices[:, 1:]).all(axis=1) & (choices[:, 1] > 0)
+    calibration = np.where(usable[:, None], choices[:, 1:], [1.0, 0.0])
+    chosen = settings.get("operating points")
+    rule = chosen.get("rule") if isinstance(chosen, dict) else None
+    return EvaluatedModel(
+        path, table, names, choices[:, 0], calibration, rule, origin.get("finetuned_on_lead"), lineage
+    )
+
+
+def _origin(lineage: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the lineage of the predictions that metrics were computed from."""
+    earlier = lineage.get("earlier")
+    first = earlier[0] if isinstance(earlier, list) and earlier else {}
+    return first if isinstance(first, Mapping) else {}
+
+
+def evaluated_labels(evaluation: EvaluatedModel, stated: LabelSet | None, definition: Path, outputs: int) -> LabelSet:
+    """Return the label set of a network of so many outputs.
+
+    Parameters
+    ----------
+    evaluation : EvaluatedModel
+        Of the network.
+    stated : LabelSet, optional
+        What the checkpoint says its labels are.
+    definition : Path
+        label_def.csv of the test set, for a checkpoint that does not say.
+    outputs : int
+        Of the network.
+
+    Raises
+    ------
+    UserError
+        These do not go together.
+    """
+    names = evaluation.names
+    if len(names) != outputs:
+        raise UserError(f"{evaluation.path}: {len(names)} labels, but the checkpoint has {outputs} outputs")
+    label_set = read_label_set(definition) if stated is None else stated
+    if other := difference(label_set.names, "the checkpoint" if stated else str(definition), names, "the metrics"):
+        raise UserError(f"{evaluation.path}: metrics of other labels: {other}; evaluate the checkpoint again")
+    return label_set
+
+
+def read_extra(path: Path, heading: str) -> Extra:
+    """Read a further table of an evaluation for the card: of noise, of groups of patients.
+
+    Where it has rows for labels and for their means, the means are shown; `<metric>_low` and `_high` stand behind the
+    metric as its interval.
+
+    Raises
+    ------
+    UserError
+        The file is missing or damaged, or has more rows than a card can show.
+    """
+    header = read_header(path)
+    table = list(iterate_rows(path, header))
+    rows = [dict(zip(header, cells)) for _, cells in table]
+    if any(row.get("label") == ROW_NAMES[0] for row in rows):
+        rows = [row for row in rows if row["label"] == ROW_NAMES[0]]
+        header = [name for name in header if name != "label"]
+    if not 0 < len(rows) <= MOST_ROWS:
+        raise UserError(f"{path}: {len(rows):,} rows, a card shows 1 to {MOST_ROWS}; give a table with mean rows")
+    shown = [name for name in header if not name.endswith(("_low", "_high"))]
+    return Extra(heading, shown, [[_cell(row, name) for name in shown] for row in rows])
+
+
+def _cell(row: Mapping[str, str], name: str) -> str:
+    parts = [_rounded(row[name]), *(_rounded(row.get(f"{name}{end}", "")) for end in ("_low", "_high"))]
+    return f"{parts[0]} ({parts[1]} to {parts[2]})" if parts[1] and parts[2] else parts[0]
+
+
+def _rounded(text: str) -> str:
+    value = finite_number(text) if text else math.nan
+    return text if math.isnan(value) or value.is_integer() else f"{value:.3f}"
+
+
+def to_give_away(content: Any) -> Any:
+    """Return a lineage without the folders of this machine: of an absolute path its last part is left."""
+    if isinstance(content, Mapping):
+        return {to_give_away(key): to_give_away(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [to_give_away(value) for value in content]
+    if isinstance(content, str) and PurePath(content).is_absolute():
+        return PurePath(content).name
+    return content

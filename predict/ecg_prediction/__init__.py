@@ -1,0 +1,1 @@
+"""A model folder asked about recordings: probabilities, decisions, a page."""

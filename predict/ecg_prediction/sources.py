@@ -1,0 +1,100 @@
+"""Which recordings are asked about: files, folders, or the rows of a record list, one at a time."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ecg_finetune.files import UserError
+from ecg_finetune.tables import iterate_rows
+
+
+class Source(NamedTuple):
+    """A recording: its name in the tables, and where it is."""
+
+    name: str
+    path: str
+
+
+class Given:
+    """Recordings that are named one by one, or in folders.
+
+    Of a folder, and of those in it, all WFDB records are meant; if there are none, all files.
+
+    Raises
+    ------
+    UserError
+        A path does not exist, or a folder holds no file.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = paths
+        self.left_out = 0  # files of folders that are no part of a WFDB record
+        self.folders: dict[Path, bool] = {}  # whether WFDB records are meant
+        self.count = 0
+        for path in paths:
+            if not path.is_dir():
+                if not path.exists() and not Path(f"{path}.hea").exists():
+                    raise UserError(f"{path}: no such recording; give a file, a WFDB record or a folder of them")
+                self.count += 1
+                continue
+            records, others = 0, 0
+            for name in files_below(path):
+                records += name.endswith(".hea")
+                others += not name.endswith((".hea", ".dat", ".mat"))
+            if not records and not (records_of_files := sum(1 for _ in files_below(path))):
+                raise UserError(f"{path}: a folder without files; give one with recordings")
+            self.folders[path] = records > 0
+            self.count += records or records_of_files
+            self.left_out += others if records else 0
+
+    def __iter__(self) -> Iterator[Source]:
+        for path in self.paths:
+            if path not in self.folders:
+                yield Source(record_name(str(path)), str(path))
+                continue
+            for name in files_below(path):
+                if name.endswith(".hea") or not self.folders[path]:
+                    yield Source(record_name(name), name)
+
+
+class Listed:
+    """The recordings of a record list, `path` below a root.
+
+    Raises
+    ------
+    UserError
+        The list is missing or damaged, holds no row, or a row without a path.
+    """
+
+    left_out = 0
+
+    def __init__(self, record_list: Path, root: Path):
+        self.record_list, self.root = record_list, root
+        if not root.is_dir():
+            raise UserError(f"{root}: no such folder; give the folder that the paths start from with --raw-root")
+        self.count = 0
+        for line, (path,) in iterate_rows(record_list, ["path"]):
+            if not path:
+                raise UserError(f"{record_list}: line {line} has no path; correct or remove the row")
+            self.count += 1
+        if not self.count:
+            raise UserError(f"{record_list}: no rows below the header; give a list with recordings")
+
+    def __iter__(self) -> Iterator[Source]:
+        for _, (path,) in iterate_rows(self.record_list, ["path"]):
+            yield Source(path, str(self.root / path))
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """Yield the path of every file in a folder and in those below it, in order; hidden ones are passed over."""
+    for inner, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield os.path.join(inner, name)  # noqa: PTH118
+
+
+def record_name(path: str) -> str:
+    """Return the name of a recording: its path, of a WFDB record without the header's extension."""
+    return path.removesuffix(".hea")

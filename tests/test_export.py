@@ -1,0 +1,435 @@
+"""The model folder that export writes: against the checkpoint, eval's own files, and readers of other hands."""
+
+import json
+import shutil
+import zipfile
+from dataclasses import asdict
+
+import numpy as np
+import onnx
+import onnxruntime
+import pandas as pd
+import pytest
+import torch
+import yaml
+from ecg_export.folder import write_config, write_networks
+from evaluation_world import write_checkpoint
+from exported_model import make_model_folder, metrics_file
+from safetensors import safe_open
+from scipy.special import expit, logit
+from sklearn.metrics import roc_auc_score
+
+from ecg_finetune import load_model
+from ecg_finetune.ecg_fm import fold_channels, load_classifier
+from ecg_finetune.files import UserError, sha256, write_json
+from ecg_finetune.label_set import COMBINED_BY_MAX, ECG_FM, LABELS
+from ecg_finetune.model_folder import ModelConfig, read_config
+from ecg_finetune.paths import locate
+from ecg_finetune.segments import read_lead
+
+SCRIPT = "export/scripts/export_model.py"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A base folder with an evaluation and an exported model, both precisions."""
+    base = tmp_path_factory.mktemp("export")
+    make_model_folder(base, "--precision", "int8", "--data", 'Made-up: "ECGs"')
+    return base
+
+
+@pytest.fixture(scope="module")
+def folder(base):
+    return locate(base, "model_folder", model="small")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(base):
+    return load_classifier(locate(base, "checkpoint_best"))
+
+
+def test_the_folder_holds_no_pickle_and_states_the_checksum_of_every_file(folder):
+    files = {path.name: path for path in folder.iterdir()}
+    config = json.loads(files.pop("config.json").read_text())
+    assert config["files"] == {name: sha256(path) for name, path in files.items()}
+    assert set(files) == {
+        *("README.md", "checks.json", "metrics.csv", "model.safetensors", "model.onnx", "model_int8.onnx")
+    }
+    for path in files.values():
+        assert not zipfile.is_zipfile(path) and path.read_bytes()[:1] != b"\x80", path.name
+        assert path.stat().st_mode & 0o444 == 0o444, path.name
+
+
+def test_weights_are_the_checkpoints_bit_by_bit(folder, checkpoint):
+    with safe_open(folder / "model.safetensors", "numpy") as weights:
+        found = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118  no mapping
+    expected = checkpoint.state_dict()
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value.numpy())
+
+
+@pytest.mark.parametrize(("batch", "samples"), [(1, 2500), (7, 2500), (2, 5000), (3, 1234)])
+def test_onnx_gives_the_logits_of_twelve_equal_channels(folder, checkpoint, batch, samples):
+    lead = torch.randn(batch, samples, generator=torch.Generator().manual_seed(batch))
+    with torch.inference_mode():
+        expected = checkpoint(lead[:, None].repeat(1, 12, 1)).numpy()
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    (found,) = session.run(["logits"], {"lead": lead.numpy()})
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert found.dtype == np.float32
+
+
+def test_onnx_names_its_sizes_and_tells_nothing_of_this_machine(folder):
+    network = onnx.load(folder / "model.onnx")
+    onnx.checker.check_model(network, full_check=True)
+    shapes = [
+        [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*network.graph.input, *network.graph.output)
+    ]
+    assert shapes == [["batch", "samples"], ["batch", 17]]
+    for path in folder.iterdir():
+        assert b"/work" not in path.read_bytes() and b"/tmp" not in path.read_bytes(), path.name
+        assert b"site-packages" not in path.read_bytes(), path.name
+
+
+def test_folding_is_exact(checkpoint):
+    double = load_model_in_double(checkpoint)
+    lead = torch.randn(3, 2500, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = double.encoder(lead[:, None].repeat(1, 12, 1))
+        found = fold_channels(double).encoder(lead[:, None])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)  # the group norm is in float32
+
+
+@pytest.mark.parametrize("channel", [0, 4])
+def test_a_lead_in_one_channel_is_folded_too(checkpoint, channel, tmp_path):
+    """As --input zero trains it: the network and its files, against channels that are zero but one."""
+    model = load_model_in_single(checkpoint)
+    model.input_channel = channel
+    leads = torch.randn(3, 2500, generator=torch.Generator().manual_seed(channel))
+    source = torch.zeros(3, 12, 2500)
+    source[:, channel] = leads
+    with torch.inference_mode():
+        expected = checkpoint(source).numpy()
+        np.testing.assert_allclose(fold_channels(model)(leads[:, None]).numpy(), expected, atol=1e-5)
+    calibration = np.tile([1.0, 0.0], (17, 1))
+    shape = {**asdict(model.architecture), "conv_feature_layers": str(list(model.architecture.conv_feature_layers))}
+    config = ModelConfig("zero", shape, ECG_FM, np.full(17, 0.5), calibration, "f1", "I", channel, {}, {})
+    write_networks(tmp_path, model, int8=False)
+    write_config(tmp_path, config)
+    for runtime in ("onnx", "torch"):
+        loaded = load_model(tmp_path, runtime)
+        assert loaded.config.input_channel == channel
+        np.testing.assert_allclose(loaded.network(leads.numpy()), expected, atol=1e-5)
+
+
+def load_model_in_double(model):
+    copy = type(model)(model.architecture)
+    copy.load_state_dict(model.state_dict())
+    return copy.double().eval()
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "torch"])
+def test_predictions_are_evals_own_calibrated(base, folder, runtime):
+    """On the 10-second records of the test set, by the numbers of metrics.csv."""
+    (predictions,) = locate(base, "eval").glob("predictions_test_*.csv")
+    expected = pd.read_csv(predictions, index_col="study_id")
+    metrics = pd.read_csv(metrics_file(base), index_col="label").loc[list(LABELS)]
+    slope, intercept = metrics["calibration_slope"], metrics["calibration_intercept"]
+    usable = (slope > 0) & ((slope != 1) | (intercept != 0))
+    model = load_model(folder, runtime)
+    for study, row in expected.head(12).iterrows():
+        lead, _ = read_lead(locate(base, "test_mats") / f"mimic_iv_ecg_{study}.mat", 5000)
+        table = model.predict(lead, rate=500).table
+        calibrated = np.where(usable, expit(slope * logit(row) + intercept), row)
+        np.testing.assert_allclose(table["probability"], calibrated, atol=2e-6)
+        near = (row - metrics["threshold"]).abs() < 1e-6
+        assert (table["found"] == (row >= metrics["threshold"]))[~near].all()
+        assert list(table.index) == list(LABELS)
+
+
+def test_a_longer_lead_is_combined_over_its_windows(base, folder):
+    model = load_model(folder)
+    studies = pd.read_csv(locate(base, "test_file_list"))["study_id"].head(3)
+    leads = [read_lead(locate(base, "test_mats") / f"mimic_iv_ecg_{study}.mat", 5000)[0] for study in studies]
+    windows = model.predict(np.concatenate(leads), rate=500).windows
+    assert windows["start_s"].tolist() == [0, 10, 20] and (windows["status"] == "ok").all()
+    alone = [model.predict(lead, rate=500).table["probability"] for lead in leads]
+    np.testing.assert_allclose(windows[list(LABELS)], alone, atol=1e-6)
+    whole = model.predict(np.concatenate(leads), rate=500).table["probability"]
+    for label in COMBINED_BY_MAX:  # calibration rises, so the maximum is one of them
+        assert whole[label] == pytest.approx(windows[label].max(), abs=1e-12)
+
+
+def test_checks_repeat_evals_metrics(base, folder):
+    checks = json.loads((folder / "checks.json").read_text())
+    assert max(checks["largest_logit_difference"][name] for name in ("model.safetensors", "model.onnx")) < 1e-5
+    metrics = pd.read_csv(metrics_file(base), index_col="label")
+    for label in LABELS:
+        for name in ("auroc", "auprc", "recall", "precision", "f1", "specificity"):
+            found = checks["int8"]["metrics"][label][name][0]
+            np.testing.assert_allclose(np.nan if found is None else found, metrics.at[label, name], atol=1e-6)
+    assert checks["int8"]["records"] == 60
+
+
+def test_int8_answers_nearly_the_same(base, folder):
+    truth = pd.read_csv(locate(base, "test_labels"))
+    leads = [
+        read_lead(locate(base, "test_mats") / f"mimic_iv_ecg_{study}.mat", 5000)[0] for study in truth["idx"].head(20)
+    ]
+    segments = np.stack(leads).reshape(40, 2500)
+    fine, coarse = (load_model(folder, precision=name).probabilities(segments) for name in ("float32", "int8"))
+    assert 0 < np.abs(fine - coarse).max() < 0.05
+    assert (folder / "model_int8.onnx").read_bytes() != (folder / "model.onnx").read_bytes()
+
+
+def test_the_card_has_the_metrics_in_the_hubs_form(base, folder):
+    _, head, text = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    (model,) = yaml.safe_load(head)["model-index"]
+    (result,) = model["results"]
+    assert model["name"] == "small" and result["dataset"]["name"] == 'Made-up: "ECGs"'
+    metrics = pd.read_csv(metrics_file(base), index_col="label")
+    values = {metric["name"]: metric["value"] for metric in result["metrics"]}
+    assert values["AUROC, Macro average"] == pytest.approx(metrics.at["__macro__", "auroc"], abs=1e-4)
+    assert values["F1, Tachycardia"] == pytest.approx(metrics.at["Tachycardia", "f1"], abs=1e-4)
+    for words in ("Not a medical device", "PhysioNet", "One lead shows", *LABELS):
+        assert words in text
+    assert "nan" not in text
+
+
+def test_further_tables_are_on_the_card(call_script, base, tmp_path):
+    noise = tmp_path / "noise_test_lead1_duplicated_20260101_000000.csv"
+    rows = ["kind,snr,label,n_pos,auroc,auroc_low,auroc_high", "muscle,12,Tachycardia,9,0.9,0.8,0.95"]
+    noise.write_text("\n".join([*rows, "muscle,12,__macro__,90,0.87654,0.81,0.93", "clean,,__macro__,90,0.9,,"]) + "\n")
+    groups = tmp_path / "groups.csv"
+    groups.write_text("group,n,recall\nwomen | all,31,0.5\n")
+    command = ["--base-dir", base, "--metrics", metrics_file(base), "--name", "more", "--out", tmp_path / "more"]
+    call_script(SCRIPT, *command, "--noise", noise, "--subgroups", groups)
+    card = (tmp_path / "more" / "README.md").read_text(encoding="utf-8")
+    assert "## Under noise" in card and "| muscle | 12 | 90 | 0.877 (0.810 to 0.930) |" in card
+    assert "| clean |  | 90 | 0.900 |" in card and "| women \\| all | 31 | 0.500 |" in card
+
+
+def test_nothing_of_the_valid_split_goes_along(base, folder):
+    """No label, score or study of a record is in any file."""
+    studies = pd.read_csv(locate(base, "meta_split"))["save_file"].str.extract(r"(\d+)")[0]
+    for path in folder.iterdir():
+        if path.suffix in (".json", ".md", ".csv"):
+            text = path.read_text(encoding="utf-8")
+            assert not [study for study in studies if study in text], path.name
+
+
+# What is refused has written nothing
+
+
+def refused(call_script, base, tmp_path, *options, metrics=None):
+    metrics = metrics or metrics_file(base)
+    command = ["--base-dir", base, "--metrics", metrics, "--name", "refused", "--out", tmp_path / "refused"]
+    error = call_script(SCRIPT, *command, *options, exit_code=1).err
+    assert not (tmp_path / "refused").exists() and not list(tmp_path.glob(".refused*"))
+    return error
+
+
+def test_metrics_of_another_checkpoint_are_refused(call_script, base, tmp_path):
+    write_checkpoint(tmp_path / "other.pt", seed=5)
+    error = refused(call_script, base, tmp_path, "--model-path", tmp_path / "other.pt")
+    assert "the metrics are of another checkpoint" in error
+
+
+def test_metrics_without_their_lineage_are_refused(call_script, base, tmp_path):
+    shutil.copy(metrics_file(base), tmp_path / "metrics.csv")
+    error = refused(call_script, base, tmp_path, metrics=tmp_path / "metrics.csv")
+    assert "does not say of which checkpoint" in error
+
+
+def test_changed_metrics_are_refused(call_script, base, tmp_path):
+    copied = shutil.copy(metrics_file(base), tmp_path)
+    shutil.copy(metrics_file(base).with_suffix(".json"), tmp_path)
+    table = pd.read_csv(copied)
+    table.loc[0, "auroc"] = 1.0
+    table.to_csv(copied, index=False)
+    assert "not the file that the eval stage wrote" in refused(call_script, base, tmp_path, metrics=tmp_path / copied)
+
+
+def test_metrics_of_the_valid_split_are_refused(call_script, run_script, base, tmp_path):
+    world = tmp_path / "world"
+    shutil.copytree(base, world, ignore=shutil.ignore_patterns("export", "eval"))
+    run_script("eval/scripts/eval_finetuned.py", "--base-dir", world, "--set", "valid", "--bootstrap", 0)
+    (metrics,) = locate(world, "eval").glob("metrics_valid_*.csv")
+    assert "metrics of the valid split" in refused(call_script, world, tmp_path, metrics=metrics)
+
+
+def test_a_table_that_is_no_metrics_is_refused(call_script, base, tmp_path):
+    assert "not the metrics of an evaluation" in refused(
+        call_script, base, tmp_path, metrics=locate(base, "test_labels")
+    )
+
+
+def test_a_network_that_answers_differently_is_refused(call_script, base, tmp_path, monkeypatch):
+    import ecg_export.folder as written
+
+    whole = written.write_onnx
+
+    def write_other(path, folded):
+        with torch.no_grad():
+            folded.proj.bias += 1e-3
+        whole(path, folded)
+
+    monkeypatch.setattr(written, "write_onnx", write_other)
+    monkeypatch.setattr(written, "fold_channels", lambda model: fold_channels(load_model_in_single(model)))
+    error = refused(call_script, base, tmp_path)
+    assert "model.onnx: its logits differ from the checkpoint's by up to 0.001" in error
+
+
+def load_model_in_single(model):
+    copy = type(model)(model.architecture)
+    copy.load_state_dict(model.state_dict())
+    return copy.eval()
+
+
+def test_a_folder_that_is_there_is_kept(call_script, base, folder, tmp_path):
+    command = ["--base-dir", base, "--metrics", metrics_file(base)]
+    before = sha256(folder / "config.json")
+    assert "there is a model of this name" in call_script(SCRIPT, *command, "--name", "small", exit_code=1).err
+    assert sha256(folder / "config.json") == before
+    (tmp_path / "notes").write_text("mine")
+    error = call_script(SCRIPT, *command, "--name", "x", "--out", tmp_path, "--overwrite", exit_code=1).err
+    assert "holds files, but no model" in error and (tmp_path / "notes").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "a b", "-a", "a..b", "ä", "x" * 97])
+def test_names_that_are_none(call_script, base, name):
+    with pytest.raises(SystemExit) as stopped:
+        call_script(SCRIPT, "--base-dir", base, "--metrics", "m.csv", f"--name={name}")
+    assert stopped.value.code == 2
+
+
+# A folder that was changed is not used
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copied")
+
+
+@pytest.mark.parametrize(("runtime", "name"), [("onnx", "model.onnx"), ("torch", "model.safetensors")])
+def test_a_changed_file_is_refused(copied, runtime, name):
+    content = bytearray((copied / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copied / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: its SHA-256 is not the one"):
+        load_model(copied, runtime)
+
+
+@pytest.mark.parametrize(("runtime", "name"), [("onnx", "model.onnx"), ("torch", "model.safetensors")])
+@pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"\x80\x04N."])
+def test_a_file_that_is_no_network_is_refused_in_one_line(copied, runtime, name, content):
+    (copied / name).write_bytes(content)
+    change_config(copied, lambda config: config["files"].update({name: sha256(copied / name)}))
+    with pytest.raises(UserError, match=name) as refusal:
+        load_model(copied, runtime)
+    assert "\n" not in str(refusal.value)
+
+
+def change_config(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    write_json(folder / "config.json", config)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "torch"])
+def test_another_number_of_labels_is_refused(copied, runtime):
+    change_config(copied, lambda config: config["labels"].pop())
+    with pytest.raises(UserError, match="a network of 17 labels, but config.json names 16"):
+        load_model(copied, runtime)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda config: config.update(format="other"), "format other 1"),
+        (lambda config: config.update(format_version=2), "with a matching version"),
+        (lambda config: config.update(sample_rate=250), "sample_rate is 250"),
+        (lambda config: config.update(lead="X"), "lead is X"),
+        (lambda config: config.update(lead=["I"]), "lead is"),
+        (lambda config: config.update(input="zeros"), "input is zeros"),
+        (lambda config: config.update(input_channel=3), "input is duplicate"),
+        (lambda config: config.update(input="zero", input_channel=12), "input_channel is 12"),
+        (lambda config: config.update(input="zero", input_channel=True), "input_channel is True"),
+        (lambda config: config.pop("labels"), "labels is missing"),
+        (lambda config: config.update(labels=[]), "names no label"),
+        (lambda config: config["labels"][3].pop("threshold"), "label 4 lacks"),
+        (lambda config: config["labels"][0].update(threshold=2), "label 1 lacks"),
+        (lambda config: config["labels"][0].update(combine="median"), "label 1 lacks"),
+        (lambda config: config["labels"][1].update(name=config["labels"][0]["name"]), "two labels are called"),
+        (lambda config: config.update(files={}), "was exported without model.onnx"),
+    ],
+)
+def test_a_damaged_configuration_is_refused(copied, change, told):
+    change_config(copied, change)
+    with pytest.raises(UserError, match=told):
+        load_model(copied, "onnx")
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        load_model(tmp_path / "none")
+    with pytest.raises(UserError, match="config.json: no such file"):
+        read_config(tmp_path)
+
+
+def test_int8_that_is_not_there_is_refused(copied):
+    (copied / "model_int8.onnx").unlink()
+    with pytest.raises(UserError, match="model_int8.onnx: no such file"):
+        load_model(copied, precision="int8")
+    change_config(copied, lambda config: config["files"].pop("model_int8.onnx"))
+    with pytest.raises(UserError, match="export it again with --precision int8"):
+        load_model(copied, precision="int8")
+    with pytest.raises(UserError, match="int8 runs in onnxruntime alone"):
+        load_model(copied, "torch", precision="int8")
+
+
+# What a notebook gives
+
+
+@pytest.mark.parametrize(
+    ("signal", "rate", "told"),
+    [
+        (np.zeros((2, 5000)), 500, "not numbers of shape"),
+        (["a"] * 5000, 500, "not numbers of shape"),
+        (np.zeros(1000), 500, "2 s, 5 s are needed"),
+        (np.zeros(5000), 500, "one value for 10 s"),
+        (np.full(5000, np.nan), 500, "missing"),
+        (np.ones(50) * np.arange(50), 1, "1 Hz"),
+        (np.sin(np.arange(5000)) * 100, 500, "beyond 20 mV"),
+    ],
+)
+def test_a_signal_that_cannot_be_used_says_why(folder, signal, rate, told):
+    with pytest.raises(UserError, match=told):
+        load_model(folder).predict(signal, rate=rate)
+
+
+def test_the_tables_read_well(base, folder):
+    model = load_model(folder, "onnx")
+    study = pd.read_csv(locate(base, "test_file_list"))["study_id"][0]
+    lead, _ = read_lead(locate(base, "test_mats") / f"mimic_iv_ecg_{study}.mat", 5000)
+    prediction = model.predict(lead[:4000], rate=500)
+    assert list(prediction.table.columns) == ["probability", "threshold", "found"]
+    assert prediction.found == [name for name in LABELS if prediction.table.at[name, "found"]]
+    assert "Tachycardia" in repr(prediction) and "<table" in prediction._repr_html_()
+    assert prediction.windows["detail"].tolist() == ["8 s instead of 10 s"]
+    assert repr(model) == "<Model small: 17 labels from lead I, on onnx>"
+
+
+def test_auroc_of_the_checks_is_scikit_learns(base, folder):
+    """The whole way once more by hand: ONNX, mean of both halves, AUROC."""
+    truth = pd.read_csv(locate(base, "test_labels"), index_col="idx")["Tachycardia"]
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    scores = []
+    for study in truth.index:
+        lead, _ = read_lead(locate(base, "test_mats") / f"mimic_iv_ecg_{study}.mat", 5000)
+        (logits,) = session.run(None, {"lead": lead.reshape(2, 2500)})
+        scores.append(expit(logits[:, LABELS.index("Tachycardia")]).mean())
+    checks = json.loads((folder / "checks.json").read_text())
+    assert checks["int8"]["metrics"]["Tachycardia"]["auroc"][0] == pytest.approx(roc_auc_score(truth, scores))
