@@ -71,6 +71,7 @@ NOT_RUN = {
     "eval_finetuned.py --base-dir /data/ecg-seed43": "the README's command with another base folder",
     "finetune_ecgfm.py --base-dir /data/ecg-seed43": "the same",
     "--base-dir /data/ecg-external": "needs another data set; test_external_validation.py has one",
+    "--subgroups": "needs a table of people; test_eval_paper.py runs it",
     "--dask": "test_batch.py runs on a cluster of its own",
     "cluster.py": "needs SLURM",
     "/data/code-15": "recordings of the user's own; test_recordings.py runs preprocess on every format",

@@ -5,13 +5,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from ecg_evaluation.calibration import fit_calibration, fit_sigmoid, reliability_curve
+from ecg_evaluation.calibration import fit_calibration, fit_sigmoid
 from ecg_evaluation.options import threshold_rule
-from ecg_evaluation.thresholds import best_threshold, choose_thresholds
+from ecg_evaluation.thresholds import Target, best_threshold, choose_thresholds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
-from sklearn.calibration import _SigmoidCalibration, calibration_curve
+from sklearn.calibration import _SigmoidCalibration
 from sklearn.metrics import f1_score, recall_score
 
 from ecg_finetune.probabilities import calibrate
@@ -111,24 +111,26 @@ def test_labels_without_both_kinds_stay_as_they_are():
     assert (parameters[0] == [1, 0]).all() and not (parameters[1] == [1, 0]).all()
 
 
-def test_reliability_curve_equals_scikit_learn():
-    rng = np.random.default_rng(0)
-    probabilities = rng.random(500)
-    truth = rng.random(500) < probabilities**2
-    ours = reliability_curve(truth, probabilities, smallest=1)
-    observed, predicted = calibration_curve(truth, probabilities, n_bins=10)
-    np.testing.assert_allclose(ours[:, 0], predicted)
-    np.testing.assert_allclose(ours[:, 1], observed)
-    assert reliability_curve(np.array([1]), np.array([1.0])).tolist() == [[1.0, 1.0, 1.0]]
-
-
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=60))
-def test_reliability_bins_are_never_too_small_and_lose_nothing(rows):
-    truth, probabilities = (np.array(column, dtype=float) for column in zip(*rows))
-    predicted, observed, count = reliability_curve(truth, probabilities).T
-    assert count.min() >= 10 or len(count) == 1
-    assert count.sum() == len(rows)
-    assert (observed * count).sum() == pytest.approx(truth.sum())
-    assert (predicted * count).sum() == pytest.approx(probabilities.sum())
-    assert (np.diff(predicted) > 0).all()
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 12)), min_size=2, max_size=60),
+    st.sampled_from([0.5, 0.9, 0.95, 0.99, 1.0]),
+)
+def test_targets_are_reached_at_the_least_cost(rows, share):
+    truth, scores = (np.array(column) for column in zip(*rows))
+    if truth.all() or not truth.any():
+        return
+    scores = scores / 12
+
+    def shares(threshold: float) -> tuple[float, float]:
+        return (scores[truth] >= threshold).mean(), (scores[~truth] < threshold).mean()
+
+    sensitivity = Target("sensitivity", share).threshold(truth, scores)
+    assert shares(sensitivity)[0] >= share - 1e-9
+    assert all(shares(higher)[0] < share - 1e-9 for higher in scores[scores > sensitivity])
+    specificity = Target("specificity", share).threshold(truth, scores)
+    if np.isnan(specificity):
+        assert all(shares(score)[1] < share - 1e-9 for score in scores)
+    else:
+        assert shares(specificity)[1] >= share - 1e-9
+        assert all(shares(lower)[1] < share - 1e-9 for lower in scores[scores < specificity])

@@ -5,13 +5,13 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from ecg_evaluation.analyses import shares_together
 from ecg_evaluation.bootstrap import draw, replicates
 from ecg_evaluation.calibration import fit_calibration, uncalibrate
 from ecg_evaluation.inputs import Labelled, read_test_set
 from ecg_evaluation.metrics import METRICS, Scored
 from ecg_evaluation.misses import named, rank_misses
 from ecg_evaluation.prediction import combine_segments, load_model
-from ecg_evaluation.report import shares_together
 from ecg_evaluation.results import NOT_ANNOTATED, compare, decide, evaluate, same_order
 from ecg_evaluation.thresholds import choose_thresholds
 from evaluation_world import make_world, write_checkpoint
@@ -231,7 +231,7 @@ def test_three_labels_of_ones_own_from_the_checkpoint_to_the_report(own_world, c
     assert "the 17" not in page
     assert "the higher of the two for tachycardia, and their mean for the other labels" in page
     assert "nan" not in " ".join(reader.cells).lower() and "&lt;NA&gt;" not in page and "<NA>" not in page
-    assert page.count('class="three"') == 3  # two labels and the micro average
+    assert page.count('class="four"') == 3  # two labels and the micro average
 
 
 def test_segments_combine_as_the_label_set_says():

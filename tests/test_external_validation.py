@@ -99,7 +99,7 @@ def test_where_they_come_from_is_told(development, external, validated):
     assert f"The operating points are frozen: {told}." in page and digest in page
     assert "A label's threshold is the one that has the highest F1 on the development's valid split." in page
     checkpoint = sha256(locate(base, "checkpoint_best"))
-    assert f"<h1>checkpoint_best.pt ({checkpoint[:8]}) on Lead I of PTB-XL</h1>" in page
+    assert f"<h1>checkpoint_best.pt ({checkpoint[:8]}) on Lead I of PTB-XL, " in page
     assert "Labels are what PTB-XL says of its records" in page and "from physicians" not in page
     written = json.loads(outputs(locate(external, "eval"), "metrics", ".json")[0].read_text())
     choices = written["settings"]["operating points"]
@@ -109,7 +109,7 @@ def test_where_they_come_from_is_told(development, external, validated):
     }
     assert digest in written["inputs"].values()
     ours = outputs(locate(external, "eval"), "metrics")[0]
-    assert written["outputs"] == {ours.name: sha256(ours)}
+    assert written["outputs"][ours.name] == sha256(ours)
     # Chained on: those of the external evaluation are those of the development.
     again = read_operating_points(ours, LABELS)
     assert again.choices["set"] == "valid_lead1_duplicated" and again.decisions.rule == "f1"
@@ -205,7 +205,7 @@ def test_a_model_folder_will_do_and_labels_it_lacks_get_no_threshold(development
         rf"accuracy, recall, .* are means over \d+ labels .undefined for {lacking}.", found["note"].iloc[-2]
     )
     page = outputs(tmp_path, "report", ".html")[0].read_text()
-    assert "was chosen on the development's valid split" in page and "nan" not in page.split("<h2>Provenance")[0]
+    assert "was chosen on the development's valid split" in page and " nan" not in page
 
 
 def test_operating_points_that_are_none(development, tmp_path):

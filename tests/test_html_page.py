@@ -54,3 +54,25 @@ def test_numeric_columns():
     assert "<th tabindex=0>label" in table
     assert "<th tabindex=0 class=n>auroc" in table and "<th tabindex=0 class=n>difference" in table
     assert "<tfoot><tr><td>all" in table
+
+
+def test_numbers_in_markup_are_numbers():
+    bold = Markup("<b>+0.012</b> <small>+0.001 to +0.023</small>")
+    table = html_table(["difference", "p", "label"], [[bold, "<0.001", Markup("<b>x</b>")], [None, "0.04", "1st"]])
+    assert "<th tabindex=0 class=n>difference" in table and "<th tabindex=0 class=n>p" in table
+    assert "<th tabindex=0>label" in table
+
+
+def test_contents_link_to_every_section():
+    page = html_page("T", "<h2>One</h2><p>a</p><h2>Two &amp; three</h2>", contents=True)
+    reader = Reader(page)
+    assert reader.addresses == ["#section-1", "#section-2"]
+    assert '<h2 id="section-2">Two &amp; three</h2>' in page and ">Two &amp; three</a>" in page
+    assert "<nav" not in html_page("T", "<h2>One</h2>")
+
+
+def test_a_title_cannot_leave_the_style_sheet():
+    page = html_page('a"; } </style><script>x</script>\\9', "")
+    style = page.split("<style>")[1].split("</style>")[0]
+    assert "script" in page and "<script>x" not in page
+    assert "\\22 \\3b  \\7d  \\3c " in style.split("@top-left")[1]

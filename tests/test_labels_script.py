@@ -95,7 +95,7 @@ def test_files_of_a_table_from_the_wild(base, run_script):
     assert read_csv(out / "unmatched.csv") == [["words", "count"], ["ünlesbar text", "1"]]
     assert {path.name for path in out.iterdir()} == {
         *("labels.csv", "labels.json", "y.npy", "y_soft.npy", "label_def_recomputed.csv", "label_def_official_17.csv"),
-        *("pos_weight.txt", "study_id_mapping.csv", "unmatched.csv"),
+        *("pos_weight.txt", "study_id_mapping.csv", "policy_differences.csv", "unmatched.csv"),
     }
     assert "2 of 6 rows have no split" in process.stdout
     assert "1 rows repeat an earlier one" in process.stdout
@@ -253,3 +253,29 @@ def test_prevalence_table_marks_what_differs():
     lines = {line.split("  ")[0]: line for line in prevalence_table(soft).splitlines()}
     assert "differs" not in lines["Sinus rhythm"] and "80.90%" in lines["Sinus rhythm"]
     assert "differs" in lines["Infarction"] and "22.46%" in lines["Infarction"]
+
+
+def test_either_policy_can_be_made_from_the_other(tmp_path, run_script, test_data):
+    reports = [json.loads(line)["statements"] for line in (test_data / "mimic_reports/reports.jsonl").open()][:400]
+    widest = max(map(len, reports))
+    table = tmp_path / "machine_measurements.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["study_id", *(f"report_{number}" for number in range(widest))])
+        writer.writerows(
+            [40000000 + row, *report, *[""] * (widest - len(report))] for row, report in enumerate(reports)
+        )
+    for policy, other in (("ecg-fm", "asserted"), ("asserted", "ecg-fm")):
+        out = tmp_path / policy
+        run_script(
+            SCRIPT, "--base-dir", tmp_path, "--machine-measurements", table, "--policy", policy, "--out-dir", out
+        )
+        soft = np.load(out / "y_soft.npy")
+        rows = read_csv(out / "policy_differences.csv")
+        assert rows[0] == ["idx", "label", "ecg-fm", "asserted"] and len(rows) > 10
+        made = soft.copy()
+        for idx, label, *values in rows[1:]:
+            place, both = (int(idx), LABELS.index(label)), dict(zip(rows[0][2:], map(np.float32, values)))
+            assert soft[place] == both[policy] != both[other]
+            made[place] = both[other]
+        np.testing.assert_array_equal(made, Labeler.from_config(PROJECT_CONFIG, other).label(reports).soft)

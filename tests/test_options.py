@@ -14,7 +14,10 @@ NO_NUMBERS = ["", " ", "1_000", "\u0661", "\uff15", "nan", "inf", "-inf", "1e400
 ABSURD_NUMBERS = ["-1", "-0", "0", str(10**12), str(10**30), "1e300", "1.5", "1e-400"]
 NO_PATHS = ["", "x\0y", "a" * 5000, "a/" * 1500]
 # Texts of any form, which are looked at when they are used.
-TEXTS = {"--device", "--channel", "--labels", "--combine-by-max", "--name", "--data", "--license"}
+TEXTS = {
+    "--by",
+    *("--device", "--channel", "--labels", "--combine-by-max", "--name", "--data", "--license"),
+}
 # Of values between commas.
 LISTS = {"snr", "kinds", "lr", "augment_snr"}
 

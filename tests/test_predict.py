@@ -269,6 +269,16 @@ def test_the_bytes_do_not_depend_on_the_workers(many, answered, folder, run_scri
         assert (tmp_path / name).read_bytes() == (answered[0] / name).read_bytes(), name
 
 
+def test_a_dask_cluster_writes_the_same_files(many, answered, folder, run_script, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None) as cluster:
+        monkeypatch.chdir(many)  # where the workers do not look
+        address = ("--dask", cluster.scheduler_address)
+        run_script(SCRIPT, ".", "--model", folder, "--out", tmp_path, *address, "--max-failed-fraction", 1)
+    found, expected = ((path / "windows.csv").read_text() for path in (tmp_path, answered[0]))
+    assert found == expected.replace(f"{many}/", "")
+
+
 def test_too_many_without_an_answer_are_an_error_and_what_was_written_stays(many, folder, run_script, tmp_path):
     process = run_script(SCRIPT, many, "--model", folder, "--out", tmp_path, exit_code=1)
     assert "3 of 40 recordings have no answer, more than --max-failed-fraction 0.05" in process.stderr

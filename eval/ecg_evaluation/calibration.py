@@ -1,4 +1,4 @@
-"""Sigmoid (Platt) calibration, fitted on the valid split, and reliability curves.
+"""Sigmoid (Platt) calibration, fitted on the valid split.
 
 Training with `pos_weight` shifts probabilities upwards, so they rank well and yet are no frequencies. A sigmoid in the
 logit has two parameters per label, which even a rare label can support; isotonic regression would overfit there.
@@ -62,36 +62,3 @@ def uncalibrate(probabilities: np.ndarray, parameters: np.ndarray) -> np.ndarray
     changed = (parameters != [1.0, 0.0]).any(axis=1) & (parameters[:, 0] > 0)
     slope = np.where(changed, parameters[:, 0], 1)
     return np.where(changed, expit((logit(probabilities) - parameters[:, 1]) / slope), probabilities)
-
-
-def reliability_curve(truth: np.ndarray, probabilities: np.ndarray, bins: int = 10, smallest: int = 10) -> np.ndarray:
-    """Return mean prediction, observed frequency and count of bins of equal width.
-
-    Parameters
-    ----------
-    truth, probabilities : ndarray (n,)
-        0/1, and predicted probabilities.
-    bins : int
-        Number of bins between 0 and 1.
-    smallest : int
-        Neighbouring bins are merged until each has this many values: the frequency among fewer says nothing.
-
-    Returns
-    -------
-    ndarray (bins, 3), float64
-        In rising order of the prediction; at least one bin.
-    """
-    place = np.minimum((probabilities * bins).astype(int), bins - 1)
-    sums = np.stack(
-        [np.bincount(place, weights=values, minlength=bins) for values in (probabilities, truth, np.ones(len(place)))]
-    )
-    merged = [np.zeros(3)]
-    for values in sums.T:
-        if merged[-1][2] >= smallest:
-            merged.append(np.zeros(3))
-        merged[-1] = merged[-1] + values
-    if len(merged) > 1 and merged[-1][2] < smallest:
-        last = merged.pop()
-        merged[-1] = merged[-1] + last
-    predicted, observed, count = np.array(merged).T
-    return np.column_stack((predicted / count, observed / count, count))

@@ -53,6 +53,11 @@ def read_test_set(folder: Path, max_samples: int | None) -> Labelled:
     return Labelled(folder.resolve().name, table["idx"].to_numpy(), truth, labels, path)
 
 
+def studies_of_test_set(folder: Path) -> np.ndarray:
+    """Return the records of the test set, int64 (records,)."""
+    return read_table(inside(folder, "test_labels"), {"idx": "int64"})["idx"].to_numpy()
+
+
 def test_label_set(folder: Path) -> LabelSet:
     """Return the labels of a test set: those of label_def.csv, which must be the columns of test_labels.csv."""
     path, definition = inside(folder, "test_labels"), inside(folder, "test_label_def")

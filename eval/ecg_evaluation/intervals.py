@@ -17,18 +17,24 @@ with ten positive patients such an interval covers the true AUROC in eight of te
 All arrays are float64. `rows` are the labels and, last, the micro average.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import beta, norm, t
 
-from ecg_evaluation.metrics import METRICS, RATIOS, Scored, ratios
+from ecg_evaluation.metrics import METRICS, RATIOS, Scored, ratios, unit_sums
 
 LEVEL = 0.95
 Z = norm.ppf((1 + LEVEL) / 2)
 AREAS = METRICS[:2]
 IS_AREA, IS_RATIO = (np.isin(METRICS, names) for names in (AREAS, RATIOS))
+
+
+def identity(value: np.ndarray) -> np.ndarray:
+    """Return the value."""
+    return value
 
 
 def patient_weights(scored: Scored) -> np.ndarray:
@@ -53,6 +59,15 @@ def effective_number(weights: np.ndarray) -> np.ndarray:
     """
     squares = (weights**2).sum(axis=0)
     return np.divide(weights.sum(axis=0) ** 2, squares, out=np.zeros_like(squares), where=squares > 0)
+
+
+def rarer_class(truth: np.ndarray, unit: np.ndarray, units: int) -> np.ndarray:
+    """Return how many records of the rarer class (by effective number) each unit has: float64 (units,).
+
+    `truth` 0/1 and `unit` int are (n,).
+    """
+    classes = (unit_sums(truth == wanted, unit, units) for wanted in (1, 0))
+    return min(classes, key=effective_number)
 
 
 def clopper_pearson(share: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -96,6 +111,61 @@ def margins(drawn: np.ndarray, effective: np.ndarray) -> np.ndarray:
         return t_quantile(effective - 1) * correction(effective) * standard_error(drawn)
 
 
+def patients(weights: np.ndarray) -> np.ndarray:
+    """Return how many units have any weight, over axis 0."""
+    return (weights > 0).sum(axis=0)
+
+
+def share_interval(share: np.ndarray, drawn: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the ends of the intervals of proportions: (2, ...); NaN where undefined.
+
+    That of Clopper and Pearson for as many independent records as have the same standard error, but for no more than
+    there are (Korn and Graubard); where resamples do not vary, for the number of patients.
+
+    Parameters
+    ----------
+    share : ndarray (...)
+        The proportions.
+    drawn : ndarray (resamples, ...)
+        Those of the resamples.
+    weights : ndarray (patients, ...)
+        How many records of each patient are in the denominator.
+    """
+    if len(drawn) < 2:
+        return np.full((2, *np.shape(share)), np.nan)
+    margin = margins(drawn, effective_number(weights))
+    varies = margin > 0
+    number = np.divide(share * (1 - share) * Z**2, margin**2, out=np.zeros_like(share), where=varies)
+    number = np.where(varies, np.minimum(number, weights.sum(axis=0)), patients(weights))
+    return np.stack(clopper_pearson(share, number))
+
+
+def t_interval(
+    value: np.ndarray, drawn: np.ndarray, weights: np.ndarray, scale: Callable = identity, back: Callable = identity
+) -> np.ndarray:
+    """Return the ends of t intervals that are formed on a scale such as the logarithm: (2, ...).
+
+    They are NaN where the value is not defined, and where a single patient is behind it.
+
+    Parameters
+    ----------
+    value : ndarray (...)
+        The estimates.
+    drawn : ndarray (resamples, ...)
+        Those of the resamples.
+    weights : ndarray (patients, ...)
+        The part of each patient in them.
+    scale, back : function
+        From a value to the scale, and from there back.
+    """
+    if len(drawn) < 2:
+        return np.full((2, *np.shape(value)), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        centre, margin = scale(value), margins(scale(drawn), effective_number(weights))
+        ends = np.stack((back(centre - margin), back(centre + margin)))
+    return np.where(np.isfinite(margin), ends, np.nan)
+
+
 @dataclass(frozen=True)
 class Estimates:
     """Metrics, or their differences between two models, with intervals."""
@@ -120,19 +190,11 @@ def estimate(scored: Scored, drawn: np.ndarray) -> Estimates:
     point, weights = scored.measure()[0], patient_weights(scored)
     if len(drawn) < 2:
         return Estimates(point, drawn, weights, *np.full((2, *point.shape), np.nan))
-    effective, records = effective_number(weights), weights.sum(axis=0)
-    low, high = clopper_pearson(point, (weights > 0).sum(axis=0))
-
-    # As many independent records as have the same standard error, but no more than there are.
-    margin = margins(drawn, effective)
-    varies = IS_RATIO & (margin > 0)
-    number = np.divide(point * (1 - point) * Z**2, margin**2, out=np.zeros_like(point), where=varies)
-    ends = clopper_pearson(point, np.minimum(number, records))
-    low, high = np.where(varies, ends[0], low), np.where(varies, ends[1], high)
+    effective = effective_number(weights)
+    low, high = np.where(IS_RATIO, share_interval(point, drawn, weights), clopper_pearson(point, patients(weights)))
 
     # The logit of an area of 1 is infinite: a resample without any misplaced record counts as half of one.
-    pairs = np.maximum(scored.positives.sum(axis=0) * records[:, METRICS.index("brier")], 1)
-    smallest = np.where(IS_AREA, 1 / (2 * pairs)[:, None], 1e-12)
+    smallest = np.where(IS_AREA, 1 / (2 * scored.pairs)[:, None], 1e-12)
     margin = margins(logit(np.clip(drawn, smallest, 1 - smallest)), effective)
     varies = ~IS_RATIO & (margin > 0) & (point > 0) & (point < 1)
     centre = logit(np.where(varies, point, 0.5))

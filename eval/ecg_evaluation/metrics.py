@@ -9,6 +9,7 @@ Truth is an array of 1, 0 and NaN (unknown). An unknown cell is in no count, no 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 
 METRICS = (
     "auroc",
@@ -38,10 +39,12 @@ class Ranking:
     last: np.ndarray  # int (groups,): index of each group's last score
     positive_unit: np.ndarray  # int32 (positives,): the unit of each positive, best score first
     positive_first: np.ndarray  # int (groups,): index of each group's first positive among the positives
+    weight: np.ndarray | None = None  # float (n,): what each score counts, best score first; None: 1
+    positive_weight: np.ndarray | None = None  # float (positives,)
 
     @classmethod
-    def of(cls, truth: np.ndarray, scores: np.ndarray, unit: np.ndarray) -> "Ranking":
-        """Sort `scores` (n,) with their 0/1 `truth` (n,) and `unit` (n,)."""
+    def of(cls, truth: np.ndarray, scores: np.ndarray, unit: np.ndarray, weight: np.ndarray | None = None) -> "Ranking":
+        """Sort `scores` (n,) with their 0/1 `truth` (n,), `unit` (n,) and, where they do not count 1, `weight` (n,)."""
         order = np.argsort(-scores, kind="stable")
         truth, scores, unit = truth[order].astype(bool), scores[order], unit[order].astype(np.int32)
         starts = np.concatenate(([True], scores[1:] != scores[:-1]))[: len(scores)]
@@ -49,7 +52,8 @@ class Ranking:
         last = np.append(first[1:], len(scores)) - 1
         positives = np.flatnonzero(truth)
         group, positive_first = np.unique((np.cumsum(starts) - 1)[positives], return_index=True)
-        return cls(unit, first[group], last[group], unit[positives], positive_first)
+        weights = () if weight is None else (weight[order], weight[order][positives])
+        return cls(unit, first[group], last[group], unit[positives], positive_first, *weights)
 
     def areas(self, weights: np.ndarray) -> tuple[float, float]:
         """Return AUROC and AUPRC (average precision) of a resample.
@@ -66,19 +70,21 @@ class Ranking:
         """
         if len(self.first) == 0:
             return np.nan, np.nan
-        drawn = np.take(weights, self.unit)
-        passed = np.cumsum(drawn, dtype=np.int32)
+        drawn, positives_drawn = np.take(weights, self.unit), np.take(weights, self.positive_unit)
+        if self.weight is not None:
+            drawn, positives_drawn = drawn * self.weight, positives_drawn * self.positive_weight
+        passed = np.cumsum(drawn, dtype=np.int32 if self.weight is None else float)
         upto = passed[self.last].astype(float)
         before = (passed[self.first] - drawn[self.first]).astype(float)
-        hits = np.add.reduceat(np.take(weights, self.positive_unit), self.positive_first).astype(float)
+        hits = np.add.reduceat(positives_drawn, self.positive_first).astype(float)
         true_positives = np.cumsum(hits)
         positives = true_positives[-1]
         negatives = passed[-1] - positives
         if positives == 0:
             return np.nan, np.nan
         # Sums and not `@`: BLAS would start threads of its own below those of the bootstrap.
-        auprc = np.sum(hits * (true_positives / np.maximum(upto, 1))) / positives
-        if negatives == 0:
+        auprc = np.sum(hits * np.divide(true_positives, upto, out=np.zeros_like(upto), where=upto > 0)) / positives
+        if negatives <= 0:
             return np.nan, auprc
         # A positive beats the negatives not yet passed, and half of those in its own group.
         false_positives = (upto - true_positives + before - (true_positives - hits)) / 2
@@ -111,6 +117,12 @@ def rates(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> dic
     }
 
 
+def unit_sums(values: np.ndarray, unit: np.ndarray, units: int) -> np.ndarray:
+    """Return the sums (units, ...) of values (records, ...) over the records of each unit, `unit` int (records,)."""
+    of_unit = csr_array((np.ones(len(unit)), (unit, np.arange(len(unit)))), shape=(units, len(unit)))
+    return (of_unit @ values.reshape(len(unit), -1).astype(float)).reshape(units, *values.shape[1:])
+
+
 class Scored:
     """The predictions of one model, arranged so that the metrics of many resamples are cheap.
 
@@ -127,26 +139,53 @@ class Scored:
         The unit (patient) of each record, 0 to `units` - 1.
     calibrated : ndarray (records, labels), optional
         Calibrated probabilities for the second Brier score (default: undefined).
+    units : int, optional
+        How many units there are, of which some may have no record here, as where the records are a part of those that
+        the resamples are drawn from (default: no more than in `unit`).
+    pooled : bool
+        Whether AUROC and AUPRC of all decisions pooled are wanted; they cost as much as those of all labels.
+    equal_units : bool
+        Whether each unit counts the same, its records by the inverse of how many of them know the label; else each
+        record does.
 
     Attributes
     ----------
     units : int
     records : int
+    pairs : ndarray (labels + 1,)
+        Positive records times known records, at least 1: below its inverse an area cannot tell from 0 or 1.
     sums : ndarray (units, 8, labels + 1), float64
         Of each unit true positives, false positives, false negatives and true negatives, positive and negative
         records, and the two sums of squared errors; per label, and last of all pooled.
     """
 
-    def __init__(self, truth, probabilities, thresholds, unit, calibrated=None):
+    def __init__(
+        self, truth, probabilities, thresholds, unit, calibrated=None, units=None, *, pooled=True, equal_units=False
+    ):
         truth, unit = np.asarray(truth), np.asarray(unit)
         positive, negative = truth == 1, truth == 0
         known = positive | negative
-        self.units = int(unit.max()) + 1
+        self.units = int(unit.max()) + 1 if units is None else units
         self.records, labels = truth.shape
+        self.pooled, self.equal_units = pooled, equal_units
+        counts = [np.append(kind.sum(axis=0), kind.sum()).astype(float) for kind in (positive, known)]
+        self.pairs = np.maximum(counts[0] * counts[1], 1)
+        weight, pooled_weight = None, None
+        if equal_units:
+            count = unit_sums(known, unit, self.units)
+            weight = 1 / np.maximum(count[unit], 1)
+            pooled_weight = 1 / np.maximum(count.sum(axis=1)[unit], 1)
         self.rankings = [
-            Ranking.of(positive[rows, i], probabilities[rows, i], unit[rows]) for i, rows in enumerate(known.T)
+            Ranking.of(
+                positive[rows, i], probabilities[rows, i], unit[rows], None if weight is None else weight[rows, i]
+            )
+            for i, rows in enumerate(known.T)
         ]
-        self.rankings.append(Ranking.of(positive[known], probabilities[known], np.repeat(unit, labels)[known.ravel()]))
+        every = known if pooled else np.zeros_like(known)
+        of_cell = (
+            None if values is None else np.repeat(values, labels)[every.ravel()] for values in (unit, pooled_weight)
+        )
+        self.rankings.append(Ranking.of(positive[every], probabilities[every], *of_cell))
         if calibrated is None:
             calibrated = np.full(truth.shape, np.nan)
         taken, passed = probabilities >= thresholds, probabilities < thresholds  # neither without a threshold
@@ -161,9 +200,13 @@ class Scored:
             np.where(known, (probabilities - positive) ** 2, 0),
             np.where(known, (calibrated - positive) ** 2, 0),
         )
-        sums = np.zeros((self.units, len(parts), labels))
-        np.add.at(sums, unit, np.stack(parts, axis=1).astype(float))
-        self.sums = np.concatenate((sums, sums.sum(axis=2, keepdims=True)), axis=2)
+        self.sums = np.empty((self.units, len(parts), labels + 1))
+        for number, part in enumerate(parts):
+            part = part.astype(float)
+            self.sums[:, number, :-1] = unit_sums(part if weight is None else part * weight, unit, self.units)
+            total = part.sum(axis=1)
+            total = total if pooled_weight is None else total * pooled_weight
+            self.sums[:, number, -1] = unit_sums(total, unit, self.units)
 
     @property
     def positives(self) -> np.ndarray:
@@ -194,6 +237,8 @@ class Scored:
         result = np.empty((len(weights), len(self.rankings), len(METRICS)))
         for resample, values in zip(result, weights):
             resample[:, :2] = [ranking.areas(values) for ranking in self.rankings]
+        if self.equal_units:  # fractions do not add up to what they should to the last digit, as to an AUROC of 1
+            result[:, :, :2] = result[:, :, :2].round(12)
         sums = np.tensordot(weights.astype(float), self.sums, axes=1)  # (resamples, 8, labels + 1)
         result[:, :, 2:8] = np.stack(list(rates(*np.moveaxis(sums[:, :4], 1, 0)).values()), axis=-1)
         known = sums[:, 4:6].sum(axis=1)[..., None]

@@ -50,8 +50,10 @@ def rank_misses(
     return found
 
 
-def worst_misses(results: Evaluation, test_dir: Path, signal_report: Path) -> tuple[list[tuple[str, Markup]], str]:
-    """Return strips with captions (svg, html), and a sentence on the units, or on why there are no strips."""
+def worst_misses(
+    results: Evaluation, test_dir: Path, signal_report: Path
+) -> tuple[list[tuple[str, Markup, pd.DataFrame]], str]:
+    """Return strips with captions and signals (svg, html, table), and a sentence on units, or on why there are none."""
     probabilities = results.probabilities if results.calibrated is None else results.calibrated
     predicted = results.probabilities >= results.decisions.thresholds
     names, scale = results.test.labels.names, read_scale(signal_report)
@@ -64,11 +66,13 @@ def worst_misses(results: Evaluation, test_dir: Path, signal_report: Path) -> tu
             kind = "missed" if truth[label] == 1 else "wrongly predicted"
             headline = f"Study {study}: {names[label]} {kind}, probability {probabilities[record, label]:.3f}"
             lead = read_record(files[record], RECORD_SAMPLES, study)
-            svg = strip_svg(millivolts(lead, study, scale), SAMPLE_RATE, headline)
+            signal = millivolts(lead, study, scale)
+            svg = strip_svg(signal, SAMPLE_RATE, headline)
             caption = Markup("True: {}.<br>Predicted: {}.").format(
                 named(names, truth == 1, ~taken), named(names, taken, truth == 0, np.isnan(truth))
             )
-            strips.append((svg, caption))
+            seconds = np.arange(len(signal)) / SAMPLE_RATE
+            strips.append((svg, caption, pd.DataFrame({"seconds": seconds, "millivolts": signal.round(4)})))
     except UserError as error:
         return [], f"The signals could not be read, so no strips are shown: {error}"
     if scale is not None:

@@ -1,6 +1,7 @@
 """Frozen operating points: the thresholds and the calibration of the development's evaluation, for another data set."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,6 +112,22 @@ def read_operating_points(path: Path, names: Sequence[str]) -> OperatingPoints:
         values["valid_n_neg"],
         frozen=True,
     )
-    found = OperatingPoints(file, decisions, read_lineage("eval", file.with_suffix(".json"), [file]))
+    beside = file.with_name(file.name.replace("metrics_", "operating_points_", 1))
+    written = [file, beside] if beside != file and beside.is_file() else [file]
+    found = OperatingPoints(file, decisions, read_lineage("eval", file.with_suffix(".json"), written))
     rule = found.choices.get("rule")
-    return replace(found, decisions=replace(decisions, rule=rule if isinstance(rule, str | float) else None))
+    rule = rule if isinstance(rule, str | float) else None
+    further = read_further(beside, names) if len(written) > 1 else {}
+    return replace(found, decisions=replace(decisions, rule=rule, further=further))
+
+
+def read_further(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Read the thresholds (labels,) of the further rules that an evaluation has chosen: those for a target."""
+    table = read_table(path, {"label": "str", "rule": "str", "threshold": "float64"})
+    further = {}
+    for rule in table["rule"].unique():
+        if re.fullmatch("(sensitivity|specificity) 0[.][0-9]+", rule):
+            own = table[table["rule"] == rule]
+            refuse_duplicates(path, own, "label")
+            further[rule] = own.set_index("label")["threshold"].reindex(list(names)).to_numpy()
+    return further

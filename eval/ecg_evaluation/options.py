@@ -23,6 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_statistics(parser)
     add_leaks(parser)
     add_comparison(parser)
+    add_analyses(parser)
 
 
 def add_files(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +42,12 @@ def add_files(parser: argparse.ArgumentParser) -> None:
     )
     add_path(parser, "--record-list", "record_list", "record_list.csv, which tells the patient of each record")
     add_path(parser, "--meta", "meta_split", "meta_split.csv, to check in which split the evaluated patients are")
+    add_path(
+        parser,
+        "--labels",
+        "computed_labels",
+        "folder of the labels stage, for other definitions of the labels and the labels of excluded records",
+    )
     add_path(parser, "--signal-report", "report", "report of the preprocess stage, for strips in millivolts")
     add_path(parser, "--out", "eval", "folder to write to")
 
@@ -171,12 +178,69 @@ def add_comparison(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_analyses(parser: argparse.ArgumentParser) -> None:
+    """Add what is told of the predictions beyond their metrics."""
+    parser.add_argument(
+        "--sensitivity",
+        type=shares,
+        default=(0.9, 0.95),
+        metavar="S,S",
+        help="further operating points: the highest thresholds with these sensitivities on the valid split "
+        "(default: 0.9,0.95)",
+    )
+    parser.add_argument(
+        "--specificity",
+        type=shares,
+        default=(0.95, 0.99),
+        metavar="S,S",
+        help="further operating points: the lowest thresholds with these specificities on the valid split "
+        "(default: 0.95,0.99)",
+    )
+    parser.add_argument(
+        "--prevalence",
+        type=shares,
+        default=(),
+        metavar="P,P",
+        help="PPV and NPV at these prevalences too, such as 0.02 where few are ill "
+        "(default: only as in the evaluated records)",
+    )
+    parser.add_argument(
+        "--subgroups",
+        type=Path,
+        default=None,
+        metavar="CSV",
+        help="study_id or subject_id, and columns that group the records: performance in each group against all others "
+        "(default: none)",
+    )
+    parser.add_argument(
+        "--by",
+        default="sex,age",
+        metavar="COLUMN,COLUMN",
+        help="the columns of --subgroups; age is put into bands (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--baselines",
+        action="store_true",
+        help="compare with rules on Lead I: heart rate for tachycardia and bradycardia, RR irregularity for atrial "
+        "fibrillation; reads every record of the test set (default: no)",
+    )
+    parser.add_argument(
+        "--figures",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="write every figure of the report there as SVG, with its numbers as CSV (default: only in the report)",
+    )
+
+
 def refuse_contradictions(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
     """Return the check of the options that argparse cannot make; for `execute`."""
 
     def check(args: argparse.Namespace) -> None:
         if args.operating_points is not None and args.valid_predictions is not None:
             parser.error("argument --valid-predictions: not allowed with argument --operating-points")
+        if args.baselines and args.set == "valid":
+            parser.error("argument --baselines: not allowed with --set valid, of which there are no 10 s records")
 
     return check
 
@@ -191,6 +255,16 @@ def threshold_rule(text: str) -> str | float:
             f"{short_repr(text)} is neither {' nor '.join(RULES)} nor a probability from 0 to 1"
         )
     return value
+
+
+def shares(text: str) -> tuple[float, ...]:
+    """Parse numbers between 0 and 1, separated by commas, for argparse."""
+    values = tuple(finite_number(part) for part in text.split(","))
+    if not all(0 < value < 1 for value in values) or len(set(values)) < len(values):
+        raise argparse.ArgumentTypeError(
+            f"{short_repr(text)}: give different numbers between 0 and 1, separated by commas"
+        )
+    return values
 
 
 def resamples(text: str) -> int:
@@ -212,6 +286,7 @@ class EvaluationSettings:
     manifests: Path
     record_list: Path
     meta: Path
+    labels: Path
     signal_report: Path
     out: Path
     model_path: Path | None
@@ -232,3 +307,10 @@ class EvaluationSettings:
     pretraining_split: Path | None
     allow_leak: bool
     compare: Path | None
+    sensitivity: tuple[float, ...]
+    specificity: tuple[float, ...]
+    prevalence: tuple[float, ...]
+    subgroups: Path | None
+    by: str
+    baselines: bool
+    figures: Path | None

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
-from ecg_evaluation import figures
-from ecg_evaluation.calibration import reliability_curve
+from ecg_evaluation import figures, sections
+from ecg_evaluation.calibration_quality import AS_PREDICTED, CALIBRATED
+from ecg_evaluation.figure_files import Album
 from ecg_evaluation.misses import worst_misses
 from ecg_evaluation.provenance import chain
+from ecg_evaluation.published import OTHER_DATA
 from ecg_evaluation.results import (
     NOT_ANNOTATED,
     Comparison,
@@ -25,6 +27,7 @@ from ecg_evaluation.results import (
     number_text,
     with_interval,
 )
+from ecg_evaluation.sections import NAMES, cell, signed_cell
 from ecg_evaluation.thresholds import has_both, known_cells
 from ecg_finetune.data_sets import Source
 from ecg_finetune.files import replacing
@@ -38,6 +41,7 @@ class Report:
     """What the report shows."""
 
     results: Evaluation
+    tables: Mapping[str, pd.DataFrame]  # of the further analyses, see `analyse`
     comparison: Comparison | None
     alarms: list[str]  # shown in red: leaks, or that it was not possible to look for them
     caveats: list[str]  # what a reader of the whole must know
@@ -50,27 +54,52 @@ class Report:
     lead: str
     operating_points: str | None  # where frozen thresholds and calibration come from; None: not frozen
     other: str | None  # the name of the predictions file compared with
+    by_time: bool  # whether a patient's first record is known by its time
     test_dir: Path | None  # where the signals of the evaluated records are; None: not shown
     signal_report: Path  # preprocess's report, with their scale
     settings: Mapping[str, Any]  # of this evaluation
+    label_remark: str  # why there are no other definitions of the labels
+    stamp: str  # the time of the evaluation, as in the names of its files
+
+    @property
+    def data_set(self) -> str:
+        """The data set that was evaluated, in words."""
+        return self.source.name or self.results.test.name
+
+    @property
+    def date(self) -> str:
+        """The day of the evaluation: YYYY-MM-DD."""
+        return f"{self.stamp[:4]}-{self.stamp[4:6]}-{self.stamp[6:8]}"
 
 
-def write_report(path: Path, report: Report) -> None:
-    """Write the HTML file."""
-    results = report.results
+def write_report(path: Path, report: Report) -> Album:
+    """Write the HTML file; return the figures in it."""
+    results, tables, album = report.results, report.tables, Album()
     parts = [
         headline(report),
         methods(report),
-        per_label(results),
-        curves(results),
+        per_label(results, tables, album),
+        sections.groups_section(tables),
+        sections.estimands_section(tables, by_time=report.by_time),
+        curves(results, tables, album),
+        sections.calibration_section(tables),
+        sections.operating_section(tables),
+        sections.subgroups_section(tables, results.min_patients),
+        sections.definitions_section(tables, report.label_remark),
+        sections.baselines_section(tables),
+        sections.published_section(tables),
         comparison_section(report),
-        co_occurrence(results),
-        misses_section(report),
+        co_occurrence(results, tables, album),
+        misses_section(report, album),
+        sections.flow_section(tables, report.settings["set"], album),
         provenance_section(report),
     ]
-    title = f"{model_name(report)} on Lead {report.lead} of {report.source.name or results.test.name}"
+    title = f"{model_name(report)} on Lead {report.lead} of {report.data_set}, {report.date}"
+    style = figures.STYLE + figures.LAYOUT
+    page = html_page(title, "\n".join(filter(None, parts)), style, contents=True)
     with replacing(path) as temporary:
-        temporary.write_text(html_page(title, "\n".join(filter(None, parts)), figures.STYLE), encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8")
+    return album
 
 
 def model_name(report: Report) -> str:
@@ -91,12 +120,6 @@ def rows_of(table: pd.DataFrame) -> list[dict]:
 def any_marked(rows: list[dict]) -> bool:
     """Tell whether a row rests on few patients."""
     return any(row["label"].endswith("*") for row in rows)
-
-
-def cell(row: dict, metric: str) -> Markup | None:
-    """Return a value with its interval in small type, or None where it is undefined."""
-    value, interval = with_interval(row, metric)
-    return Markup("{} <small>{}</small>").format(value, interval.replace(" to ", "\u2013")) if value else None
 
 
 def headline(report: Report) -> str:
@@ -226,14 +249,10 @@ def reference(report: Report) -> str:
     )
 
 
-def per_label(results: Evaluation) -> str:
-    """Return the forest plot and the two tables of results."""
+def per_label(results: Evaluation, tables: Mapping[str, pd.DataFrame], album: Album) -> str:
+    """Return the forest plots and the two tables of results."""
     rows = rows_of(results.table)
-    drawn = [row for row in rows if not pd.isna(row["n_pos"])]
-    forest = figures.forest(
-        [(r["label"], [(r[m], r[f"{m}_low"], r[f"{m}_high"]) for m in ("auroc", "auprc")]) for r in drawn],
-        ("AUROC", "AUPRC"),
-    )
+    forests = "".join(forest(results.table, tables.get("published"), metric, album) for metric in ("auroc", "auprc"))
 
     def table(columns: dict, metrics: tuple[str, ...]) -> Markup:
         lines = [
@@ -265,27 +284,31 @@ def per_label(results: Evaluation) -> str:
         ("recall", "precision", "f1", "specificity", "npv", "accuracy"),
     )
     return (
-        f'<h2>Results per label</h2><div class="scroll forest">{forest}</div>'
-        '<p class="note">Click the head of a column to sort. Patients: those with at least one positive record. '
-        f"{told_known}{few}An empty cell is undefined, for the reason given below. Positive in valid: the records "
-        "with the label that its threshold and calibration rest on.</p>"
+        f'<h2>Results per label</h2><div class="forest">{forests}</div>'
+        '<p class="note">Click the head of a column to sort, or press Enter on it. Patients: those with at least one '
+        f"positive record. {told_known}{few}An empty cell is undefined, for the reason given below. Positive in "
+        "valid: the records with the label that its threshold and calibration rest on.</p>"
         f"<h3>Ranking and calibration</h3>{ranking}<h3>Decisions at the thresholds</h3>{decisions}"
         f"{remarks}"
     )
 
 
-NAMES = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "brier": "Brier",
-    "brier_calibrated": "Brier, calibrated",
-    "recall": "Recall",
-    "precision": "Precision",
-    "f1": "F1",
-    "specificity": "Specificity",
-    "npv": "NPV",
-    "accuracy": "Accuracy",
-}
+def forest(table: pd.DataFrame, published: pd.DataFrame | None, metric: str, album: Album) -> str:
+    """Return the forest plot of a metric, with the published values where they are of the same records."""
+    same = published is not None and not (published[f"{metric}_relation"] == OTHER_DATA).any()
+    theirs = published.set_index("label")[f"{metric}_published"] if same else pd.Series(dtype=float)
+    drawn = table[table["n_pos"].notna()]
+    numbers = drawn[["label", metric, f"{metric}_low", f"{metric}_high"]].copy()
+    numbers["published"] = theirs.reindex(drawn["label"]).to_numpy()
+    labels = [display_name(row) for row in drawn.to_dict("records")]
+    rows = [(label, *values) for label, values in zip(labels, numbers.iloc[:, 1:].to_numpy(dtype=float).tolist())]
+    alt = f"{NAMES[metric]} of each label: " + "; ".join(
+        f"{label} {value:.3f}" + ("" if np.isnan(low) else f" ({low:.3f} to {high:.3f})")
+        for label, value, low, high, _ in rows
+        if not np.isnan(value)
+    )
+    svg = figures.forest(rows, NAMES[metric], alt, "published Lead-I result" if same else None)
+    return album.add(f"forest_{metric}", svg, numbers)
 
 
 def shown_label(row: dict) -> str | Markup:
@@ -300,9 +323,9 @@ def share(row: dict) -> str | None:
     return f"{row['n_pos'] / known:.2%}" if known and not row["average"] else None
 
 
-def curves(results: Evaluation) -> str:
-    """Return ROC, precision-recall and reliability curves of every label and of all pooled."""
-    truth, probabilities, calibrated = results.test.truth, results.probabilities, results.calibrated
+def curves(results: Evaluation, tables: Mapping[str, pd.DataFrame], album: Album) -> str:
+    """Return four curves of every label (ROC, precision-recall, reliability, decision), and two of all pooled."""
+    truth, probabilities = results.test.truth, results.probabilities
     names, defined = results.test.labels.names, has_both(truth)
     cards, rows = [], rows_of(results.table)
     for number in (*np.flatnonzero(defined).tolist(), None):  # the last is the micro average
@@ -310,24 +333,71 @@ def curves(results: Evaluation) -> str:
         t, p = known_cells(truth, probabilities, number)
         if number is None and not 0 < t.sum() < len(t):
             continue
-        threshold = None if number is None else results.decisions.thresholds[number]
-        if threshold is not None and np.isnan(threshold):
-            threshold = None
-        after = None if calibrated is None else reliability_curve(*known_cells(truth, calibrated, number))
-        panels = figures.roc_panel(t, p, threshold) + figures.precision_recall_panel(t, p, threshold)
-        panels += figures.reliability_panel(reliability_curve(t, p), after)
+        name = "micro average" if number is None else names[number]
+        threshold = np.nan if number is None else results.decisions.thresholds[number]
+        panels = ranking_panels(name, row, t, p, threshold, album)
+        if number is not None:
+            panels += reliability_panel(name, tables["reliability"], album)
+            panels += decision_panel(name, tables["decision_curves"], album)
         text = f"AUROC {row['auroc']:.3f}, AUPRC {row['auprc']:.3f}, {row['n_pos']:,} positive"
         caption = f"<figcaption><b>{escape(row['label'])}</b>{text}</figcaption>"
-        cards.append(f'<figure>{caption}<div class="three">{panels}</div></figure>')
+        cards.append(f'<figure>{caption}<div class="four">{panels}</div></figure>')
     excluded = [name for name, both, known in zip(names, defined, results.annotated) if known and not both]
     missing = f" Not drawn, because never or always present: {', '.join(excluded)}." if excluded else ""
+    kind = "calibrated" if results.calibrated is not None else "predicted"
     return (
-        '<h2>Curves</h2><p class="note">Left: ROC; middle: precision against recall, the dashed line is the share of '
-        "positive records; the dot is the threshold. Right: reliability, the observed frequency against the predicted "
-        "probability in bins of 0.1 (wider where one had fewer than 10 records), grey as predicted, blue calibrated; "
-        "larger dots are more records."
+        '<h2>Curves</h2><p class="note">ROC; precision against recall, the dashed line is the share of positive '
+        "records; the dot is the threshold. Reliability: the observed frequency against the mean probability in ten "
+        "bins of equally many records, grey as predicted, blue calibrated; the axes end where the largest value is. "
+        f"Decision curve: the net benefit of acting on the {kind} probabilities from each threshold on, as a share of "
+        "the prevalence, the most there can be; dashed that of acting on everybody, and that of acting on nobody is 0."
         f'{missing}</p><div class="plots">{"".join(cards)}</div>'
     )
+
+
+def ranking_panels(name: str, row: dict, truth: np.ndarray, scores: np.ndarray, threshold: float, album: Album) -> str:
+    """Return the ROC and the precision-recall curve of a row of metrics.csv."""
+    roc = figures.roc_curve(truth, scores, threshold)
+    pr = figures.precision_recall_curve(truth, scores, threshold)
+    at, pr_at = "", ""
+    if not np.isnan(roc.point[0]):
+        at = f"; at the threshold recall {roc.point[1]:.3f}, 1 \u2212 specificity {roc.point[0]:.3f}"
+    if not np.isnan(pr.point[0]):
+        pr_at = f"; at the threshold recall {pr.point[0]:.3f}, precision {pr.point[1]:.3f}"
+    prevalence = float(truth.mean())
+    svg = figures.roc_panel(roc, f"ROC curve of {name}: AUROC {row['auroc']:.3f}{at}")
+    x, y = figures.thinned(roc.x, roc.y).T
+    panels = album.add(f"roc {name}", svg, pd.DataFrame({"one_minus_specificity": x, "recall": y}))
+    alt = f"Precision-recall curve of {name}: AUPRC {row['auprc']:.3f}, prevalence {prevalence:.3g}{pr_at}"
+    x, y = figures.thinned(pr.x, pr.y).T
+    numbers = pd.DataFrame({"recall": x, "precision": y})
+    return panels + album.add(f"precision recall {name}", figures.precision_recall_panel(pr, prevalence, alt), numbers)
+
+
+def reliability_panel(name: str, table: pd.DataFrame, album: Album) -> str:
+    """Return the reliability curves of a label, from reliability.csv."""
+    own = table[table["label"] == name]
+    drawn, told = [], []
+    for kind, css in ((AS_PREDICTED, "before"), (CALIBRATED, "after")):
+        bins = own[own["probabilities"] == kind]
+        if len(bins):
+            drawn.append((bins["predicted"].to_numpy(), bins["observed"].to_numpy(), css))
+            last = bins.iloc[-1]
+            told.append(f"{kind}, in the highest bin mean {last['predicted']:.3g} and frequency {last['observed']:.3g}")
+    svg = figures.reliability_panel(drawn, f"Reliability curve of {name}: {'; '.join(told)}")
+    return album.add(f"reliability {name}", svg, own)
+
+
+def decision_panel(name: str, table: pd.DataFrame, album: Album) -> str:
+    """Return the decision curve of a label, from decision_curves.csv, as a share of its prevalence."""
+    own = table[table["label"] == name]
+    prevalence = own["prevalence"].iloc[0]
+    better = own[(own["net_benefit"] > 0) & (own["net_benefit"] > own["treat_all"])]["threshold"]
+    told = f"better than acting on all or none at thresholds from {better.min():g} to {better.max():g}"
+    alt = f"Decision curve of {name}: {told if len(better) else 'nowhere better than acting on all or none'}"
+    thresholds, benefit, treat_all = (own[column].to_numpy() for column in ("threshold", "net_benefit", "treat_all"))
+    svg = figures.decision_panel(thresholds, benefit / prevalence, treat_all / prevalence, alt)
+    return album.add(f"decision {name}", svg, own)
 
 
 def comparison_section(report: Report) -> str:
@@ -339,16 +409,9 @@ def comparison_section(report: Report) -> str:
     for row in rows:
         line = [shown_label(row), number_text(row["n_pos"])]
         for metric in ("auroc", "auprc"):
-            difference, low, high = (row[f"{metric}_difference{end}"] for end in ("", "_low", "_high"))
-            if np.isnan(difference):
-                line += [None, None, None]
-                continue
-            text = Markup("{:+.3f}").format(difference)
-            if not np.isnan(low):
-                if low > 0 or high < 0:
-                    text = Markup("<b>{}</b>").format(text)
-                text = Markup("{} <small>{:+.3f} to {:+.3f}</small>").format(text, low, high)
-            line += [f"{row[metric]:.3f}", f"{row[f'{metric}_other']:.3f}", text]
+            difference = signed_cell(row, f"{metric}_difference")
+            values = (row[metric], row[f"{metric}_other"])
+            line += [None, None, None] if difference is None else [*(f"{value:.3f}" for value in values), difference]
         lines.append(line)
     areas = (f"{name}{what}" for name in ("AUROC", "AUPRC") for what in ("", ", other", " difference"))
     few = " * Too few patients for reliable intervals." if any_marked(rows) else ""
@@ -360,47 +423,36 @@ def comparison_section(report: Report) -> str:
     )
 
 
-def co_occurrence(results: Evaluation) -> str:
+def co_occurrence(results: Evaluation, tables: Mapping[str, pd.DataFrame], album: Album) -> str:
     """Return how often labels occur together, in truth and as predicted."""
-
-    annotated = results.annotated
-    truth = results.test.truth[:, annotated]
-    names = [name for name, known in zip(results.test.labels.names, annotated) if known]
-    predicted = (results.probabilities >= results.decisions.thresholds)[:, annotated]
-    known = ~np.isnan(truth)
-    tables = {"True labels": truth == 1, "Predicted labels": predicted & known}
-    parts = [
-        f'<h3>{name}</h3><div class="scroll wide">{figures.heatmap(shares_together(labels, known), names)}</div>'
-        for name, labels in tables.items()
-    ]
-    among = "" if known.all() else "know both labels and "
+    parts = []
+    for kind, table in tables["co_occurrence"].groupby("labels", sort=False):
+        shares = table.pivot(index="label", columns="other", values="share")
+        names = table["label"].unique().tolist()
+        most = table[table["label"] != table["other"]].nlargest(3, "share")
+        told = "; ".join(f"{row.share:.0%} of {row.label} have {row.other}" for row in most.itertuples())
+        alt = f"{kind.capitalize()} labels that occur together" + (f", most often: {told}" if told else "")
+        svg = figures.heatmap(shares.reindex(index=names, columns=names).to_numpy(), names, alt)
+        svg = album.add(f"together {kind}", svg, table)
+        parts.append(f'<h3>{kind.capitalize()} labels</h3><div class="scroll wide">{svg}</div>')
+    among = "know both labels and " if np.isnan(results.test.truth[:, results.annotated]).any() else ""
     return (
         f'<h2>Labels that occur together</h2><p class="note">Of the records that {among}have the label of the row, the '
         f"percentage that also has the label of the column. Empty: none.</p>{''.join(parts)}"
     )
 
 
-def shares_together(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return of the records with one label that know another how many have that, too: (labels, labels), NaN of none.
-
-    Parameters
-    ----------
-    labels, known : ndarray bool (records, labels)
-        Whether a record has a label, and whether its truth is known.
-    """
-    with_first = labels.T.astype(float)
-    count = with_first @ known
-    return np.divide(with_first @ labels, count, out=np.full(count.shape, np.nan), where=count > 0)
-
-
-def misses_section(report: Report) -> str:
+def misses_section(report: Report, album: Album) -> str:
     """Return the records that are furthest from their labels, as strips on ECG paper; empty without signals."""
     if report.test_dir is None:
         return ""
     strips, note = worst_misses(report.results, report.test_dir, report.signal_report)
     if not strips:
         return f'<h2>Worst misses</h2><p class="note">{escape(note)}</p>'
-    drawn = "".join(f"<figure>{strip}<figcaption>{caption}</figcaption></figure>" for strip, caption in strips)
+    drawn = "".join(
+        f"<figure>{album.add(f'miss {number}', strip, signal)}<figcaption>{caption}</figcaption></figure>"
+        for number, (strip, caption, signal) in enumerate(strips, start=1)
+    )
     return (
         '<section class="strips"><h2>Worst misses</h2><p class="note">The most confident mistakes at the thresholds: '
         "labels that are present and were given little probability, or are absent and were given much; at most one of "

@@ -1,6 +1,7 @@
 """From predictions to the table of results: point estimates, intervals, and in words what is undefined and why."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from ecg_evaluation.inputs import Labelled
 from ecg_evaluation.intervals import AREAS, Estimates, differences, estimate, macro
 from ecg_evaluation.metrics import METRICS, RATIOS, Scored
 from ecg_evaluation.options import MIN_PATIENTS
-from ecg_evaluation.thresholds import choose_thresholds, known_cells
+from ecg_evaluation.thresholds import Target, choose_thresholds, known_cells, target_thresholds
 from ecg_finetune.label_set import ROW_NAMES, LabelSet, known_counts
 from ecg_finetune.probabilities import calibrate
 
@@ -32,6 +33,7 @@ class Decisions:
     positives: np.ndarray  # (labels,): positive records of the valid split; NaN: not known
     negatives: np.ndarray  # (labels,): the same of negative records
     frozen: bool = False  # taken from the development's evaluation
+    further: Mapping[str, np.ndarray] = field(default_factory=dict)  # rule -> thresholds (labels,), NaN: none
 
     @property
     def chosen(self) -> np.ndarray:
@@ -44,7 +46,13 @@ class Decisions:
         return "the development's valid split" if self.frozen else "the valid split"
 
 
-def decide(valid: Labelled | None, probabilities: np.ndarray | None, rule: str | float, labels: int) -> Decisions:
+def decide(
+    valid: Labelled | None,
+    probabilities: np.ndarray | None,
+    rule: str | float,
+    labels: int,
+    targets: Sequence[Target] = (),
+) -> Decisions:
     """Choose thresholds and fit the calibration on the valid split; without one, 0.5 (or `rule`) and none.
 
     Parameters
@@ -57,6 +65,8 @@ def decide(valid: Labelled | None, probabilities: np.ndarray | None, rule: str |
         See `choose_thresholds`.
     labels : int
         How many there are.
+    targets : sequence of Target
+        What further thresholds are to reach.
     """
     if valid is None:
         none = np.zeros(labels, int)
@@ -67,6 +77,7 @@ def decide(valid: Labelled | None, probabilities: np.ndarray | None, rule: str |
         fit_calibration(valid.truth, probabilities),
         (valid.truth == 1).sum(axis=0),
         (valid.truth == 0).sum(axis=0),
+        further={target.rule: target_thresholds(valid.truth, probabilities, target) for target in targets},
     )
 
 
@@ -80,6 +91,7 @@ class Evaluation:
     decisions: Decisions
     unit: np.ndarray  # int (records,): the patient of each record, 0 to patients - 1; or the record itself
     resampled: str  # "patients", or "records" when the patients are not known
+    scored: Scored
     estimates: Estimates  # (labels + 1, 10): the labels and the micro average
     min_patients: int  # see `evaluate`
     table: pd.DataFrame  # metrics.csv
@@ -124,7 +136,9 @@ def evaluate(
     estimates = estimate(scored, replicates(scored, bootstrap))
     resampled = "records" if patients is None else "patients"
     table = metrics_table(test.labels, scored, estimates, decisions, min_patients, resampled)
-    return Evaluation(test, probabilities, calibrated, decisions, unit, resampled, estimates, min_patients, table)
+    return Evaluation(
+        test, probabilities, calibrated, decisions, unit, resampled, scored, estimates, min_patients, table
+    )
 
 
 def metrics_table(

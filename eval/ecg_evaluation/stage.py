@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ecg_evaluation.analyses import analyse
+from ecg_evaluation.background import read_background
+from ecg_evaluation.baselines import beats_table
 from ecg_evaluation.calibration import uncalibrate
+from ecg_evaluation.checklist import write_checklist
+from ecg_evaluation.figure_files import write_figures
 from ecg_evaluation.inputs import (
     Labelled,
     Predictions,
@@ -24,6 +29,7 @@ from ecg_evaluation.inputs import (
     valid_studies,
     write_predictions,
 )
+from ecg_evaluation.label_definitions import definition_files
 from ecg_evaluation.leaks import (
     Elsewhere,
     Evaluated,
@@ -48,6 +54,7 @@ from ecg_evaluation.provenance import (
 )
 from ecg_evaluation.report import Report, write_report
 from ecg_evaluation.results import Decisions, compare, compared, decide, evaluate, grouped_notes, text_table
+from ecg_evaluation.thresholds import MEASURES, Target
 from ecg_finetune.data_sets import source_of
 from ecg_finetune.files import UserError, refuse_outputs, remove_leftovers, sha256, write_array, write_json
 from ecg_finetune.label_set import LabelSet, difference
@@ -74,7 +81,7 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
         raise UserError("--embeddings needs the network, and --predictions does without; give one of them")
     if settings.manifests.exists() and not settings.manifests.is_dir():
         raise UserError(f"{settings.manifests}: not a folder; give the folder that holds valid.tsv and y.npy")
-    refuse_outputs(folders=[settings.out])
+    refuse_outputs(folders=[settings.out, *([] if settings.figures is None else [settings.figures])])
     note_inputs(settings, inputs)
     records, findings = read_evaluated(settings), []
     given = read_given(settings, settings.predictions, records)
@@ -112,6 +119,7 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
     findings += not_learnt(records, labels_not_learnt(finetuning))
     elsewhere = trained_elsewhere(trained_on_sources(finetuning), source)
     trained = trained_on(None if elsewhere else known, told)
+    background = read_background(settings, records, patients, patient_of)
     evaluated = Evaluated(records.study_id, patients)
     leaks = look_for_leaks(settings, evaluated, valid, trained, elsewhere, patient_of)
     seen, unseen = check_pretraining(evaluated, pretrained, patient_of, source=source, anew=started_anew(finetuning))
@@ -142,20 +150,29 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
             records, probabilities, decisions, patients, settings.bootstrap, settings.min_positive_patients
         )
         comparison = None if other is None else compare(results, other.study_id, other.probabilities)
-
-        metrics_file, lineage_file, comparison_file, report_file = (
-            inside(settings.out, name, set=records.name, time=stamp)
-            for name in ("metrics", "metrics_lineage", "comparison", "html_report")
+        beats = (
+            beats_table(settings.test_dir, records.study_id, max(1, settings.num_workers))
+            if settings.baselines
+            else None
         )
-        write_table(metrics_file, with_leaks(results.table, leaks.leaked))
+        tables = analyse(results, background, settings.prevalence, beats)
+
+        def output(name: str) -> Path:
+            return inside(settings.out, name, set=records.name, time=stamp)
+
+        metrics_file, report_file = output("metrics"), output("html_report")
+        written = {"metrics": with_leaks(results.table, leaks.leaked), **tables}
+        if comparison is not None:
+            written["comparison"] = comparison.table
+        for name, table in written.items():
+            write_table(output(name), table)
         choices = choices_of(settings.threshold_rule, valid, source.name) if points is None else points.recorded()
         told = lineage_settings(settings, records, test_file, choices)
         earlier = [origin or records_lineage, *([] if points is None else [points.lineage])]
-        write_json(lineage_file, lineage("eval", told, inputs, [metrics_file], earlier))
-        if comparison is not None:
-            write_table(comparison_file, comparison.table)
+        write_json(output("metrics_lineage"), lineage("eval", told, inputs, map(output, written), earlier))
         report = Report(
             results=results,
+            tables=tables,
             comparison=comparison,
             alarms=alarms,
             caveats=findings,
@@ -171,8 +188,14 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
             test_dir=settings.test_dir if settings.set == "test" else None,
             signal_report=settings.signal_report,
             settings=dataclasses.asdict(settings),
+            label_remark=background.label_remark,
+            by_time=background.when is not None,
+            stamp=stamp,
         )
-        write_report(report_file, report)
+        drawn = write_report(report_file, report)
+        if settings.figures is not None:
+            write_figures(settings.figures, drawn)
+        write_checklist(output("checklist"), report)
 
     print(f"\n{text_table(results.table)}\n")
     for sentence in alarms:
@@ -181,7 +204,10 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
         print(f"note: {sentence}")
     if comparison is not None:
         print(f"comparison with {settings.compare.name}: {compared(comparison, results.resampled)}")
-    print(f"metrics: {metrics_file}\nreport: {report_file}")
+    print(f"metrics: {metrics_file}, and {len(tables)} further tables of the same time\nreport: {report_file}")
+    print(f"checklist: {output('checklist')}")
+    if settings.figures is not None:
+        print(f"figures: {settings.figures}")
     warned = f", {len(alarms)} warning{'s' if len(alarms) > 1 else ''} above" if alarms else ""
     return f"{len(records.study_id):,} records evaluated{warned}, report {report_file}"
 
@@ -207,6 +233,7 @@ def note_inputs(settings: EvaluationSettings, inputs: Inputs) -> None:
     inputs.add(*(path for path in (settings.trained_on, settings.pretraining_split) if path is not None))
     if settings.operating_points is not None:
         inputs.add(metrics_of(settings.operating_points))
+    inputs.add(*definition_files(settings.labels), *([] if settings.subgroups is None else [settings.subgroups]))
 
 
 def read_evaluated(settings: EvaluationSettings) -> Labelled:
@@ -306,7 +333,8 @@ def chosen_decisions(
     probabilities = None
     if valid is not None:
         probabilities = read_predictions(valid_file, records.labels.names, settings.record_list).of(valid.study_id)
-    return decide(valid, probabilities, settings.threshold_rule, len(records.labels))
+    targets = [Target(measure, share) for measure in MEASURES for share in getattr(settings, measure)]
+    return decide(valid, probabilities, settings.threshold_rule, len(records.labels), targets)
 
 
 def frozen_notes(points: OperatingPoints, test_file: Path) -> list[str]:
@@ -328,6 +356,9 @@ def lineage_settings(settings: EvaluationSettings, records: Labelled, test_file:
         "--max-samples": settings.max_samples,
         "--bootstrap": settings.bootstrap,
         "--min-positive-patients": settings.min_positive_patients,
+        "--prevalence": list(settings.prevalence),
+        "--by": None if settings.subgroups is None else settings.by,
+        "--baselines": settings.baselines,
         CHOICES: choices,
         "predictions": {"path": str(test_file), "sha256": sha256(test_file)},
     }

@@ -1,8 +1,12 @@
 """Operating points: the probability from which on a label is predicted, chosen on the valid split."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from ecg_evaluation.metrics import threshold_curve
+
+ROUNDING = 1e-12  # 0.9 of 10 positives are 9, and not 9.000000000000001
 
 
 def best_threshold(truth: np.ndarray, scores: np.ndarray, rule: str) -> float:
@@ -39,6 +43,45 @@ def choose_thresholds(truth: np.ndarray, probabilities: np.ndarray, rule: str | 
     thresholds = np.full(truth.shape[1], 0.5)
     for label in np.flatnonzero(has_both(truth)):
         thresholds[label] = best_threshold(*known_cells(truth, probabilities, label), rule)
+    return thresholds
+
+
+MEASURES = ("sensitivity", "specificity")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a threshold is to reach on the valid split: a `share` as "sensitivity" or "specificity" (`measure`)."""
+
+    measure: str
+    share: float
+
+    @property
+    def rule(self) -> str:
+        """Its name in tables."""
+        return f"{self.measure} {self.share:g}"
+
+    def threshold(self, truth: np.ndarray, scores: np.ndarray) -> float:
+        """Return the threshold that reaches it and costs least of the other measure.
+
+        That is the highest threshold with at least this sensitivity, or the lowest with at least this specificity;
+        truth and scores (n,) as in `best_threshold`. NaN where no threshold does.
+        """
+        thresholds, tp, fp = threshold_curve(truth, scores)
+        if self.measure == "sensitivity":
+            return float(thresholds[np.argmax(tp >= self.share * tp[-1] * (1 - ROUNDING))])
+        reached = np.flatnonzero(fp[-1] - fp >= self.share * fp[-1] * (1 - ROUNDING))
+        return float(thresholds[reached[-1]]) if len(reached) else np.nan
+
+
+def target_thresholds(truth: np.ndarray, probabilities: np.ndarray, target: Target) -> np.ndarray:
+    """Return the threshold of each label that reaches a target: float64 (labels,), NaN where there is none.
+
+    Arrays as in `choose_thresholds`.
+    """
+    thresholds = np.full(truth.shape[1], np.nan)
+    for label in np.flatnonzero(has_both(truth)):
+        thresholds[label] = target.threshold(*known_cells(truth, probabilities, label))
     return thresholds
 
 

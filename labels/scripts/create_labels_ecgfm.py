@@ -13,6 +13,7 @@ Writes  labels/computed_labels/
         labels.csv, y.npy, y_soft.npy                    a row per report (34, 54 and 54 MB)
         study_id_mapping.csv                             a row per report (18 to 24 MB)
         label_def_recomputed.csv, label_def_official_17.csv, pos_weight.txt     17 labels
+        policy_differences.csv                           a row per report and label that the policies disagree on
         unmatched.csv                                    a row per run of words that no pattern took
         labels.json                                      lineage: settings, what was read and written, by SHA-256
 """
@@ -24,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from ecg_fm_labeler import Labeler
 from ecg_fm_labeler.configuration import PROJECT_CONFIG
-from ecg_fm_labeler.label_files import prevalence_table, write_outputs
+from ecg_fm_labeler.label_files import policy_differences, prevalence_table, write_outputs
 from ecg_fm_labeler.labeler import POLICIES
 from ecg_fm_labeler.labelling import label_reports
 from ecg_fm_labeler.reports import read_reports
@@ -90,11 +91,13 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         rows, distinct = len(reports.study_id), len(np.unique(reports.which))
         repeated = rows - len(np.unique(reports.study_id))
         print(f"{rows:,} reports, {distinct:,} distinct; {repeated:,} rows repeat an earlier one")
-        labelled = label_reports(reports, config, args.policy, args.workers, args.dask)
+        # Under both policies: how much of a result is due to the policy is asked of every evaluation.
+        of_policy = {policy: label_reports(reports, config, policy, args.workers, args.dask) for policy in POLICIES}
+        labelled = of_policy[args.policy]
+        differences = policy_differences({policy: one.soft for policy, one in of_policy.items()})
         settings = {"--policy": args.policy, "--split": args.split, "--max-rows": args.max_rows, "labels": list(LABELS)}
-        write_outputs(
-            args.out_dir, config, reports.study_id, split, labelled.soft, labelled.unmatched, settings, inputs
-        )
+        found = labelled.soft, differences, labelled.unmatched
+        write_outputs(args.out_dir, config, reports.study_id, split, *found, settings, inputs)
     print(prevalence_table(labelled.soft))
     none = int((labelled.soft.max(axis=1) == 0).sum())
     unread = labelled.unread

@@ -10,7 +10,7 @@ from ecg_finetune.tables import iterate_rows
 
 
 class Source(NamedTuple):
-    """A recording: its name in the tables, and where it is."""
+    """A recording: its name in the tables, and where it is, from any folder of this file system."""
 
     name: str
     path: str
@@ -51,11 +51,11 @@ class Given:
     def __iter__(self) -> Iterator[Source]:
         for path in self.paths:
             if path not in self.folders:
-                yield Source(record_name(str(path)), str(path))
+                yield Source(record_name(str(path)), str(path.absolute()))
                 continue
             for name in files_below(path):
                 if name.endswith(".hea") or not self.folders[path]:
-                    yield Source(record_name(name), name)
+                    yield Source(record_name(name), os.path.abspath(name))  # noqa: PTH100
 
 
 class Listed:
@@ -83,7 +83,7 @@ class Listed:
 
     def __iter__(self) -> Iterator[Source]:
         for _, (path,) in iterate_rows(self.record_list, ["path"]):
-            yield Source(path, str(self.root / path))
+            yield Source(path, str(self.root.absolute() / path))
 
 
 def files_below(folder: Path) -> Iterator[str]:
@@ -97,4 +97,4 @@ def files_below(folder: Path) -> Iterator[str]:
 
 def record_name(path: str) -> str:
     """Return the name of a recording: its path, of a WFDB record without the header's extension."""
-    return path.removesuffix(".hea")
+    return os.path.normpath(path.removesuffix(".hea"))

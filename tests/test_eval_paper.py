@@ -1,0 +1,167 @@
+"""What the evaluation scripts write for a paper: tables, checklist, figures, and a page of what is in the tables."""
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from ecg_evaluation.checklist import ITEMS
+from ecg_evaluation.figure_files import COLOURS, Album, standalone
+from ecg_evaluation.number_text import plain_interval, signed, signed_interval
+from evaluation_world import make_world
+from hypothesis import given
+from hypothesis import strategies as st
+from test_eval_scripts import ANY, FINETUNED, evaluate, outputs
+from test_html_page import Reader
+
+from ecg_finetune.html_page import STYLE
+from ecg_finetune.paths import locate
+
+ALWAYS = (
+    *("calibration", "co_occurrence", "decision_curves", "estimands", "flow", "label_groups", "operating_points"),
+    *("published", "reliability"),
+)
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory, run_script):
+    """Return a base folder with an evaluation that all options were given to, its process and the folder of figures."""
+    base, figures = make_world(tmp_path_factory.mktemp("paper"), 160, 60), tmp_path_factory.mktemp("figures")
+    patients = pd.read_csv(locate(base, "record_list"))["subject_id"].unique()
+    people = {
+        "subject_id": patients,
+        "sex": np.resize(["F", "M"], len(patients)),
+        "age": np.resize([30, 50], len(patients)),
+    }
+    pd.DataFrame(people).to_csv(base / "subjects.csv", index=False)
+    options = ["--subgroups", base / "subjects.csv", "--prevalence", "0.02,0.5", "--baselines", "--figures", figures]
+    return base, run_script(FINETUNED, "--base-dir", base, "--bootstrap", 40, "--num-workers", 0, *options), figures
+
+
+def test_every_table_is_there_and_vouched_for(paper):
+    base, process, _ = paper
+    folder = locate(base, "eval")
+    names = (*ALWAYS, "subgroups", "prevalence", "baselines", "beats")
+    written = json.loads(outputs(folder, "metrics", ".json")[0].read_text())["outputs"]
+    for name in names:
+        (path,) = outputs(folder, name)
+        assert len(pd.read_csv(path)) > 0 and path.name in written
+    assert f"{len(names)} further tables" in process.stdout and "checklist: " in process.stdout
+
+
+def test_no_number_of_a_table_in_the_report_is_from_elsewhere(paper):
+    """Every interval that the page shows is, rounded, one of the CSV files."""
+    base, _, _ = paper
+    folder, known = locate(base, "eval"), set()
+    for path in folder.glob("*_test_lead1_duplicated_*.csv"):
+        table = pd.read_csv(path)
+        for column in (name for name in table if f"{name}_low" in table):
+            for row in table[[column, f"{column}_low", f"{column}_high"]].to_numpy():
+                for digits in (3, 4, 5, 6, 7):
+                    known.add(plain_interval(*row, digits))
+                    if not np.isnan(row[0]):
+                        known.add((signed(row[0], digits), f"{signed(row[1], digits)} to {signed(row[2], digits)}"))
+    page = outputs(folder, "report", ".html")[0].read_text()
+    shown = re.findall(r"<td class=n>(?:<b>)?([-+\d.]+)(?:</b>)? <small>([^<]*)</small>", page)
+    assert len(shown) > 800
+    for value, interval in shown:
+        assert (value, interval.replace("\u2013", " to ")) in known, (value, interval)
+
+
+def test_page_has_contents_alternatives_with_numbers_and_sorts_by_number(paper):
+    base, _, _ = paper
+    page = outputs(locate(base, "eval"), "report", ".html")[0].read_text()
+    reader = Reader(page)
+    targets = set(re.findall('id="(section-[0-9]+)"', page))
+    assert {address.removeprefix("#") for address in reader.addresses} == targets and len(targets) >= 13
+    for text in re.findall('aria-label="([^"]*)"', page):
+        assert re.search("[0-9]", text) or text == "Contents", text
+    assert "prefers-color-scheme: dark" in page and "@top-left" in page
+    # A difference is a number although it is bold: the head of its column sorts by number.
+    subgroups = page.split(">Subgroups</h2>")[1].split("<h2")[0]
+    assert "<th tabindex=0 class=n>AUROC, difference" in subgroups
+    assert "-0.000" not in "".join(reader.cells) and "nan" not in "".join(reader.cells)
+    title = re.search("<title>(.*)</title>", page)[1]
+    assert re.fullmatch(r"checkpoint_best.pt \(\w{8}\) on Lead I of test_lead1_duplicated, \d{4}-\d\d-\d\d", title)
+
+
+def test_checklist_has_every_item_and_its_gaps(paper):
+    base, _, _ = paper
+    text = outputs(locate(base, "eval"), "tripod_ai", ".md")[0].read_text()
+    rows = [line for line in text.splitlines() if re.match(r"\| \d", line)]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == [item for item, _, _ in ITEMS]
+    assert len(ITEMS) == 52 and all(row.count("|") - row.count(r"\|") == 5 for row in rows)
+    assert "| 18a | Open science | funding | **Gap: only the authors can say.** |" in rows
+    by_item = {row.split(" | ")[0].removeprefix("| "): row for row in rows}
+    assert "160 records of 80 patients" in by_item["21"] and "40 bootstrap resamples of patients" in by_item["12e"]
+    assert "Performance by sex,age in subgroups.csv" in by_item["14"] and "AUROC macro 0." in by_item["23a"]
+
+
+def test_figures_are_files_that_stand_alone(paper):
+    _, _, folder = paper
+    drawn = {path.stem for path in folder.glob("*.svg")}
+    assert drawn == {path.stem for path in folder.glob("*.csv")} and len(drawn) > 70
+    assert {"forest_auroc", "flow", "roc_sinus_rhythm", "decision_infarction", "together_true", "miss_1"} <= drawn
+    for path in folder.glob("*.svg"):
+        text = path.read_text()
+        assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg" and "var(" not in text
+        assert len(pd.read_csv(path.with_suffix(".csv"))) > 0
+    forest = pd.read_csv(folder / "forest_auroc.csv")
+    assert list(forest.columns) == ["label", "auroc", "auroc_low", "auroc_high", "published"]
+
+
+def test_colours_of_files_are_those_of_the_page_in_daylight():
+    assert dict(re.findall(r"--(\w+): (#\w+);", STYLE.split("@media")[0])).items() >= COLOURS.items()
+
+
+def test_a_name_becomes_one_of_a_file():
+    album = Album()
+    album.add("roc ST/T \u00e9lev\u00e9", '<svg class="figure" viewBox="0 0 1 1"></svg>', pd.DataFrame())
+    assert list(album.figures) == ["roc_st_t_lev"]
+    assert (
+        standalone('<svg xmlns="http://www.w3.org/2000/svg"></svg>') == '<svg xmlns="http://www.w3.org/2000/svg"></svg>'
+    )
+
+
+@given(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 1))
+def test_an_interval_that_excludes_0_never_reads_0(value, below, above):
+    low, high = max(value - below, -1), min(value + above, 1)
+    text, interval = signed_interval(value, low, high)
+    ends = [float(end) for end in interval.split(" to ")]
+    if max(low, -high) > 1e-9:
+        assert 0 not in ends and (ends[0] > 0 or ends[1] < 0)
+    assert not re.search(r"[-+]0\.0+$", text) and not re.search(r"[-+]0\.0+( |$)", interval)
+    assert plain_interval(-0.0001, -0.0002, 0.4) == ("0.000", "0.000 to 0.400")
+
+
+def test_frozen_operating_points_keep_the_further_ones(paper, capsys, tmp_path):
+    base, _, _ = paper
+    (metrics,), (points,) = (outputs(locate(base, "eval"), name) for name in ("metrics", "operating_points"))
+    (predictions,) = outputs(locate(base, "eval"), "predictions")
+    arguments = ["--base-dir", base, "--predictions", predictions, "--bootstrap", 0, "--out", tmp_path]
+    evaluate(capsys, ANY, *arguments, "--operating-points", metrics)
+    again, first = pd.read_csv(outputs(tmp_path, "operating_points")[0]), pd.read_csv(points)
+    assert list(again["rule"].unique()) == list(first["rule"].unique())
+    np.testing.assert_array_equal(again["threshold"], first["threshold"])
+    points.write_text(points.read_text().replace("sensitivity 0.9,", "sensitivity 0.8,", 1))
+    assert "not the file that the eval stage wrote" in evaluate(
+        capsys, ANY, *arguments, "--operating-points", metrics, exit_code=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--subgroups", "nowhere.csv"], "nowhere.csv: no such file"),
+        (["--subgroups", "{base}/subjects.csv", "--by", "sex,ward"], "column 'ward' is missing"),
+        (["--figures", "{base}/subjects.csv"], "not a folder"),
+    ],
+)
+def test_what_cannot_be_read_or_written_is_refused_before_the_first_write(paper, capsys, tmp_path, options, message):
+    base, _, _ = paper
+    options = [option.format(base=base) for option in options]
+    arguments = ["--base-dir", base, "--out", tmp_path / "out", "--num-workers", 0, *options]
+    assert message in evaluate(capsys, ANY, "--model-path", locate(base, "checkpoint_best"), *arguments, exit_code=1)
+    assert not (tmp_path / "out").exists()
