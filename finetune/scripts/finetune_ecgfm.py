@@ -288,7 +288,7 @@ def add_hardware(parser: argparse.ArgumentParser) -> None:
         default=min(usable_cores(), MOST_WORKERS),
         metavar="N",
         help="processes that read segments, once, and with --augment change them in every epoch (default: the cores "
-        f"this process may use, at most {MOST_WORKERS})",
+        f"that this process may use, at most {MOST_WORKERS})",
     )
 
 
