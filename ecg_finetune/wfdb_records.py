@@ -247,8 +247,8 @@ def _open_with_wfdb(stem: str, content: bytes):
 
     line = next((line for line in content.splitlines() if line.strip() and not line.lstrip().startswith(b"#")), b"")
     # wfdb takes a rate that it cannot read for one that is not given, which means 250 Hz.
-    if stated := [field for field in line.split()[2:3] if not re.match(rb"\.?\d", field)]:
-        raise RecordError("bad_rate", f"{stated[0].decode('latin-1')}, which is no sampling rate")
+    if stated := re.match(rb"\s*\S+\s+\d+\s+([^\s.\d]\S*)", line):
+        raise RecordError("bad_rate", f"{stated[1].decode('latin-1')}, which is no sampling rate")
     header = wfdb.rdheader(stem)
     if isinstance(header, wfdb.MultiRecord):
         header = _read_segment_headers(wfdb, stem, header)
