@@ -91,15 +91,13 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         rows, distinct = len(reports.study_id), len(np.unique(reports.which))
         repeated = rows - len(np.unique(reports.study_id))
         print(f"{rows:,} reports, {distinct:,} distinct; {repeated:,} rows repeat an earlier one")
-        # Under both policies: how much of a result is due to the policy is asked of every evaluation.
-        of_policy = {policy: label_reports(reports, config, policy, args.workers, args.dask) for policy in POLICIES}
-        labelled = of_policy[args.policy]
-        differences = policy_differences({policy: one.soft for policy, one in of_policy.items()})
+        labelled = label_reports(reports, config, args.policy, args.workers, args.dask)
+        soft = labelled.soft[args.policy]
         settings = {"--policy": args.policy, "--split": args.split, "--max-rows": args.max_rows, "labels": list(LABELS)}
-        found = labelled.soft, differences, labelled.unmatched
+        found = soft, policy_differences(labelled.soft), labelled.unmatched
         write_outputs(args.out_dir, config, reports.study_id, split, *found, settings, inputs)
-    print(prevalence_table(labelled.soft))
-    none = int((labelled.soft.max(axis=1) == 0).sum())
+    print(prevalence_table(soft))
+    none = int((soft.max(axis=1) == 0).sum())
     unread = labelled.unread
     if unread > MOST_UNREAD * rows:
         print(
