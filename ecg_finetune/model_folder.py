@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -101,7 +102,9 @@ class ModelConfig:
             "format_version": FORMAT_VERSION,
             "name": self.name,
             "architecture": dict(self.architecture),
-            "labels": [dict(zip(keys, (name, how, at, *line))) for name, how, at, line in labels],
+            "labels": [
+                dict(zip(keys, (name, how, None if math.isnan(at) else at, *line))) for name, how, at, line in labels
+            ],
             "threshold_rule": self.threshold_rule,
             "lead": self.lead,
             "input": "duplicate" if self.input_channel is None else "zero",
@@ -121,8 +124,19 @@ class ModelConfig:
         """The thresholds on the scale of calibrated probabilities: float64 (labels,)."""
         return self.calibrated(self.thresholds[None])[0]
 
+    def order(self, found: np.ndarray, probabilities: np.ndarray) -> list[int]:
+        """Return the labels in the order to show them: those found, then by how near their threshold they come.
+
+        `found` bool and `probabilities`, calibrated: (labels,). Labels without a threshold come last.
+        """
+        nearness = np.nan_to_num(probabilities / np.maximum(self.calibrated_thresholds, 1e-9), nan=-1.0)
+        return np.lexsort((-nearness, ~found)).tolist()
+
     def found(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return which labels are found by their combined probabilities before calibration: bool, the same shape."""
+        """Return which labels are found by their combined probabilities before calibration: bool, the same shape.
+
+        One without a threshold, as the data it was made with do not know it, never is.
+        """
         return probabilities >= self.thresholds
 
 
@@ -177,8 +191,11 @@ def _read_labels(path: Path, labels: list) -> tuple[LabelSet, np.ndarray]:
     names, combine, numbers = [], [], []
     for place, label in enumerate(labels, start=1):
         found = [label.get(key) for key in ("name", "combine", *keys)] if isinstance(label, dict) else [None] * 5
+        if "threshold" in label and label["threshold"] is None:
+            found[2] = math.nan
         are_numbers = all(type(value) in (int, float) for value in found[2:])
-        if not isinstance(found[0], str) or found[1] not in HOW or not are_numbers or not 0 <= found[2] <= 1:
+        sound = are_numbers and (math.isnan(found[2]) or 0 <= found[2] <= 1)
+        if not isinstance(found[0], str) or found[1] not in HOW or not sound:
             raise UserError(f"{path}: label {place} lacks its name, combine, threshold or calibration; {AGAIN}")
         names.append(found[0])
         combine.append(found[1])

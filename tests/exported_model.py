@@ -19,9 +19,9 @@ def run(script: str, *arguments) -> str:
     return process.stdout
 
 
-def make_model_folder(base: Path, *options) -> Path:
+def make_model_folder(base: Path, *options, **world) -> Path:
     """Evaluate the checkpoint of a made-up world below `base` and export it as `small`; return the model folder."""
-    make_world(base)
+    make_world(base, **world)
     run("eval/scripts/eval_finetuned.py", "--base-dir", base, "--bootstrap", 0, "--num-workers", 0)
     run(
         "export/scripts/export_model.py",

@@ -308,6 +308,24 @@ def test_names_that_are_none(call_script, base, name):
 # A folder that was changed is not used
 
 
+def test_a_label_that_the_data_do_not_know_is_never_found(call_script, tmp_path):
+    """As of a data set that says nothing of infarctions: the network has that output, and nothing was learnt of it."""
+    folder = make_model_folder(tmp_path, unknown=0.2)
+    name = LABELS[-1]
+    label = json.loads((folder / "config.json").read_text())["labels"][-1]
+    assert label["name"] == name and label["threshold"] is None
+    assert (label["calibration_slope"], label["calibration_intercept"]) == (1, 0)
+    lead = np.random.default_rng(0).normal(size=5000)
+    answer = load_model(folder).predict(lead, rate=500)
+    assert name not in answer.found and np.isnan(answer.table.loc[name, "threshold"])
+    assert answer.table.drop(index=name)["threshold"].notna().all()
+    np.save(tmp_path / "lead.npy", lead)
+    arguments = [tmp_path / "lead.npy", "--rate", 500, "--model", folder, "--out", tmp_path / "out"]
+    out = call_script("predict/scripts/predict_ecg.py", *arguments).out
+    assert out.splitlines()[-2].split()[:2] == name.split() and out.splitlines()[-2].endswith("none")
+    assert "No answer: the recordings that the model was made with" in (tmp_path / "out/report.html").read_text()
+
+
 @pytest.fixture
 def copied(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copied")

@@ -102,9 +102,12 @@ def read_evaluation(path: Path, checkpoint: Path) -> EvaluatedModel:
     check_names(path, names)
     table = table.set_index("label").reindex(columns=columns)
     choices = table.loc[list(names), list(CHOICES)].to_numpy()
-    wrong = ~((choices[:, 0] >= 0) & (choices[:, 0] <= 1))
+    undecided = np.isnan(choices[:, 0])  # nothing could be chosen, as for a label that the data do not know
+    wrong = ~(undecided | ((choices[:, 0] >= 0) & (choices[:, 0] <= 1)))
     if wrong.any():
         raise UserError(f"{path}: no threshold from 0 to 1 for {names[int(np.argmax(wrong))]!r}; {again}")
+    if undecided.all():
+        raise UserError(f"{path}: no label has a threshold; {again}, with a valid split or --operating-points")
     usable = np.isfinite(choices[:, 1:]).all(axis=1) & (choices[:, 1] > 0)
     calibration = np.where(usable[:, None], choices[:, 1:], [1.0, 0.0])
     chosen = settings.get("operating points")

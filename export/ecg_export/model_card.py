@@ -193,7 +193,8 @@ def _results(config: ModelConfig, evaluation: EvaluatedModel, records: int) -> l
     for label in evaluation.table.index:
         row = evaluation.table.loc[label]
         cells = [SHOWN.get(label, label), _count(row["n_pos"]), *(_with_interval(row, name) for name in columns)]
-        rows.append([*cells, f"{thresholds[label]:.3g}" if label in thresholds else ""])
+        threshold = thresholds.get(label, math.nan)
+        rows.append([*cells, "" if math.isnan(threshold) else f"{threshold:.3g}"])
     heads = ["label", "positive", "AUROC", "AUPRC", "recall", "specificity", "precision", "F1", "threshold"]
     lines = [
         "## Results",

@@ -136,14 +136,20 @@ def metrics_by_label(path: Path) -> dict[str, dict[str, float]]:
         return {}
 
 
-def sentence(probability: float, found: bool, calibrated: bool) -> str:
-    """Say in plain words what an answer means.
+def _threshold(value: float) -> str:
+    return "none" if math.isnan(value) else f"{value:.3g}"
+
+
+def sentence(probability: float, found: bool, calibrated: bool, *, decided: bool = True) -> str:
+    """Say in plain words what an answer means; `decided`: the label has a threshold.
 
     >>> sentence(0.873, True, True)
     'Found. About 87 in 100 recordings with this answer have it.'
     >>> sentence(0.002, False, True)
     'Not found. Fewer than 1 in 100 recordings with this answer have it.'
     """
+    if not decided:
+        return "No answer: the recordings that the model was made with do not tell who has it."
     verdict = "Found." if found else "Not found."
     if not calibrated:
         return f"{verdict} The probability is not calibrated: only its order among recordings means something."
@@ -165,7 +171,7 @@ def _overview(summary: Summary) -> str:
         cards.append((f"{summary.inverted:,}", "look upside down"))
     thresholds = summary.config.calibrated_thresholds
     rows = [
-        [name, f"{summary.found.get(name, 0):,}", _percent(summary.found.get(name, 0), answered), f"{threshold:.3g}"]
+        [name, f"{summary.found.get(name, 0):,}", _percent(summary.found.get(name, 0), answered), _threshold(threshold)]
         for name, threshold in zip(summary.config.label_set.names, thresholds.tolist())
     ]
     boxes = "".join(f"<div class=card><b>{value}</b><span>{what}</span></div>" for value, what in cards)
@@ -215,17 +221,16 @@ def _probabilities(config: ModelConfig, result: Result, quality: Mapping[str, Ma
     found = config.found(result.answer.combined).tolist()
     calibrated = (config.calibration != [1.0, 0.0]).any(axis=1).tolist()
     rows = []
-    # Those found first, then by how near the threshold they come.
-    order = sorted(range(len(found)), key=lambda k: (not found[k], -probabilities[k] / max(thresholds[k], 1e-9)))
-    for k in order:
-        name = config.label_set.names[k]
-        bar = Markup('<span class="bar{}"><i style="width:{:.1f}%"></i><b style="left:{:.1f}%"></b></span>').format(
-            " found" if found[k] else "", 100 * probabilities[k], 100 * thresholds[k]
+    for k in config.order(np.array(found), np.array(probabilities)):
+        name, decided = config.label_set.names[k], not math.isnan(thresholds[k])
+        mark = Markup('<b style="left:{:.1f}%"></b>').format(100 * thresholds[k]) if decided else ""
+        bar = Markup('<span class="bar{}"><i style="width:{:.1f}%"></i>{}</span>').format(
+            " found" if found[k] else "", 100 * probabilities[k], mark
         )
         auroc = quality.get(name, {}).get("auroc", math.nan)
         known = "" if math.isnan(auroc) else f"{auroc:.2f}"
-        said = sentence(probabilities[k], found[k], calibrated[k])
-        rows.append([name, f"{probabilities[k]:.3f}", bar, f"{thresholds[k]:.3f}", said, known])
+        said = sentence(probabilities[k], found[k], calibrated[k], decided=decided)
+        rows.append([name, f"{probabilities[k]:.3f}", bar, f"{thresholds[k]:.3f}" if decided else "none", said, known])
     heads = ["label", "probability", "", "threshold", "in words", "AUROC on the test set"]
     return html_table(heads, rows, caption="Calibrated probabilities; the line in each bar is the label's threshold")
 

@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import functools
 import itertools
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -273,13 +274,14 @@ def print_labels(result, config, lead: str) -> None:
     """Print all labels of a recording: those found first, then by how near their thresholds they come."""
     used = len(result.answer.windows) - result.answer.excluded
     print(f"{result.recording}: {result.seconds:.4g} s of lead {lead} at {result.rate:.6g} Hz, {used} windows used")
-    probabilities = config.calibrated(result.answer.combined[None])[0].tolist()
-    found = config.found(result.answer.combined).tolist()
-    rows = zip(found, probabilities, config.calibrated_thresholds.tolist(), config.label_set.names)
-    width = max(map(len, config.label_set.names))
+    names, thresholds = config.label_set.names, config.calibrated_thresholds
+    probabilities = config.calibrated(result.answer.combined[None])[0]
+    found = config.found(result.answer.combined)
+    width = max(map(len, names))
     print(f"{'label':<{width}}  probability  threshold  found")
-    for there, probability, threshold, name in sorted(rows, key=lambda row: (not row[0], -row[1] / (row[2] or 1))):
-        print(f"{name:<{width}}  {probability:>11.3f}  {threshold:>9.3f}  {'yes' if there else ''}".rstrip())
+    for k in config.order(found, probabilities):
+        threshold = "none" if math.isnan(thresholds[k]) else f"{thresholds[k]:.3f}"
+        print(f"{names[k]:<{width}}  {probabilities[k]:>11.3f}  {threshold:>9}  {'yes' if found[k] else ''}".rstrip())
     if result.detail:
         print(f"note: {result.detail}")
 
