@@ -7,7 +7,7 @@ from ecg_evaluation.bootstrap import draw
 from ecg_evaluation.inputs import Labelled
 from ecg_evaluation.results import decide, evaluate
 from ecg_evaluation.subgroups import NOT_KNOWN, holm, in_order, read_subgroups, subgroup_table
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
 from statsmodels.stats.multitest import multipletests
@@ -89,6 +89,7 @@ def adjusted(p: pd.Series) -> np.ndarray:
     return result
 
 
+@settings(max_examples=20, deadline=None)  # the other takes 0.1 s
 @given(st.lists(st.one_of(st.floats(0, 1), st.just(np.nan)), min_size=1, max_size=30))
 def test_holm_is_that_of_statsmodels(p):
     p = np.array(p)
