@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import wfdb
+from ecg_evaluation.operating_points import read_operating_points
 from ecg_prediction.inversion import is_inverted, measure_beat
 from ecg_prediction.sources import Given
 from evaluation_world import ecg_like
-from exported_model import make_model_folder
+from exported_model import make_model_folder, metrics_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -457,3 +458,15 @@ def test_noise_has_no_beat():
     noise = np.random.default_rng(0).normal(size=5000)
     assert measure_beat(noise) is None and measure_beat(np.zeros(5000)) is None
     assert not is_inverted([])
+
+
+def test_eval_knows_where_the_operating_points_of_a_model_folder_are_from(base, folder, tmp_path):
+    points = read_operating_points(folder, LABELS)
+    metrics = metrics_file(base)
+    assert points.choices == read_operating_points(metrics, LABELS).choices
+    assert points.choices["set"] == "valid_lead1_duplicated" and points.told().endswith("40 records")
+    changed = shutil.copytree(folder, tmp_path / "changed")
+    with (changed / "metrics.csv").open("a") as file:
+        file.write("\n")
+    with pytest.raises(UserError, match="metrics.csv: not the file that export wrote"):
+        read_operating_points(changed, LABELS)

@@ -11,8 +11,9 @@ import numpy as np
 
 from ecg_evaluation.inputs import Labelled
 from ecg_evaluation.results import Decisions
-from ecg_finetune.files import UserError, sha256
-from ecg_finetune.lineage import read_lineage
+from ecg_finetune.files import UserError, read_json, sha256
+from ecg_finetune.lineage import latest, read_lineage
+from ecg_finetune.paths import inside
 from ecg_finetune.tables import listed, read_header, read_table, refuse_duplicates
 
 NUMBERS = ("threshold", "calibration_slope", "calibration_intercept", "valid_n_pos", "valid_n_neg")
@@ -114,11 +115,33 @@ def read_operating_points(path: Path, names: Sequence[str]) -> OperatingPoints:
     )
     beside = file.with_name(file.name.replace("metrics_", "operating_points_", 1))
     written = [file, beside] if beside != file and beside.is_file() else [file]
-    found = OperatingPoints(file, decisions, read_lineage("eval", file.with_suffix(".json"), written))
+    config = inside(path, "model_config") if path.is_dir() else None
+    if config is not None and config.is_file():
+        lineage = lineage_in_model_folder(config, file)
+    else:
+        lineage = read_lineage("eval", file.with_suffix(".json"), written)
+    found = OperatingPoints(file, decisions, lineage)
     rule = found.choices.get("rule")
     rule = rule if isinstance(rule, str | float) else None
     further = read_further(beside, names) if len(written) > 1 else {}
     return replace(found, decisions=replace(decisions, rule=rule, further=further))
+
+
+def lineage_in_model_folder(config: Path, metrics: Path) -> Mapping[str, Any]:
+    """Return the lineage of the evaluation whose metrics.csv a model folder has, by its config.json.
+
+    Raises
+    ------
+    UserError
+        The configuration is damaged, or the metrics are not those that it names.
+    """
+    content = read_json(config, dict)
+    files, lineage = content.get("files"), content.get("lineage")
+    if not isinstance(files, dict) or not isinstance(lineage, dict):
+        raise UserError(f"{config}: files or lineage is missing; export the model again")
+    if files.get(metrics.name) != sha256(metrics):
+        raise UserError(f"{metrics}: not the file that export wrote; export the model again")
+    return latest(lineage, "eval")
 
 
 def read_further(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
