@@ -32,8 +32,12 @@ def die(chunk):
     return double(chunk)
 
 
-def large_if_1(chunk):
-    return bytes(20_000_000 * chunk[0])
+def large_once_there(chunk):
+    """Return nothing; of a chunk with a path in it, 20 MB once that file is there."""
+    for path in chunk:
+        while not path.exists():
+            time.sleep(0.01)
+    return bytes(20_000_000 * len(chunk))
 
 
 def refuse(chunk):
@@ -81,9 +85,10 @@ def test_a_killed_worker_is_told_and_does_not_hang():
         list(run_batch(die, [[i] for i in range(20)], workers=2, total=20))
 
 
-def test_a_worker_killed_while_it_writes_its_result_is_told_and_does_not_hang():
-    with contextlib.closing(run_batch(large_if_1, [[0], [1]], workers=2, total=2)) as results:
-        assert next(results) == b""
+def test_a_worker_killed_while_it_writes_its_result_is_told_and_does_not_hang(tmp_path):
+    with contextlib.closing(run_batch(large_once_there, [[], [tmp_path / "go"]], workers=2, total=2)) as results:
+        assert next(results) == b""  # read before the other has begun, however slow the machine is
+        (tmp_path / "go").touch()
         time.sleep(0.3)  # the other worker waits for somebody who reads its result
         for worker in multiprocessing.active_children():
             worker.kill()
