@@ -154,6 +154,7 @@ ARTEFACTS: dict[str, Artefact] = {
     "model_lock": Artefact("export/data/{model}.lock", "export", "held during a run"),
     # predict
     "prediction": Artefact("predict/data/{time}", "predict", "what a model says of recordings"),
+    "prediction_lock": Artefact("predict/data/{time}.lock", "predict", "held during a run"),
     "recording_predictions": Artefact("predict/data/{time}/predictions.csv", "predict", "`recording,lead,rate,seconds,windows,excluded_windows,status,detail,found`, then a calibrated probability per label; a row per recording"),
     "window_predictions": Artefact("predict/data/{time}/windows.csv", "predict", "`recording,start_s,status,detail`, then a calibrated probability per label; a row per window of 10 s"),
     "prediction_report": Artefact("predict/data/{time}/report.html", "predict", "the page: strips, windows, probabilities with thresholds"),

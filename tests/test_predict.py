@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from ecg_finetune import load_model
 from ecg_finetune.files import UserError, read_json, sha256
 from ecg_finetune.label_set import LABELS
-from ecg_finetune.paths import locate
+from ecg_finetune.paths import LOCK, beside, locate
+from ecg_finetune.run_folder import locked
 from ecg_finetune.waveform import RecordError
 from ecg_finetune.windows import cut_windows, window_starts
 
@@ -389,9 +390,26 @@ def test_an_earlier_run_is_kept_unless_it_may_be_replaced(folder, call_script, t
     arguments = [tmp_path / "r", "--model", folder, "--out", tmp_path / "out"]
     call_script(SCRIPT, *arguments)
     before = (tmp_path / "out" / "predictions.csv").stat().st_ino
-    assert "holds predictions" in call_script(SCRIPT, *arguments, exit_code=1).err
+    assert "holds a predictions.csv" in call_script(SCRIPT, *arguments, exit_code=1).err
     assert (tmp_path / "out" / "predictions.csv").stat().st_ino == before
     call_script(SCRIPT, *arguments, "--overwrite")
+
+
+def test_a_page_that_another_has_made_is_not_replaced(folder, call_script, tmp_path):
+    write_record(tmp_path / "r", lead_of(20))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "report.html").write_text("mine")
+    told = call_script(SCRIPT, tmp_path / "r", "--model", folder, "--out", tmp_path / "mine", exit_code=1).err
+    assert "holds a report.html" in told and (tmp_path / "mine" / "report.html").read_text() == "mine"
+
+
+def test_two_runs_do_not_write_into_one_folder(folder, call_script, tmp_path, monkeypatch):
+    """The tables of one and the page of the other would be taken for one run's."""
+    write_record(tmp_path / "r", lead_of(20))
+    monkeypatch.setattr("ecg_finetune.run_folder.LOCK_PATIENCE", 0.1)
+    with locked(tmp_path / "out", beside(tmp_path / "out", LOCK)):
+        told = call_script(SCRIPT, tmp_path / "r", "--model", folder, "--out", tmp_path / "out", exit_code=1).err
+    assert "another run" in told and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "link to nothing", "text", "empty"])

@@ -31,10 +31,13 @@ from ecg_finetune.cli import add_batch, add_reading, execute, fraction, positive
 from ecg_finetune.files import UserError, existing_file, refuse_outputs, sha256, write_json
 from ecg_finetune.lineage import Inputs, lineage
 from ecg_finetune.operating_system import usable_cores
-from ecg_finetune.paths import inside, locate
+from ecg_finetune.paths import LOCK, beside, inside, locate
+from ecg_finetune.run_folder import locked
 from ecg_finetune.waveform import LEADS
 
 MOST_TOLD = 20  # recordings that get a line on the terminal
+
+OUTPUTS = ("recording_predictions", "window_predictions", "prediction_report", "prediction_lineage")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -199,14 +202,16 @@ def claimed_folder(base_dir: Path, out: Path | None, overwrite: bool) -> Iterato
     while out is None and folder.exists():
         time.sleep(0.2)
         folder = locate(base_dir, "prediction", time=datetime.now().strftime("%Y%m%d_%H%M%S"))
-    if inside(folder, "recording_predictions").exists() and not overwrite:
-        raise UserError(f"{folder}: holds predictions; choose another --out, or run with --overwrite")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield folder
-    finally:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # only if it is empty
+    with locked(folder, beside(folder, LOCK)):
+        there = [path for path in (inside(folder, name) for name in OUTPUTS) if path.exists()]
+        if there and not overwrite:
+            raise UserError(f"{folder}: holds a {there[0].name}; choose another --out, or replace it with --overwrite")
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield folder
+        finally:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only if it is empty
 
 
 def answered(job, sources, workers: int, dask: str | None) -> Iterator[list]:
