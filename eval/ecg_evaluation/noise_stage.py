@@ -23,7 +23,7 @@ from ecg_evaluation.noise_report import NoiseReport, macro_table, write_noise_re
 from ecg_evaluation.prediction import RecordDataset, load_model, predict
 from ecg_evaluation.provenance import started_anew, trained_on_sources
 from ecg_evaluation.results import counts, few_patients, same_order, with_macro
-from ecg_evaluation.stage import claimed_stamp, in_red, lineage_of_records, patients_of, trained_on
+from ecg_evaluation.stage import claimed_stamp, lineage_of_records, patients_of, tell, trained_on
 from ecg_finetune import __version__
 from ecg_finetune.data_sets import source_of
 from ecg_finetune.ecg_fm import EcgClassifier
@@ -176,10 +176,7 @@ def evaluate_under_noise(settings: NoiseSettings, inputs: Inputs) -> str:
         write_noise_report(page, report)
 
     print(f"\n{macro_table(table)}\n")
-    for sentence in alarms:
-        print(in_red(f"warning: {sentence}"))
-    for sentence in findings:
-        print(f"note: {sentence}")
+    tell(alarms, findings)
     print(f"metrics: {table_file}")
     warned = f", {len(alarms)} warning{'s' if len(alarms) > 1 else ''} above" if alarms else ""
     return f"{len(records.study_id):,} records evaluated under {len(conditions) - 1} conditions{warned}, page {page}"

@@ -200,10 +200,7 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
         write_checklist(output("checklist"), report)
 
     print(f"\n{text_table(results.table)}\n")
-    for sentence in alarms:
-        print(in_red(f"warning: {sentence}"))
-    for sentence in findings + grouped_notes(results.table):
-        print(f"note: {sentence}")
+    tell(alarms, findings + grouped_notes(results.table))
     if comparison is not None:
         print(f"comparison with {settings.compare.name}: {compared(comparison, results.resampled)}")
     print(f"metrics: {metrics_file}, and {len(tables)} further tables of the same time\nreport: {report_file}")
@@ -212,6 +209,14 @@ def evaluate_set(settings: EvaluationSettings, inputs: Inputs) -> str:
         print(f"figures: {settings.figures}")
     warned = f", {len(alarms)} warning{'s' if len(alarms) > 1 else ''} above" if alarms else ""
     return f"{len(records.study_id):,} records evaluated{warned}, report {report_file}"
+
+
+def tell(alarms: list[str], notes: list[str]) -> None:
+    """Print what a reader of the results must know, leaks and the like in red."""
+    for sentence in alarms:
+        print(in_red(f"warning: {sentence}"))
+    for sentence in notes:
+        print(f"note: {sentence}")
 
 
 CHOSEN_ON_ITSELF = (
