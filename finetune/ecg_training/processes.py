@@ -8,6 +8,10 @@ from typing import Any
 import torch
 import torch.distributed
 
+# Imported before a group is joined: its functions' default arguments keep the group that exists when they are defined,
+# DistributedDataParallel imports it later, and a group that lives on has threads that can abort the exit of Python.
+import torch.distributed.nn.functional  # noqa: F401
+
 from ecg_finetune.files import UserError, short_repr
 
 
