@@ -114,7 +114,7 @@ class Bench:
         random = np.random.default_rng(0)
         data = data or self.data
         while True:
-            yield data.batch(random.integers(len(data), size=size).tolist())
+            yield data.batch(random.integers(len(data), size=size))
 
 
 def flops(arch: Architecture) -> dict[str, float]:
@@ -362,9 +362,7 @@ def follows_trace(bench: Bench, folder: Path) -> dict[str, Any]:
         model.load_state_dict(start)
         settings = settings_of(batch_size=16, lr=5e-4, precision=precision)
         trainer = Trainer(model, trace["pos_weight"], settings, bench.device)
-        losses = [
-            trainer.update(iter([data.batch(batch.tolist())]), [len(batch)])[0].item() for batch in trace["batches"]
-        ]
+        losses = [trainer.update(iter([data.batch(batch)]), [len(batch)])[0].item() for batch in trace["batches"]]
         logged = np.array(losses) / trace["batches"].shape[1] / LABELS / math.log(2)
         found[f"{precision}, largest difference"] = difference = float(np.abs(logged - trace["train_loss"]).max())
         assert difference <= bound, f"{precision}: a loss differs by {difference:.1e} from the recorded run"

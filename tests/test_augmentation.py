@@ -37,7 +37,7 @@ def leads():
 def epoch_of(leads, source, workers=0, epoch=0, seed=1, rows=((0, 1, 2), (39, 5), (7,)), augmentation=ALWAYS):
     data = AugmentedData(leads, leads[:, :2], "cpu", Augmenter(augmentation, source), seed=seed, workers=workers)
     with loader_workers():
-        return list(data.batches([list(batch) for batch in rows], epoch))
+        return list(data.batches([np.array(batch) for batch in rows], epoch))
 
 
 def test_segments_are_the_same_for_any_number_of_workers_batches_and_orders(leads, source):

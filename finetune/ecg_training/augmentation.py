@@ -105,7 +105,7 @@ class AugmentedData(TrainingData):
         self.device = torch.device(device)
         self.augmenter, self.seed, self.workers = augmenter, seed, workers
 
-    def batches(self, rows: Sequence[Sequence[int]], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, rows: Sequence[np.ndarray], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of an epoch; to be looped over within `batch.loader_workers`."""
         segments = AugmentedSegments(self.leads, self.targets, self.augmenter, self.seed, epoch)
         loaded = loaded_batches(

@@ -301,13 +301,13 @@ def length_of(settings: FinetuneSettings, segments: int) -> tuple[int, int]:
     return updates, updates // batches * segments + updates % batches * settings.batch_size
 
 
-def share_of(batch: np.ndarray, processes: Processes, accumulate: int) -> tuple[list[list[int]], list[int]]:
+def share_of(batch: np.ndarray, processes: Processes, accumulate: int) -> tuple[list[np.ndarray], list[int]]:
     """Return the parts of a batch (segments,) that fall to this process, and how many segments of each count.
 
     A batch too small to give every process a part lends them its first segment, which then counts 0.
     """
     parts = np.array_split(batch, processes.world * accumulate)[processes.rank :: processes.world]
-    return [(part if len(part) else batch[:1]).tolist() for part in parts], [len(part) for part in parts]
+    return [part if len(part) else batch[:1] for part in parts], [len(part) for part in parts]
 
 
 def train(

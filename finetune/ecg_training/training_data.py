@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,11 +34,11 @@ class TrainingData:
     def __len__(self) -> int:
         return len(self.leads)
 
-    def batches(self, rows: Sequence[Sequence[int]], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:  # noqa: ARG002
+    def batches(self, rows: Sequence[np.ndarray], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:  # noqa: ARG002
         """Yield the batches of an epoch, as `batch` returns them."""
         return map(self.batch, rows)
 
-    def batch(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def batch(self, rows: np.ndarray | Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return leads (rows, samples) and targets (rows, labels) of some segments, on the device."""
         index = torch.as_tensor(rows, device=self.leads.device)
         found = self.leads.index_select(0, index), self.targets.index_select(0, index)
