@@ -1,17 +1,17 @@
 """Build against a plain loop over scipy: 2,000 records, and ten times as many."""
 
+import functools
 from pathlib import Path
 
 from bench.stages import (
     BUILD,
     PREPROCESS,
     RECORDS,
-    RUNS,
     compare,
+    compare_many,
     make_base,
     make_records,
     print_disk,
-    print_many,
     repeat_files,
     timed,
     whole_and_loop,
@@ -40,7 +40,7 @@ def main() -> None:
             return whole_and_loop(BUILD, "--base-dir", base, "--finetune-out", out, "--test-out", f"{out}_test")
 
         compare(plain, ours)
-        print_many(plain(RUNS, many)[0], ours(0, folder / "big")[0])
+        compare_many(functools.partial(plain, records=many), functools.partial(ours, base=folder / "big"))
         print_disk(folder / "plain_5s_0", folder / "base/run_0/segmented_5s")
 
 

@@ -1,16 +1,16 @@
 """Preprocess against a plain loop over wfdb and scipy: 2,000 format-16 records, and ten times as many."""
 
+import functools
 from pathlib import Path
 
 from bench.stages import (
     PREPROCESS,
     RECORDS,
-    RUNS,
     compare,
+    compare_many,
     make_base,
     make_records,
     print_disk,
-    print_many,
     timed,
     whole_and_loop,
     working_folder,
@@ -34,7 +34,7 @@ def main() -> None:
 
         compare(plain, ours)
         many = make_base(folder / "big", raw, 10 * RECORDS)
-        print_many(plain(RUNS, many)[0], ours(0, folder / "big")[0])
+        compare_many(functools.partial(plain, records=many), functools.partial(ours, base=folder / "big"))
         print_disk(folder / "plain_0", folder / "base/run_0")
 
 

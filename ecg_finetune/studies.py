@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,30 +69,6 @@ def first_repeated(values: np.ndarray) -> int | None:
     ordered = np.sort(values)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
     return int(repeated[0]) if len(repeated) else None
-
-
-def read_record_list(path: Path, columns: Iterable[str] = ("subject_id", "study_id", "path")) -> pd.DataFrame:
-    """Read columns of record_list.csv; `study_id` must be among them.
-
-    Returns
-    -------
-    DataFrame
-        The columns in the given order: `subject_id` and `study_id` int64, all others str; rows in file order, under
-        their line numbers.
-
-    Raises
-    ------
-    UserError
-        As `read_table`; also an empty cell or a duplicate study_id.
-    """
-    dtypes = {name: "int64" if name in ("subject_id", "study_id") else "str" for name in columns}
-    table = read_table(path, dtypes)
-    for name in columns:
-        empty = table[name] == ""
-        if dtypes[name] == "str" and empty.any():
-            raise UserError(f"{path}: line {empty.idxmax()} has no {name}; correct or remove the row")
-    refuse_duplicates(path, table, "study_id")
-    return table
 
 
 def read_studies(path: Path, *, need_patients: bool, otherwise: str) -> pd.DataFrame:

@@ -31,21 +31,7 @@ PATIENT = Patient(
     voltage=1,
     ventricular_focus=np.array([0.9, 0.2, 0.5]),
 )
-SINUS = Condition(
-    rhythm="sinus",
-    rate=72,
-    pr=0.15,
-    conduction="normal",
-    infarct="none",
-    acute=False,
-    ectopy="none",
-    sinus_arrhythmia=False,
-    preexcited=False,
-    atrial_fibrillation=False,
-    flutter_ratio=4,
-    mobitz=False,
-    quality="good",
-)
+SINUS = Condition("sinus", rate=72, pr=0.15)
 
 
 @pytest.fixture(scope="module")

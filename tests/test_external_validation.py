@@ -172,6 +172,7 @@ def test_the_valid_split_at_frozen_operating_points(development, capsys, tmp_pat
     pd.testing.assert_series_equal(pd.read_csv(found)["threshold"], pd.read_csv(metrics)["threshold"])
 
 
+@pytest.mark.usefixtures("validated")
 def test_a_model_folder_will_do_and_labels_it_lacks_get_no_threshold(development, external, capsys, tmp_path):
     _, metrics = development
     table = pd.read_csv(metrics)
@@ -252,7 +253,7 @@ def test_operating_points_of_another_checkpoint_are_told(development, external, 
 
 
 @pytest.fixture
-def whole_recordings(development, external, tmp_path):
+def whole_recordings(development, external, validated, tmp_path):  # noqa: ARG001
     """Return a table as predict_ecg.py writes it: calibrated, one recording too short, one that is not evaluated."""
     _, metrics = development
     predicted = pd.read_csv(outputs(locate(external, "eval"), "predictions")[0])

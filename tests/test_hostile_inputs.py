@@ -15,11 +15,11 @@ from ecg_finetune.cli import MOST_MESSAGE
 from ecg_finetune.files import UserError, existing_file, read_array, read_json, shown, write_array
 from ecg_finetune.label_set import ECG_FM, LABELS, write_label_definition
 from ecg_finetune.paths import beside
-from ecg_finetune.studies import read_record_list, read_splits, read_study_labels
+from ecg_finetune.studies import read_splits, read_studies, read_study_labels
 from ecg_finetune.tables import LONGEST_LINE, finite_number, read_table, write_table
 
 READERS = {
-    "record_list.csv": read_record_list,
+    "record_list.csv": lambda path: read_studies(path, need_patients=True, otherwise=""),
     "meta_split.csv": read_splits,
     "labels.csv": lambda path: read_study_labels(path.parent),
     "study_id_mapping.csv": lambda path: read_study_labels(path.parent),

@@ -16,7 +16,7 @@ from test_sources_codes import LUDB_SAYS, SCP_SAYS, SHORT, SNOMED_SAYS
 
 from ecg_finetune.files import UserError
 from ecg_finetune.label_set import LABELS, read_label_set
-from ecg_finetune.studies import read_record_list
+from ecg_finetune.studies import read_studies
 
 SCRIPT = "sources/scripts/import_source.py"
 WORD = {name: word for word, name in SHORT.items()}
@@ -48,7 +48,7 @@ def imported(base: Path) -> dict[str, dict[str, str]]:
     assert [(row["study_id"], row["subject_id"], row["age"], row["sex"]) for row in people] == [
         (row["study_id"], row["subject_id"], row["age"], row["sex"]) for row in records
     ]
-    assert len(read_record_list(base / "split/data/record_list.csv")) == len(records)
+    assert len(read_studies(base / "split/data/record_list.csv", need_patients=True, otherwise="")) == len(records)
     return {record["name"]: {WORD.get(n, n): row[n] for n in names} for record, row in zip(records, labels)}
 
 

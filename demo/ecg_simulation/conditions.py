@@ -56,21 +56,21 @@ class Patient:
 
 @dataclass(frozen=True)
 class Condition:
-    """What one ECG shows; the signal and the report both follow it."""
+    """What one ECG shows, besides the rhythm only what is not normal; the signal and the report both follow it."""
 
     rhythm: str  # "sinus", or one that a tendency brings
     rate: float  # ventricular rate, beats per minute
-    pr: float  # s
-    conduction: str
-    infarct: str
-    acute: bool  # the infarct is fresh: ST elevation
-    ectopy: str  # "none", "PVC", "frequent PVCs", "bigeminal PVCs", "PAC" or "ventricular run"
-    sinus_arrhythmia: bool
-    preexcited: bool
-    atrial_fibrillation: bool  # of a paced or completely blocked rhythm: no P waves, fibrillating atria
-    flutter_ratio: int  # flutter waves per beat; 0 = varying
-    mobitz: bool  # of a 2nd degree block: every third P wave is blocked (Mobitz II) instead of every second (2:1)
-    quality: str
+    pr: float = 0.16  # s
+    conduction: str = "normal"
+    infarct: str = "none"
+    acute: bool = False  # the infarct is fresh: ST elevation
+    ectopy: str = "none"  # or "PVC", "frequent PVCs", "bigeminal PVCs", "PAC", "ventricular run"
+    sinus_arrhythmia: bool = False
+    preexcited: bool = False
+    atrial_fibrillation: bool = False  # of a paced or completely blocked rhythm: no P waves, fibrillating atria
+    flutter_ratio: int = 4  # flutter waves per beat; 0 = varying
+    mobitz: bool = False  # of a 2nd degree block: every third P wave is blocked (Mobitz II), not every second (2:1)
+    quality: str = "good"
 
 
 def choose(rng: np.random.Generator, weights: dict[str, float]) -> str:

@@ -29,21 +29,7 @@ Unit,\u00b5V
 def write_watch_recording(path: Path, seed: int) -> None:
     """Write a recording of a person in atrial fibrillation at about 85 beats a minute; nobody's data."""
     rng = np.random.default_rng([seed, 1])
-    condition = Condition(
-        rhythm="atrial fibrillation",
-        rate=85.0,
-        pr=0.16,
-        conduction="normal",
-        infarct="none",
-        acute=False,
-        ectopy="none",
-        sinus_arrhythmia=False,
-        preexcited=False,
-        atrial_fibrillation=True,
-        flutter_ratio=0,
-        mobitz=False,
-        quality="good",
-    )
+    condition = Condition("atrial fibrillation", rate=85.0)
     patient = draw_patient(rng, 1)
     lead = np.concatenate([simulate(condition, patient, rng)[0] for _ in range(STRIPS)])
     times = np.arange(len(lead) * RATE // FREQUENCY) / RATE

@@ -21,9 +21,10 @@ from ecg_evaluation.misses import ASSUMED_SD, millivolts, read_scale
 from ecg_evaluation.noise_options import NoiseSettings
 from ecg_evaluation.noise_report import NoiseReport, macro_table, write_noise_report
 from ecg_evaluation.prediction import RecordDataset, load_model, predict
+from ecg_evaluation.preparation import lineage_of_records, patients_of, trained_on
 from ecg_evaluation.provenance import started_anew, trained_on_sources
 from ecg_evaluation.results import counts, few_patients, same_order, with_macro
-from ecg_evaluation.stage import claimed_stamp, lineage_of_records, patients_of, tell, trained_on
+from ecg_evaluation.stage import claimed_stamp, tell
 from ecg_finetune import __version__
 from ecg_finetune.data_sets import source_of
 from ecg_finetune.ecg_fm import EcgClassifier

@@ -139,16 +139,6 @@ def all_different(values) -> list:
 # Tables of the user and of the stages
 
 
-def test_record_list(campaign, undisturbed):
-    def check(content, table):
-        rows = columns_of(content, "subject_id", "study_id", "path")
-        assert table["subject_id"].tolist() == [whole(subject) for subject, _, _ in rows]
-        assert table["study_id"].tolist() == all_different([whole(study) for _, study, _ in rows])
-        assert table["path"].tolist() == [path for _, _, path in rows] and all(table["path"])
-
-    campaign(first_rows(undisturbed.raw / "record_list.csv"), "record_list.csv", studies.read_record_list, check)
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -166,8 +156,9 @@ def test_record_list(campaign, undisturbed):
 def test_what_is_no_damage_is_read(undisturbed, tmp_path, change):
     valid = first_rows(undisturbed.raw / "record_list.csv")
     (tmp_path / "list.csv").write_bytes(change(valid.decode()).encode())
-    table = studies.read_record_list(tmp_path / "list.csv")
-    rows = [(str(subject), str(study), path) for subject, study, path in table.itertuples(index=False)]
+    table = studies.read_studies(tmp_path / "list.csv", need_patients=True, otherwise="")
+    paths = studies.read_paths(tmp_path / "list.csv", table["study_id"].to_numpy())
+    rows = list(zip(table["subject_id"].astype(str), table["study_id"].astype(str), paths, strict=True))
     assert rows == columns_of(valid, "subject_id", "study_id", "path")
 
 
@@ -182,14 +173,15 @@ def test_record_paths(campaign, undisturbed):
     campaign(valid, "record_list.csv", lambda path: studies.read_paths(path, wanted), check)
 
 
-def test_patients_from_paths(campaign, undisturbed):
-    from ecg_finetune.studies import read_studies
-
-    lines = first_rows(undisturbed.raw / "record_list.csv").decode().splitlines()
-    valid = "".join(f"{line.partition(',')[2]}\n" for line in lines).encode()  # without subject_id
+@pytest.mark.parametrize("patients", ["subject_id", "path"])
+def test_record_list(campaign, undisturbed, patients):
+    valid = first_rows(undisturbed.raw / "record_list.csv")
+    if patients == "path":
+        lines = valid.decode().splitlines()
+        valid = "".join(f"{line.partition(',')[2]}\n" for line in lines).encode()  # without subject_id
 
     def read(path):
-        return read_studies(path, need_patients=True, otherwise="")
+        return studies.read_studies(path, need_patients=True, otherwise="")
 
     def check(content, table):
         header = cells_of(content)[0]
