@@ -102,44 +102,20 @@ def finetune(
     manifests = _read_manifests(settings.manifests)
     labels, studies = read_label_rows(settings.manifests)
     pos_weight = read_pos_weight(inside(settings.manifests, "manifest_pos_weight"), len(settings.label_set))
-    model = build_model(settings)
-    told_of_input(model, settings)
-    model.input_channel = settings.input_channel
-    freeze(model, settings.freeze_layers)
-    set_drop_path(model, settings.drop_path)
-    train_segments, valid_segments = (len(manifest.files) for manifest in manifests)
-    updates, segments = length_of(settings, train_segments)
-    if compiled is None:
-        compiled = device.type == "cuda" and updates >= WORTH_COMPILING
-    if processes.first:
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        print(
-            f"{train_segments:,} train and {valid_segments:,} valid segments; "
-            f"{sum(p.numel() for p in model.parameters()):,} parameters, {trained:,} of them trained; on {device}, "
-            f"{settings.precision}{', compiled' if compiled else ''}",
-            flush=True,
-        )
-    if compiled and settings.freeze_layers != ALL:
-        model.compile()
-    trainer = Trainer(model, pos_weight, settings, device, processes)
+    segments = tuple(len(manifest.files) for manifest in manifests)
+    trainer = new_trainer(settings, pos_weight, segments, device, processes, compiled)
     recorded = recorded_settings(settings)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     records = None
     if processes.first:
-        records = seen_records(*manifests, settings.record_list, settings.workers)
-        for line in told_of_labels(settings, labels, studies, records):
-            print(line, flush=True)
-        if model.fine_tuned:
-            start = records_of_checkpoint(settings.pretrained, model.training_records)
-            print(told_of_start(settings.pretrained, start, records), flush=True)
-            records = records.after(start)
+        records = records_of_run(settings, manifests, labels, studies, trainer.model)
         refuse_outputs(folders=[settings.output])
         check_folder(settings.output, recorded, resume=resume, overwrite=overwrite, resumable=True)
     told = run_lineage(recorded, settings.manifests)
     train_set, valid_set = _training_data(settings, manifests, labels, studies, device, processes)
     if settings.freeze_layers == ALL:
         train_set, valid_set = (
-            features_of(model, data, trainer.autocast, settings.part_size, f"features of {split} segments")
+            features_of(trainer.model, data, trainer.autocast, settings.part_size, f"features of {split} segments")
             for split, data in (("train", train_set), ("valid", valid_set))
         )
     torch.manual_seed(settings.seed + processes.rank)  # dropout differs between processes
@@ -158,7 +134,8 @@ def finetune(
             noted[NOT_LEARNT] = note_labels(folder, settings.manifests)
             noted[STATED] = note_seen_records(folder, records)
             record_run(folder, told, versions, **noted, finished=False)
-        progress = Progress(folder, train_segments, segments, processes.first, tensorboard=tensorboard)
+        of_run = length_of(settings, segments[0])[1]
+        progress = Progress(folder, segments[0], of_run, processes.first, tensorboard=tensorboard)
         position = train(
             trainer, train_set, valid_set, last=folder / LAST, resume=resumed, save_best=save_best, progress=progress
         )
@@ -170,6 +147,56 @@ def finetune(
         f"{position.epoch} epochs, {position.updates:,} updates; best epoch {position.best_epoch}: valid loss "
         f"{best['valid_loss']:.3f}, AUROC micro {best['auroc']:.4f} macro {best['auroc_macro']:.4f}; {folder / BEST}"
     )
+
+
+def new_trainer(
+    settings: FinetuneSettings,
+    pos_weight: np.ndarray,
+    segments: tuple[int, int],
+    device: torch.device,
+    processes: Processes,
+    compiled: bool | None,
+) -> Trainer:
+    """Return the trainer of the network at its starting point; say what will be trained on so many segments.
+
+    `segments` are those of train and valid, the rest as for `finetune`.
+    """
+    model = build_model(settings)
+    told_of_input(model, settings)
+    model.input_channel = settings.input_channel
+    freeze(model, settings.freeze_layers)
+    set_drop_path(model, settings.drop_path)
+    if compiled is None:
+        compiled = device.type == "cuda" and length_of(settings, segments[0])[0] >= WORTH_COMPILING
+    if processes.first:
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        print(
+            f"{segments[0]:,} train and {segments[1]:,} valid segments; "
+            f"{sum(p.numel() for p in model.parameters()):,} parameters, {trained:,} of them trained; on {device}, "
+            f"{settings.precision}{', compiled' if compiled else ''}",
+            flush=True,
+        )
+    if compiled and settings.freeze_layers != ALL:
+        model.compile()
+    return Trainer(model, pos_weight, settings, device, processes)
+
+
+def records_of_run(
+    settings: FinetuneSettings,
+    manifests: Sequence[Manifest],
+    labels: np.ndarray,
+    studies: np.ndarray,
+    model: EcgClassifier,
+) -> TrainingRecords:
+    """Return the records that the network will have been trained on, by its start too; say what is known of them."""
+    records = seen_records(*manifests, settings.record_list, settings.workers)
+    for line in told_of_labels(settings, labels, studies, records):
+        print(line, flush=True)
+    if not model.fine_tuned:
+        return records
+    start = records_of_checkpoint(settings.pretrained, model.training_records)
+    print(told_of_start(settings.pretrained, start, records), flush=True)
+    return records.after(start)
 
 
 def recorded_settings(settings: FinetuneSettings) -> dict[str, Any]:
