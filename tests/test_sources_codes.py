@@ -187,6 +187,8 @@ def test_ptbxl_recordings():
     assert scp("NORM") == healthy | {"SR": ""}
     # Ectopic beats of unknown origin may be ventricular; a code that says so decides.
     assert scp("SR BIGU")["PVC"] == "" and scp("SR PRC(S)")["PVC"] == "" and scp("SR BIGU PVC")["PVC"] == "1"
+    # A supraventricular arrhythmia that is not named may be atrial fibrillation, and what goes with it.
+    assert scp("SVARR") == healthy | dict.fromkeys(["SR", "Tachy", "AF", "AFL", "Acc"], "")
     # A diagnosis without a likelihood may be there or not, and so may be what follows from it and another.
     assert scp("SR", "IMI")["MI"] == "" and scp("SR AMI", "IMI")["MI"] == "1"
     assert scp("SR LAFB", "CRBBB") == healthy | {"RBBB": "", "Bifasc": ""}
@@ -203,6 +205,7 @@ def test_challenge_recordings():
     assert (row["RBBB"], row["LBBB"], row["SR"], row["AVB"]) == ("", "", "1", "0")
     assert snomed("6374002 164909002 426783006", "Ningbo")["LBBB"] == "1"
     assert snomed("233917008", "Georgia")["AVB1"] == "" and snomed("195042002", "Georgia")["AVB1"] == "0"
+    assert snomed("698247007 164865005", "PTB")["AF"] == "" and snomed("426783006", "PTB")["AF"] == "0"
     # Ningbo has no code of atrial fibrillation and Georgia none of ventricular tachycardia; what is stated is known.
     assert snomed("426783006", "Ningbo")["AF"] == "" and snomed("164889003", "Ningbo")["AF"] == "1"
     assert snomed("426783006", "Georgia")["VT"] == "" and snomed("164895002", "Georgia")["VT"] == "1"

@@ -233,6 +233,17 @@ def test_rows_of_ptbxl_in_the_wild(tmp_path, call_script):
     assert (root / "ptbxl_database.csv").is_file()
 
 
+def test_ptbxl_table_rewritten_on_another_system(tmp_path, call_script):
+    root = ptbxl_table(tmp_path / "ptb-xl", [("7.0", "50.0", "{'SR': 0.0}"), ("8.0", "51.0", "{'SR': 0.0}")])
+    table = root / "ptbxl_database.csv"
+    text = table.read_bytes().decode().replace("/00000/", "\\00000\\").replace("1_hr\r\n", "1_hr.dat\r\n")
+    table.write_bytes(text.replace(",1,", ",female,").replace(",51.0,0,", ",51.0,Male,").encode())
+    call_script(SCRIPT, "--source", "ptbxl", "--root", root, "--base-dir", tmp_path / "out")
+    records = rows_of(tmp_path / "out/split/data/record_list.csv")
+    assert [row["path"] for row in records] == ["records500/00000/00001_hr", "records500/00000/00002_hr"]
+    assert [row["sex"] for row in records] == ["F", "M"]
+
+
 def test_ptbxl_at_the_other_rate_alone(tmp_path, call_script):
     root = ptbxl_table(tmp_path / "ptb-xl", [("7.0", "50.0", "{'SR': 0.0}")])
     options = ["--source", "ptbxl", "--root", root, "--base-dir", tmp_path / "out"]
@@ -395,6 +406,7 @@ def test_headers_in_the_wild(tmp_path, call_script):
         "x/y": ["#Age: 101", "#Dx: 426783006;164889003"],
         "JS00001": ["#Age: 30", "#Dx: Unknown"],
         "JS00002": [],
+        "E00001": ["#Dx: 426783006", "#Dx: 164889003,", "# 59118001"],
     }
     for name, lines in comments.items():
         write_header(tmp_path / "data" / name, *lines, ends="\r\n")
@@ -402,18 +414,35 @@ def test_headers_in_the_wild(tmp_path, call_script):
     options = ["--source", "physionet2021", "--root", tmp_path / "data", "--base-dir", tmp_path / "out"]
     output = call_script(SCRIPT, *options)
     labels = imported(tmp_path / "out")
-    assert list(labels) == ["A0001", "JS00001", "JS00002", "Q0001", "S0001", "y"]
+    stated, open_ = ("SR", "AF", "Tachy", "Acc", "RBBB"), ("PoorQ", "VT", "SVTab")
+    assert labels["E00001"] == dict.fromkeys(SHORT, "0") | dict.fromkeys(stated, "1") | dict.fromkeys(open_, "")
     assert labels["A0001"]["RBBB"] == "1" and labels["A0001"]["SR"] == "" and labels["A0001"]["MI"] == ""
     assert labels["Q0001"]["SR"] == "1" and labels["Q0001"]["AF"] == "" and labels["S0001"]["MI"] == "1"
     assert labels["JS00001"] == labels["JS00002"] == dict.fromkeys(SHORT, "")
     assert labels["y"]["AF"] == labels["y"]["SR"] == "1" and labels["y"]["MI"] == labels["y"]["RBBB"] == ""
     records = {row["name"]: row for row in rows_of(tmp_path / "out/split/data/record_list.csv")}
-    assert [records[name]["age"] for name in labels] == ["74", "30", "", "", "", "101"]
+    assert list(labels) == ["A0001", "E00001", "JS00001", "JS00002", "Q0001", "S0001", "y"]
+    assert [records[name]["age"] for name in labels] == ["74", "", "30", "", "", "", "101"]
     assert [records[name]["sex"] for name in ("A0001", "Q0001", "S0001")] == ["M", "", "F"]
     assert "2 recordings have no codes in their headers" in output.out and "99999999 (1)" in output.err
     assert "Z first (its header cannot be read" in output.err and "--database NAME says which it is" in output.out
     call_script(SCRIPT, *options, "--database", "Georgia")
     assert imported(tmp_path / "out")["y"]["MI"] == "0"
+
+
+def test_a_recording_that_is_there_twice_counts_once(tmp_path, call_script):
+    sinus, fibrillation = "#Dx: 426783006", "#Dx: 164889003"
+    headers = {"a/E00001": sinus, "b/E00001": fibrillation, "a/y": sinus, "b/y": sinus, "c/y": fibrillation}
+    for name, line in headers.items():
+        write_header(tmp_path / "data" / name, line)
+    call_script(SCRIPT, "--source", "physionet2021", "--root", tmp_path / "data", "--base-dir", tmp_path / "out")
+    paths = [row["path"] for row in rows_of(tmp_path / "out/split/data/record_list.csv")]
+    assert paths == ["a/E00001", "a/y", "c/y"]  # what is called y may be anything, but not if the header is the same
+    left_out = rows_of(tmp_path / "out/split/data/record_list.left_out.csv")
+    assert [tuple(row.values())[:2] for row in left_out] == [
+        ("b/E00001", "the recording a/E00001 again"),
+        ("b/y", "the recording a/y again"),
+    ]
 
 
 def test_folder_without_codes_is_refused(tmp_path, call_script):
@@ -444,7 +473,7 @@ def test_another_data_set_is_not_overwritten(tmp_path, call_script):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--source", "cinc2017"], "no REFERENCE-v3.csv below it"),
+        (["--source", "cinc2017"], "or REFERENCE.csv or REFERENCE-v0.csv below it"),
         (["--source", "ptbxl"], "no ptbxl_database.csv below it"),
         (["--source", "ludb"], "no ludb.csv below it"),
         (["--source", "table"], "0 CSV files in it, not one"),

@@ -53,7 +53,9 @@ class Files:
             found = [path for path in self.paths if PurePosixPath(path).name == name]
             if found:
                 return self.root / min(found, key=lambda path: (path.count("/"), path))
-        raise UserError(f"{self.root}: no {names[0]} below it, {what}; give the data set's folder, or --table FILE")
+        raise UserError(
+            f"{self.root}: no {' or '.join(names)} below it, {what}; give the data set's folder, or --table FILE"
+        )
 
     def below(self, table: Path) -> str:
         """Return the folder of a table from the root, with a slash at its end; empty where it is not below the root."""

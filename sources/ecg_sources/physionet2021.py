@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from ecg_fm_labeler import Labeler
@@ -28,7 +28,10 @@ DATABASES = {
 }
 _NAMED = [(re.compile(pattern), name) for name, (pattern, _) in DATABASES.items()]
 _FOLDER = {folder: name for name, (_, folder) in DATABASES.items()}
-_COMMENT = re.compile(rb"^#[ \t]*(age|sex|dx)[ \t]*:([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+# Codes may go on in the next lines.
+_COMMENT = re.compile(
+    rb"^#[ \t]*(age|sex|dx)[ \t]*:([^\r\n]*(?:\r?\n#[ \t]*[0-9][^\r\n]*)*)", re.IGNORECASE | re.MULTILINE
+)
 MOST_BYTES = 100_000  # of a header
 
 
@@ -55,6 +58,7 @@ def read(files: Files, database: str | None) -> DataSet:
     known[""] = frozenset.intersection(*known.values())
     found = DataSet(LABELS, INCLUDED, False, [], ("codes", "database"), ("database",))
     digest, databases, uncoded = hashlib.sha256(), Counter(), 0
+    seen: dict[tuple, str] = {}
     with progress_bar(len(files.records), "headers") as advance:
         for number, path in enumerate(files.records, start=1):
             advance(1)
@@ -64,15 +68,22 @@ def read(files: Files, database: str | None) -> DataSet:
             except OSError as error:
                 found.left_out.append((path, f"its header cannot be read ({error.strerror})"))
                 continue
-            digest.update(header)
-            comments = {key.lower(): text.decode("utf-8", "replace").strip() for key, text in _COMMENT.findall(header)}
-            stated = [c for c in re.split(r"[,;\s]+", comments.get(b"dx", "")) if c.lower() not in NOT_GIVEN]
-            uncoded += not stated
             where = database_of(path) or database or ""
+            # A name is unique in the Challenge; in a database that is not recognised, a copy has the same header.
+            first = seen.setdefault((name, where) if where else (name, hashlib.sha256(header).digest()), path)
+            if first != path:
+                found.left_out.append((path, f"the recording {first} again"))
+                continue
+            comments = defaultdict(list)
+            for key, text in _COMMENT.findall(header):
+                comments[key.lower()].append(text.decode("utf-8", "replace").strip())
+            stated = [c for c in re.split(r"[,;#\s]+", " ".join(comments[b"dx"])) if c.lower() not in NOT_GIVEN]
+            uncoded += not stated
+            digest.update(header)
             databases[where] += 1
             found.unmatched.update(set(stated) - codes.codes.keys())
             labels = codes.row(stated, known[where] if stated else frozenset())
-            age, sex = age_of(comments.get(b"age", "")), sex_of(comments.get(b"sex", ""))
+            age, sex = (read("".join(comments[key][:1])) for key, read in ((b"age", age_of), (b"sex", sex_of)))
             found.add(Recording(name, path, number, "", age, sex, (" ".join(stated), where)), labels)
     if uncoded == len(found.recordings):
         raise UserError(

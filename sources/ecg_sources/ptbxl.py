@@ -9,14 +9,14 @@ from ecg_finetune.files import UserError, shown
 from ecg_finetune.label_set import LABELS
 from ecg_finetune.tables import iterate_rows, read_header
 from ecg_sources.codes import CodeTable
-from ecg_sources.dataset import INCLUDED, DataSet, Recording, age_of
+from ecg_sources.dataset import INCLUDED, DataSet, Recording, age_of, sex_of
 from ecg_sources.files import Files, Finder
 
 TABLE = "ptbxl_database.csv"
 FILE_COLUMN = {500: "filename_hr", 100: "filename_lr"}
 SUFFIX = {500: "_hr", 100: "_lr"}
 GROUPS = ("site", "device", "strat_fold")
-SEX = {"0": "M", "1": "F"}
+SEX = {"0": "M", "0.0": "M", "1": "F", "1.0": "F"}
 # {'NORM': 100.0, 'SR': 0.0}: read by its form, never evaluated.
 _STATEMENT = r"""(?:'([^'\\]{1,40})'|"([^"\\]{1,40})")\s*:\s*((?:0|[1-9][0-9]{0,3})(?:\.[0-9]{1,20})?)"""
 _CODES = re.compile(rf"\{{\s*(?:{_STATEMENT}\s*(?:,\s*{_STATEMENT}\s*){{0,200}},?\s*)?\}}")
@@ -54,6 +54,7 @@ def read(files: Files, table: Path | None, rate: int, likelihood: float) -> Data
     columns = ["ecg_id", "patient_id", "age", "sex", "scp_codes", FILE_COLUMN[rate], *groups]
     for number, (line, cells) in enumerate(iterate_rows(table, columns), start=1):
         ecg_id, patient, age, sex, text, listed, *further = cells
+        listed = re.sub(r"\.(hea|dat)$", "", listed.replace("\\", "/"))
         name = Path(listed).name
         path = finder.find(folder + listed, listed, name) if name else None
         if path is None:
@@ -72,10 +73,11 @@ def read(files: Files, table: Path | None, rate: int, likelihood: float) -> Data
         labels = codes.row(present, known if stated else frozenset(), doubtful)
         further = (" ".join(f"{code}:{value:g}" for code, value in stated.items()), *further)
         patient = re.sub(r"\.0+$", "", patient)
-        recording = Recording(name, path, number, patient, age_of(age), SEX.get(sex.partition(".")[0], ""), further)
+        recording = Recording(name, path, number, patient, age_of(age), SEX.get(sex) or sex_of(sex), further)
         found.add(recording, labels)
     other = next(one for one in FILE_COLUMN if one != rate)
-    if not found.recordings and any(path.endswith(SUFFIX[other]) for path in files.records):
+    there = {rate for rate, suffix in SUFFIX.items() if any(path.endswith(suffix) for path in files.records)}
+    if not found.recordings and there == {other}:
         raise UserError(f"{files.root}: holds no recording of {table.name} at {rate} Hz; give --rate {other}")
     found.note_several(finder.several)
     return found

@@ -18,7 +18,8 @@ PATH = ("path",)
 PATIENT = ("subject_id", "patient_id", "patient", "subject")
 AGE, SEX, STUDY = ("age",), ("sex", "gender"), ("study_id",)
 # Columns that are no labels even where they hold nothing but 0 and 1.
-NO_LABELS = ("", *NAME, *PATH, *PATIENT, *AGE, *SEX, *KEY_COLUMNS, "fold", "strat_fold", "channel", "rate", "unit")
+HOW_TO_READ = ("channel", "rate", "unit")
+NO_LABELS = ("", *NAME, *PATH, *PATIENT, *AGE, *SEX, *KEY_COLUMNS, "fold", "strat_fold", *HOW_TO_READ)
 # Columns that the record list has anyway; pandas writes its index without a name.
 OURS = ("", *RECORD_COLUMNS, PATIENT_NAME)
 VALUES = {"": np.nan, "0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0}
@@ -59,6 +60,11 @@ def read(files: Files, table: Path | None, labels: Sequence[str] | None) -> Data
     found = DataSet(names, NOT_KNOWN, patient is not None, [table], [header[place] for place in further])
     if further:
         found.notes.append(f"columns that are no labels: {listed(found.further)}")
+    if unused := [name for name in found.further if name.lower() in HOW_TO_READ]:
+        found.notes.append(
+            f"not used: {listed(unused)}; preprocess takes --channel, --rate and --unit for all recordings, so import "
+            "those that differ on their own"
+        )
     finder = Finder(_recordings(files))
     for number, (line, row) in enumerate(rows, start=1):
         cells = [cell.strip() for cell in row]

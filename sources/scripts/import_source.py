@@ -213,6 +213,8 @@ def read(source: str, files: Files, given_table: Path | None, options: dict) -> 
 
 def tell(found: DataSet, label_set: LabelSet) -> None:
     """Print what is known of each label, of the patients and of ECG-FM's pretraining; warnings go to stderr."""
+    for path in found.tables:
+        print(f"table: {path}")
     print(counts_table(label_set.names, np.stack(found.labels)))
     for note in found.notes:
         print(note)
