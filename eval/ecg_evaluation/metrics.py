@@ -66,7 +66,7 @@ class Ranking:
         Returns
         -------
         tuple of float
-            NaN where undefined: AUROC without a positive or without a negative, AUPRC without a positive.
+            NaN where there is no positive or no negative: precision is 1 everywhere then, and says nothing of scores.
         """
         if len(self.first) == 0:
             return np.nan, np.nan
@@ -80,12 +80,10 @@ class Ranking:
         true_positives = np.cumsum(hits)
         positives = true_positives[-1]
         negatives = passed[-1] - positives
-        if positives == 0:
+        if positives == 0 or negatives <= 0:
             return np.nan, np.nan
         # Sums and not `@`: BLAS would start threads of its own below those of the bootstrap.
         auprc = np.sum(hits * np.divide(true_positives, upto, out=np.zeros_like(upto), where=upto > 0)) / positives
-        if negatives <= 0:
-            return np.nan, auprc
         # A positive beats the negatives not yet passed, and half of those in its own group.
         false_positives = (upto - true_positives + before - (true_positives - hits)) / 2
         return np.sum(hits * (negatives - false_positives)) / (positives * negatives), auprc

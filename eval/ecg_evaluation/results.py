@@ -265,7 +265,7 @@ def undefined_notes(row: dict, undecided: bool) -> list[str]:
     """Say which metrics of a label are undefined, and why; `undecided`: it has no threshold."""
     reasons = {
         "no record has it": ("auroc", "auprc", "recall") if row["n_pos"] == 0 else (),
-        "every record has it": ("auroc", "specificity") if row["n_neg"] == 0 else (),
+        "every record has it": ("auroc", "auprc", "specificity") if row["n_neg"] == 0 else (),
         "never predicted": ("precision",),
         "always predicted": ("npv",),
         "neither present nor predicted": ("f1",),
