@@ -181,8 +181,8 @@ def subgroups_section(tables: Mapping[str, pd.DataFrame], min_patients: int) -> 
         "<h2>Subgroups</h2><p>Differences are to all other records, their intervals from those of both parts and "
         "from how these vary together over the same resamples of the patients; p is adjusted by Holm\u2019s method "
         "over all labels and groups of a column, for each metric apart. Recall and specificity are at the one "
-        "threshold of the label. AUPRC rises with the prevalence, so it differs between groups where that does. Too small: fewer "
-        f"than {min_patients} patients with, or without, the label.</p>{''.join(parts)}"
+        "threshold of the label. AUPRC rises with the prevalence, so it differs between groups where that does. Too "
+        f"small: fewer than {min_patients} patients with, or without, the label.</p>{''.join(parts)}"
     )
 
 
