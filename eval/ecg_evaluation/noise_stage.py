@@ -126,6 +126,11 @@ def evaluate_under_noise(settings: NoiseSettings, inputs: Inputs) -> str:
     if scale is None:
         assumed = f"clipping and quantisation are of signals with a deviation of {ASSUMED_SD} mV"
         findings.append(f"{settings.signal_report} with the millivolts does not exist: {assumed}")
+    elif unscaled := int((~np.isin(records.study_id, scale.index)).sum()):
+        findings.append(
+            f"{settings.signal_report} does not have the millivolts of {unscaled:,} of the {len(records.study_id):,} "
+            f"records: their clipping and quantisation are of signals with a deviation of {ASSUMED_SD} mV"
+        )
     source = NoiseSource.open(settings.noise_root, "test")
     if settings.noise_root is None:
         findings.append("the noise is synthetic, with the spectra of NSTDB (give that as --noise-root)")
