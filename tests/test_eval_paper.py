@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from ecg_evaluation.checklist import ITEMS
-from ecg_evaluation.figure_files import COLOURS, Album, standalone
+from ecg_evaluation.figure_files import COLOURS, Album, standalone, write_figures
 from ecg_evaluation.number_text import plain_interval, signed, signed_interval
 from evaluation_world import make_world
 from hypothesis import given
@@ -116,10 +116,36 @@ def test_colours_of_files_are_those_of_the_page_in_daylight():
     assert dict(re.findall(r"--(\w+): (#\w+);", STYLE.split("@media")[0])).items() >= COLOURS.items()
 
 
-def test_a_name_becomes_one_of_a_file():
+def test_a_name_becomes_one_of_a_file(tmp_path):
     album = Album()
-    album.add("roc ST/T \u00e9lev\u00e9", '<svg class="figure" viewBox="0 0 1 1"></svg>', pd.DataFrame())
-    assert list(album.figures) == ["roc_st_t_lev"]
+    names = (
+        "ST/T",
+        "ST-T",
+        "ST/T 2",
+        "\u00e9lev\u00e9",
+        "e\u0301leve\u0301",
+        "\u623f\u98a4",
+        "\u65e9\u640f",
+        "x" * 300,
+        "x" * 301,
+    )
+    for name in names:
+        album.add(f"roc {name}", '<svg class="figure" viewBox="0 0 1 1"></svg>', pd.DataFrame({"number": [1]}))
+    written = [
+        f"roc_{name}"
+        for name in (
+            "st_t",
+            "st_t_2",
+            "st_t_2_2",
+            "\u00e9lev\u00e9",
+            "\u00e9lev\u00e9_2",
+            "\u623f\u98a4",
+            "\u65e9\u640f",
+        )
+    ]
+    assert list(album.figures) == [*written, f"roc_{'x' * 46}", f"roc_{'x' * 46}_2"]
+    write_figures(tmp_path, album)
+    assert len(list(tmp_path.iterdir())) == 18
     assert (
         standalone('<svg xmlns="http://www.w3.org/2000/svg"></svg>') == '<svg xmlns="http://www.w3.org/2000/svg"></svg>'
     )
