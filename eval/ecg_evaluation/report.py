@@ -238,7 +238,7 @@ def limits(report: Report) -> list[str]:
     """Return what is held fixed, what the labels are, and who is not among the records."""
     fixed = "Thresholds are" if report.results.decisions.calibration is None else "Thresholds and calibration are"
     chosen = settled(report)
-    optimistic = " Metrics on the records that chose (the F1 behind a threshold, say) are optimistic." if chosen else ""
+    optimistic = " Metrics on the records of such a choice are optimistic." if chosen else ""
     return [
         "<b>What is held fixed.</b> The intervals are for new patients of the same source. They do not cover another "
         f"training run: there is one checkpoint, of one seed. {fixed} taken as they are. {chosen}{optimistic}",
