@@ -9,6 +9,7 @@ from ecg_evaluation.results import decide, evaluate
 from ecg_evaluation.subgroups import NOT_KNOWN, holm, in_order, read_subgroups, subgroup_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest, fisher_exact
 from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
 from statsmodels.stats.multitest import multipletests
 from test_eval_calibration import simulated
@@ -79,6 +80,21 @@ def test_differences_are_paired_to_all_other_records(results, groups):
     females = table.loc[("sex", "F", slice(None))]
     np.testing.assert_allclose(females["auroc_p_holm"], adjusted(females["auroc_p"]))
     np.testing.assert_allclose(table.loc["age"]["recall_p_holm"], adjusted(table.loc["age"]["recall_p"]))
+
+
+def test_a_group_without_a_miss_is_not_taken_for_certain():
+    """12 of 12 found against 540 of 600: the resamples of the 12 do not vary, but 12 patients prove little."""
+    y = np.r_[np.ones(12), np.zeros(200), np.ones(600), np.zeros(600)]
+    p = np.where(y == 1, 0.9, 0.1)
+    p[212:272] = 0.2
+    test = Labelled("test", np.arange(len(y)), y[:, None], LabelSet.of(["x"]), None)
+    found = evaluate(test, p[:, None], decide(None, None, 0.5, 1), np.arange(len(y)), 100)
+    row = subgroup_table(found, {"site": np.repeat(["A", "B"], [212, 1200])}).iloc[0]
+    assert row["recall"] == 1 and row["recall_difference"] == pytest.approx(0.1)
+    # Each interval is that of Clopper and Pearson; the difference's is made of both.
+    low, high = binomtest(12, 12).proportion_ci().low, binomtest(540, 600).proportion_ci().high
+    assert row["recall_difference_low"] == pytest.approx(0.1 - np.hypot(1 - low, high - 0.9), abs=2e-3)
+    assert 0.1 < row["recall_p"] < fisher_exact([[12, 0], [540, 60]])[1]
 
 
 def adjusted(p: pd.Series) -> np.ndarray:

@@ -64,7 +64,8 @@ def worst_misses(
             study = int(results.test.study_id[record])
             truth, taken = results.test.truth[record], predicted[record]
             kind = "missed" if truth[label] == 1 else "wrongly predicted"
-            headline = f"Study {study}: {names[label]} {kind}, probability {probabilities[record, label]:.3f}"
+            probability, threshold = results.probabilities[record, label], results.decisions.thresholds[label]
+            headline = f"Study {study}: {names[label]} {kind}, probability {probability:.3f}, threshold {threshold:.3f}"
             lead = read_record(files[record], RECORD_SAMPLES, study)
             signal = millivolts(lead, study, scale)
             svg = strip_svg(signal, SAMPLE_RATE, headline)

@@ -417,9 +417,12 @@ def decision_panel(name: str, table: pd.DataFrame, album: Album) -> str:
     """Return the decision curve of a label, from decision_curves.csv, as a share of its prevalence."""
     own = table[table["label"] == name]
     prevalence = own["prevalence"].iloc[0]
-    better = own[(own["net_benefit"] > 0) & (own["net_benefit"] > own["treat_all"])]["threshold"]
-    told = f"better than acting on all or none at thresholds from {better.min():g} to {better.max():g}"
-    alt = f"Decision curve of {name}: {told if len(better) else 'nowhere better than acting on all or none'}"
+    better = ((own["net_benefit"] > 0) & (own["net_benefit"] > own["treat_all"])).to_numpy()
+    runs = [run for run in np.split(np.arange(len(own)), np.flatnonzero(np.diff(better)) + 1) if better[run[0]]]
+    at = own["threshold"].to_numpy()
+    ranges = ", ".join(f"{at[run[0]]:g} to {at[run[-1]]:g}" if len(run) > 1 else f"{at[run[0]]:g}" for run in runs)
+    told = f"better than acting on all or none at thresholds {ranges}" if runs else "nowhere better than all or none"
+    alt = f"Decision curve of {name}: {told}"
     thresholds, benefit, treat_all = (own[column].to_numpy() for column in ("threshold", "net_benefit", "treat_all"))
     svg = figures.decision_panel(thresholds, benefit / prevalence, treat_all / prevalence, alt)
     return album.add(f"decision {name}", svg, own)
