@@ -117,7 +117,7 @@ def test_holm_is_that_of_statsmodels(p):
 
 def test_groups_come_from_studies_or_patients(tmp_path):
     path = tmp_path / "subjects.csv"
-    path.write_text("subject_id,sex,age\n1,F,39\n2,M,\n3,,80\n")
+    path.write_text("subject_id,sex,age\n1,F,39\n2,M,-1\n3,,80\n")
     groups = read_subgroups(path, ["sex", "age"], np.array([10, 11, 12, 13]), np.array([3, 2, 1, 9]))
     assert groups["sex"].tolist() == [NOT_KNOWN, "M", "F", NOT_KNOWN]
     assert groups["age"].tolist() == ["75 and over", NOT_KNOWN, "under 40", NOT_KNOWN]
@@ -135,6 +135,7 @@ def test_groups_come_from_studies_or_patients(tmp_path):
         ("patient,sex\n1,F\n", ["sex"], "neither study_id nor subject_id"),
         ("subject_id,sex\n1,F\n", ["sex"], "patients of the records are not known"),
         ("study_id,sex\n1,F\n", ["age"], "column 'age' is missing"),
+        ("study_id,sex\n1,F\n", ["sex", "study_id"], "study_id says whom a row is of"),
         ("study_id,age\n1,old\n", ["age"], "'old', which is not a number"),
         ("study_id,sex\n77,F\n", ["sex"], "has the study_id of none of the 30"),
         ("study_id,sex\n1,F\n1,M\n", ["sex"], "duplicate study_id 1"),

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ecg_evaluation.bootstrap import replicates
-from ecg_evaluation.inputs import Labelled, read_patients, read_test_set
+from ecg_evaluation.inputs import Labelled, read_patients, read_test_set, refuse_unlabelled
 from ecg_evaluation.intervals import AREAS, Estimates, differences, estimate
 from ecg_evaluation.leaks import Evaluated, check_leaks, check_pretraining, records_of_split, trained_elsewhere
 from ecg_evaluation.metrics import Scored
@@ -120,6 +120,7 @@ def evaluate_under_noise(settings: NoiseSettings, inputs: Inputs) -> str:
     inputs.add(settings.record_list, settings.meta, settings.signal_report)
     inputs.add(*(path for path in (settings.trained_on, settings.pretraining_split) if path is not None))
     records = read_test_set(settings.test_dir, settings.max_samples)
+    refuse_unlabelled(records)
     patient_of = read_patients(settings.record_list) if settings.record_list.exists() else None
     patients, alarms, findings = patients_of(settings, records, patient_of)
     scale = read_scale(settings.signal_report)

@@ -76,7 +76,8 @@ def calibration_section(tables: Mapping[str, pd.DataFrame]) -> str:
         "logit; 1 is right, and below 1 the probabilities are too extreme. Expected / observed: the sum of the "
         "probabilities over the number of positive records; 1 is right. ECE: the mean distance of probability and "
         "frequency, in ten bins of equally many records. It is never below 0, and chance alone makes it more than 0. "
-        f"An empty slope: the classes are separated, so there is none.</p>{''.join(parts)}"
+        "An empty slope: a threshold separates the classes, or all probabilities are equal, so there is none."
+        f"</p>{''.join(parts)}"
     )
 
 

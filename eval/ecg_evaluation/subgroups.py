@@ -60,6 +60,8 @@ def read_subgroups(
         raise UserError(
             f"{path}: goes by subject_id, and the patients of the records are not known; give --record-list"
         )
+    if key in columns:
+        raise UserError(f"{path}: {key} says whom a row is of, and groups nobody; give other columns as --by")
     table = read_table(path, {key: "int64"} | {name: "float64" if name == AGE else "str" for name in columns})
     refuse_duplicates(path, table, key)
     row, found = find_rows(table[key].to_numpy(), study_id if key == "study_id" else patients)
@@ -79,15 +81,15 @@ def read_subgroups(
 
 
 def age_bands(years: np.ndarray) -> np.ndarray:
-    """Return the band of each age (n,) as text, "" where it is NaN.
+    """Return the band of each age (n,) as text, "" where it is NaN or below 0.
 
-    >>> age_bands(np.array([39.5, 40, 91, np.nan])).tolist()
-    ['under 40', '40 to 59', '75 and over', '']
+    >>> age_bands(np.array([39.5, 40, 91, np.nan, -1])).tolist()
+    ['under 40', '40 to 59', '75 and over', '', '']
     """
     names = [f"under {BANDS[0]}"]
     names += [f"{low} to {high - 1}" for low, high in zip(BANDS, BANDS[1:])]
     names += [f"{BANDS[-1]} and over", ""]
-    return np.array(names)[np.where(np.isnan(years), len(names) - 1, np.digitize(years, BANDS))]
+    return np.array(names)[np.where(~(years >= 0), len(names) - 1, np.digitize(years, BANDS))]
 
 
 def in_order(groups: np.ndarray) -> list[str]:
