@@ -618,8 +618,8 @@ def _model_of(path: Path, checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any]
     for name, value in weights.items():
         if not isinstance(name, str):
             raise UserError(f"{path}: {shown(name)} in its state dict is no name of a parameter")
-        if not isinstance(value, Tensor) or value.is_complex():
-            told = "complex" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            told = str(value.dtype).removeprefix("torch.") if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise UserError(f"{path}: {shown(name)} in its state dict is {told}, not a tensor of real numbers")
         if not torch.isfinite(value).all():
             raise UserError(f"{path}: {shown(name)} holds NaN or infinite numbers; use an earlier checkpoint")

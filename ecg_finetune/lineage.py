@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ecg_finetune import __version__
-from ecg_finetune.files import UserError, read_json, sha256
+from ecg_finetune.files import UserError, read_json, sha256, shown
 from ecg_finetune.paths import inside
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -161,6 +161,17 @@ def latest(lineage: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
 def stage_settings(lineage: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
     """Return the settings of the latest run of a stage in a lineage; empty where it is not recorded."""
     return latest(lineage, stage).get("settings", {})
+
+
+def refuse_other_lead(path: Path, lineage: Mapping[str, Any], lead: str) -> None:
+    """Raise `UserError` if the files in `path` are of another lead than the one that a run is for, by their lineage."""
+    for stage in ("preprocess", "build"):
+        made = stage_settings(lineage, stage).get("--lead")
+        if made is not None and made != lead:
+            raise UserError(
+                f"{path}: of lead {shown(made)} (by what the {stage} stage has written), but --lead is {lead}; give "
+                "--lead, or the folder, that is meant"
+            )
 
 
 def finetuning_of(checkpoint: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from ecg_evaluation.stage import claimed_stamp
 from evaluation_world import make_world, table
 from test_eval_scripts import ANY, FINETUNED, evaluate, outputs
 
-from ecg_finetune.files import sha256
+from ecg_finetune.files import sha256, write_json
 from ecg_finetune.matfile import write_mat
 from ecg_finetune.paths import locate
 from ecg_finetune.segments import read_record, signal_checksum
@@ -70,8 +70,12 @@ def test_the_split_of_a_checkpoint_from_elsewhere(world, capsys, tmp_path):
 
 
 def test_valid_predictions_of_records_trained_on_are_refused(world, capsys):
-    valid = np.unique(np.load(locate(world, "original_idx_order")))[-1]
-    note_training(world, (int(valid), 5, "train"))
+    valid = int(np.unique(np.load(locate(world, "original_idx_order")))[-1])
+    patient = pd.read_csv(locate(world, "record_list")).set_index("study_id").at[valid, "subject_id"]
+    note_training(world, (valid, 5, "train"))
+    told = evaluate(capsys, FINETUNED, "--base-dir", world, "--bootstrap", 0, exit_code=1)
+    assert f"study {valid} is of patient {patient} in the record list, and of 5 in what the checkpoint was" in told
+    note_training(world, (valid, int(patient), "train"))
     told = evaluate(capsys, FINETUNED, "--base-dir", world, "--bootstrap", 0, exit_code=1)
     assert "of the 40 valid records are of 1 patient that the checkpoint was trained on" in told
     assert not list(locate(world, "eval").parent.glob("*/*"))  # told before the model has run
@@ -109,3 +113,59 @@ def test_two_evaluations_of_one_second_have_names_of_their_own(tmp_path):
     ):
         assert one != two
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_model_compared_with_is_looked_at_too(world, capsys, tmp_path):
+    records = pd.read_csv(locate(world, "record_list"))
+    arguments = ["--base-dir", world, "--bootstrap", 0]
+    evaluate(capsys, FINETUNED, *arguments, "--out", tmp_path / "clean")
+    note_training(world, (99, int(records["subject_id"].iloc[0]), "train"))
+    evaluate(capsys, FINETUNED, *arguments, "--out", tmp_path / "leaky", "--allow-leak")
+    clean, leaky = (outputs(tmp_path / name, "predictions")[0] for name in ("clean", "leaky"))
+    arguments += ["--predictions", clean, "--compare", leaky, "--out", tmp_path / "compared"]
+    told = evaluate(capsys, ANY, *arguments, exit_code=1)
+    assert f"{leaky}: 2 of the 60 evaluated records are of 1 patient that the checkpoint was trained on" in told
+    assert f"warning: {leaky}: 2 of the 60" in evaluate(capsys, ANY, *arguments, "--allow-leak")
+    leaky.with_suffix(".json").unlink()
+    assert f"note: {leaky}: not known which records its model was trained on" in evaluate(capsys, ANY, *arguments)
+
+
+def test_what_was_changed_between_two_runs_is_refused(world, capsys, tmp_path):
+    arguments = ["--base-dir", world, "--bootstrap", 0, "--out", tmp_path]
+    evaluate(capsys, FINETUNED, *arguments)
+    (test,), (valid,) = (list(tmp_path.glob(f"predictions_{name}_*.csv")) for name in ("test", "valid"))
+    table_of_valid = pd.read_csv(valid)
+    table_of_valid.iloc[:, 1:] = 0.5
+    table_of_valid.to_csv(valid, index=False)
+    told = evaluate(capsys, ANY, *arguments, "--predictions", test, exit_code=1)
+    assert f"error: {valid}: changed since" in told
+    valid.with_suffix(".json").unlink()
+    text = evaluate(capsys, ANY, *arguments, "--predictions", test)
+    assert f"note: not known whether {valid} and {test} were made by one checkpoint\n" in text
+    (tmp_path / "split.csv").write_text("save_file,split\nmimic_iv_ecg_1.mat,test\n")
+    told = evaluate(capsys, FINETUNED, *arguments, "--trained-on", tmp_path / "split.csv", exit_code=1)
+    assert "split.csv: puts no record into train or valid" in told
+
+
+def lineage_of_build(lead: str, policy: str, **outputs) -> dict:
+    labels = {"stage": "labels", "settings": {"--policy": policy}}
+    return {"stage": "build", "settings": {"--lead": lead}, "outputs": outputs, "earlier": [labels]}
+
+
+def test_files_of_another_lead_or_policy(world, capsys):
+    arguments = ["--base-dir", world, "--bootstrap", 0]
+    test, manifests = locate(world, "test_lineage"), locate(world, "manifests_lineage")
+    write_json(test, lineage_of_build("II", "ecg-fm"))
+    told = evaluate(capsys, FINETUNED, *arguments, exit_code=1)
+    assert f"{locate(world, 'test')}: of lead II (by what the build stage has written), but --lead is I" in told
+    write_json(test, lineage_of_build("I", "ecg-fm"))
+    write_json(manifests, lineage_of_build("II", "ecg-fm"))
+    assert f"error: {locate(world, 'manifests')}: of lead II" in evaluate(capsys, FINETUNED, *arguments, exit_code=1)
+    write_json(manifests, lineage_of_build("I", "asserted"))
+    text = evaluate(capsys, FINETUNED, *arguments)
+    assert "warning: the labels are of two policies: those evaluated of ecg-fm, those of the valid split" in text
+    y = locate(world, "manifest_y")
+    write_json(manifests, lineage_of_build("I", "ecg-fm", **{y.name: sha256(y)}))
+    assert "two policies" not in evaluate(capsys, FINETUNED, *arguments)
+    np.save(y, np.load(y)[::-1])
+    assert f"error: {y}: not the file" in evaluate(capsys, FINETUNED, *arguments, exit_code=1)

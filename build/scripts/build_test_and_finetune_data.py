@@ -32,7 +32,7 @@ from ecg_finetune.batch import chunk_size, chunked, run_batch
 from ecg_finetune.cli import add_batch, add_lead, add_path, execute, stage_parser
 from ecg_finetune.files import existing_file, refuse_outputs, write_json
 from ecg_finetune.label_set import counts_table, known_counts
-from ecg_finetune.lineage import Inputs, lineage, read_lineage
+from ecg_finetune.lineage import Inputs, lineage, read_lineage, refuse_other_lead
 from ecg_finetune.paths import REPORT, RUN, beside, inside
 from ecg_finetune.run_folder import refuse_overlap, run_folder
 from ecg_finetune.segments import SEGMENTS
@@ -78,6 +78,7 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         read_lineage("split", args.meta.with_suffix(".json"), [args.meta]),
         read_lineage("preprocess", beside(args.preprocessed, RUN), []),
     ]
+    refuse_other_lead(args.preprocessed, earlier[-1], args.lead)
     records, excluded = read_records(args.meta, args.preprocessed, args.labels)
     needed = ([] if args.skip_test else ["test"]) + ([] if args.skip_finetune else ["train", "valid"])
     print_counts(records, excluded, needed)

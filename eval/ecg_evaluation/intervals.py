@@ -160,7 +160,7 @@ def t_interval(
     """
     if len(drawn) < 2:
         return np.full((2, *np.shape(value)), np.nan)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         centre, margin = scale(value), margins(scale(drawn), effective_number(weights))
         ends = np.stack((back(centre - margin), back(centre + margin)))
     return np.where(np.isfinite(margin), ends, np.nan)

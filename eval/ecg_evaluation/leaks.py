@@ -229,6 +229,15 @@ def find_seen(evaluated: Evaluated, seen: TrainingRecords, patient_of: pd.Series
     leaked = find_rows(seen.study_id, evaluated.study_id)[1]
     subjects = seen.subject_id.copy()
     unknown = subjects == UNKNOWN
+    if patient_of is not None:
+        listed = patient_of.reindex(seen.study_id).fillna(UNKNOWN).to_numpy(dtype=np.int64)
+        other = (listed != subjects) & ~unknown & (listed != UNKNOWN)
+        if other.any():
+            raise UserError(
+                f"study {seen.study_id[other][0]} is of patient {listed[other][0]} in the record list, and of "
+                f"{subjects[other][0]} in what the checkpoint was trained on ({other.sum():,} such records); give the "
+                "record list that fine-tuning had"
+            )
     if patient_of is not None and unknown.any():
         subjects[unknown] = patient_of.reindex(seen.study_id[unknown]).fillna(UNKNOWN).to_numpy(dtype=np.int64)
         unknown = subjects == UNKNOWN
@@ -246,6 +255,8 @@ def records_of_split(path: Path, splits: tuple[str, ...]) -> TrainingRecords:
     """Return the records that a split file puts into some of its splits; patients are left to the record list."""
     study_id, split = read_foreign_split(path)
     chosen = np.isin(split, [SPLITS.index(name) for name in splits])
+    if not chosen.any():
+        raise UserError(f"{path}: puts no record into {' or '.join(splits)}, so it cannot say what was trained on")
     return TrainingRecords(study_id[chosen], np.full(int(chosen.sum()), UNKNOWN, dtype=np.int64), split[chosen])
 
 

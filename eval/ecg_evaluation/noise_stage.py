@@ -30,7 +30,7 @@ from ecg_finetune.data_sets import source_of
 from ecg_finetune.ecg_fm import EcgClassifier
 from ecg_finetune.files import UserError, read_array, refuse_outputs, remove_leftovers, sha256, write_array, write_json
 from ecg_finetune.label_set import ROW_NAMES, LabelSet
-from ecg_finetune.lineage import Inputs, finetuning_of, lineage, software, stage_settings
+from ecg_finetune.lineage import Inputs, finetuning_of, lineage, refuse_other_lead, software, stage_settings
 from ecg_finetune.noise import KINDS, NOISES, NoiseSource, disturbed
 from ecg_finetune.paths import LOCK, beside, inside
 from ecg_finetune.progress_bar import duration
@@ -121,6 +121,7 @@ def evaluate_under_noise(settings: NoiseSettings, inputs: Inputs) -> str:
     inputs.add(*(path for path in (settings.trained_on, settings.pretraining_split) if path is not None))
     records = read_test_set(settings.test_dir, settings.max_samples)
     refuse_unlabelled(records)
+    refuse_other_lead(settings.test_dir, lineage_of_records(settings), settings.lead)
     patient_of = read_patients(settings.record_list) if settings.record_list.exists() else None
     patients, alarms, findings = patients_of(settings, records, patient_of)
     scale = read_scale(settings.signal_report)

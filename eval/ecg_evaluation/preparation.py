@@ -34,11 +34,18 @@ from ecg_evaluation.leaks import (
 from ecg_evaluation.misses import read_scale
 from ecg_evaluation.operating_points import OperatingPoints, metrics_of, read_operating_points
 from ecg_evaluation.options import EvaluationSettings
-from ecg_evaluation.provenance import earlier_stage, labels_not_learnt, read_origin, started_anew, trained_on_sources
+from ecg_evaluation.provenance import (
+    earlier_stage,
+    labels_not_learnt,
+    read_origin,
+    refuse_changed_predictions,
+    started_anew,
+    trained_on_sources,
+)
 from ecg_finetune.data_sets import Source, source_of
-from ecg_finetune.files import UserError, refuse_outputs
+from ecg_finetune.files import UserError, refuse_outputs, shown
 from ecg_finetune.label_set import LabelSet, difference
-from ecg_finetune.lineage import Inputs, finetuning_of, read_lineage
+from ecg_finetune.lineage import Inputs, finetuning_of, read_lineage, refuse_other_lead, stage_settings
 from ecg_finetune.paths import inside
 from ecg_finetune.training_records import TRAINED_ON, UNKNOWN, TrainingRecords, records_of_checkpoint
 
@@ -88,6 +95,7 @@ def prepare(settings: EvaluationSettings, inputs: Inputs) -> Prepared:
     patients, alarms, unchecked = patients_of(settings, records, patient_of)
     findings += unchecked
     lineage = lineage_of_records(settings)
+    refuse_other_lead(settings.manifests if settings.set == "valid" else settings.test_dir, lineage, settings.lead)
     source = source_of(lineage)
     if not source.patients:
         findings.append(
@@ -116,6 +124,10 @@ def prepare(settings: EvaluationSettings, inputs: Inputs) -> Prepared:
     trained = trained_on(None if elsewhere else known, told)
     evaluated = Evaluated(records.study_id, patients)
     leaks = look_for_leaks(settings, evaluated, valid, trained, elsewhere, patient_of)
+    alarms += other_policies(settings, lineage, finetuning, with_valid=valid is not None)
+    if other is not None:
+        of_other = leaks_of_other(settings, other, evaluated, source, patient_of)
+        alarms, findings = alarms + of_other.alarms, findings + of_other.findings
     seen, unseen = check_pretraining(evaluated, pretrained, patient_of, source=source, anew=started_anew(finetuning))
     return Prepared(
         records=records,
@@ -169,14 +181,22 @@ def read_evaluated(settings: EvaluationSettings) -> Labelled:
     if settings.set == "valid":
         name = valid_name(settings.test_dir.resolve().name)
         return read_valid_set(settings.manifests, valid_studies(settings.manifests, settings.max_samples), name)
-    files = [inside(settings.test_dir, name) for name in ("test_labels", "test_label_def")]
-    read_lineage("build", inside(settings.test_dir, "test_lineage"), [file for file in files if file.exists()])
+    files = [inside(settings.test_dir, name) for name in ("test_labels", "test_label_def", "test_checksums")]
+    told = inside(settings.test_dir, "test_lineage")
+    found = read_lineage("build", told, [file for file in files if file.exists()])
+    outputs = found.get("outputs")
+    missing = [file for file in files if isinstance(outputs, dict) and file.name in outputs and not file.exists()]
+    if missing:
+        raise UserError(f"{missing[0]}: no such file, though {told.name} lists it; run the build stage again")
     return read_test_set(settings.test_dir, settings.max_samples)
 
 
 def read_given(settings: EvaluationSettings, path: Path | None, records: Labelled) -> Predictions | None:
     """Read a predictions file that the user has named, of the labels of these records; None where none is."""
-    return None if path is None else read_predictions(path, records.labels.names, settings.record_list)
+    if path is None:
+        return None
+    refuse_changed_predictions(path)
+    return read_predictions(path, records.labels.names, settings.record_list)
 
 
 def predicted_alone(records: Labelled, given: Predictions) -> tuple[Labelled, list[str]]:
@@ -246,8 +266,14 @@ def patients_of(
 def lineage_of_records(settings: EvaluationSettings) -> dict:
     """Return the lineage of the records that are evaluated."""
     if settings.set == "valid":
-        return read_lineage("build", inside(settings.manifests, "manifests_lineage"), [])
+        return lineage_of_manifests(settings.manifests)
     return read_lineage("build", inside(settings.test_dir, "test_lineage"), [])
+
+
+def lineage_of_manifests(manifests: Path) -> dict:
+    """Return the lineage of manifests; refuse labels that are not those it was written with."""
+    files = [inside(manifests, name) for name in ("manifest_y", "manifest_label_def", "original_idx_order")]
+    return read_lineage("build", inside(manifests, "manifests_lineage"), [file for file in files if file.exists()])
 
 
 def read_valid(settings: EvaluationSettings, records: Labelled) -> Labelled | None:
@@ -274,6 +300,7 @@ def read_valid(settings: EvaluationSettings, records: Labelled) -> Labelled | No
             f"{path}: study {both[0]} is in the test set too ({len(both):,} are); thresholds and calibration must not "
             "be learnt from test, give predictions for the valid split"
         )
+    refuse_other_lead(settings.manifests, lineage_of_manifests(settings.manifests), settings.lead)
     valid = read_valid_set(settings.manifests, study_ids, valid_name(records.name))
     if other := difference(valid.labels.names, "the valid split", records.labels.names, "the test set"):
         raise UserError(f"{settings.manifests}: of other labels: {other}; give the --manifests of the same labels")
@@ -340,6 +367,49 @@ def look_for_leaks(
     of_valid = None if patient_of is None else patient_of.reindex(valid.study_id).fillna(UNKNOWN).to_numpy(np.int64)
     alarms = check_valid(Evaluated(valid.study_id, of_valid), trained, patient_of, allow=allow)
     return dataclasses.replace(leaks, alarms=leaks.alarms + alarms)
+
+
+def leaks_of_other(
+    settings: EvaluationSettings,
+    other: Predictions,
+    evaluated: Evaluated,
+    source: Source,
+    patient_of: pd.Series | None,
+) -> LeakCheck:
+    """Look for the evaluated patients among those that the model to compare with was trained on."""
+    origin = read_origin(other.path)
+    elsewhere = trained_elsewhere(trained_on_sources(earlier_stage(origin, "finetune")), source)
+    known = None if elsewhere else records_of_predictions(origin)
+    if known is None and elsewhere is None:
+        told = f"{other.path}: not known which records its model was trained on, so a leak would not be seen"
+        return LeakCheck(None, [], [told])
+    compared = np.isin(evaluated.study_id, other.study_id)
+    subjects = None if evaluated.subject_id is None else evaluated.subject_id[compared]
+    try:
+        found = check_leaks(
+            Evaluated(evaluated.study_id[compared], subjects),
+            known,
+            patient_of,
+            allow=settings.allow_leak,
+            elsewhere=elsewhere,
+        )
+    except UserError as error:
+        raise UserError(f"{other.path}: {error}") from None
+    told = ([f"{other.path}: {sentence}" for sentence in some] for some in (found.alarms, found.findings))
+    return LeakCheck(found.leaked, *told)
+
+
+def other_policies(settings: EvaluationSettings, lineage: dict, finetuning: dict, *, with_valid: bool) -> list[str]:
+    """Warn where the labels evaluated, those of the valid split and those trained on are not of one policy."""
+    lineages = {"evaluated": lineage, "trained on": finetuning}
+    if with_valid:
+        lineages["of the valid split"] = lineage_of_manifests(settings.manifests)
+    policies = {name: stage_settings(one, "labels").get("--policy") for name, one in lineages.items()}
+    known = {name: policy for name, policy in policies.items() if isinstance(policy, str)}
+    if len(set(known.values())) < 2:
+        return []
+    told = ", ".join(f"those {name} of {shown(policy)}" for name, policy in known.items())
+    return [f"the labels are of two policies: {told}; build and fine-tune again with labels of one"]
 
 
 def not_learnt(records: Labelled, labels: set[str]) -> list[str]:

@@ -35,6 +35,17 @@ def read_origin(predictions: Path) -> dict:
     return origin if origin and checksums[0] == sha256(predictions) else {}
 
 
+def refuse_changed_predictions(predictions: Path) -> None:
+    """Raise `UserError` if a predictions file is not the one that was written with the lineage beside it."""
+    path = origin_file(predictions)
+    stated = path.is_file() and "predictions_sha256" in read_json(path, dict)
+    if stated and predictions.is_file() and not read_origin(predictions):
+        raise UserError(
+            f"{predictions}: changed since {path.name} was written beside it; predict again, or remove {path.name} if "
+            "the change is meant"
+        )
+
+
 def chain(lineage: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str], list[str]]]:
     """Yield (stage, version, settings, files read) of a lineage and of those before it, the latest first, each once.
 

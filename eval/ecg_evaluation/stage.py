@@ -343,7 +343,10 @@ def validation_warnings(test_file: Path, valid_file: Path | None) -> list[str]:
     """Return what is wrong or missing with the predictions for the valid split."""
     if valid_file is None:
         return ["no predictions for a valid split: thresholds were not chosen and nothing was calibrated"]
-    checkpoints = {read_origin(file).get("checkpoint_sha256") for file in (test_file, valid_file)} - {None}
+    checkpoints = {read_origin(file).get("checkpoint_sha256") for file in (test_file, valid_file)}
+    if len(checkpoints) > 1 and None in checkpoints:
+        return [f"not known whether {valid_file} and {test_file} were made by one checkpoint"]
+    checkpoints -= {None}
     if len(checkpoints) > 1:
         return [
             f"{valid_file} was made by another checkpoint than {test_file}: thresholds and calibration are not its own"

@@ -22,6 +22,8 @@ BEST, LAST, LOG, CURVES, SETTINGS, COMMAND, RECORDS, LABEL_DEFINITION, LOCK = (
 RESULTS = (LAST, BEST, CURVES, LOG, "checkpoint.best_*.pt")
 EVENTS = Path(ARTEFACTS["events"].location).name
 UNFINISHED = "checkpoint*.pt.tmp"  # checkpoints that fairseq-signals was stopped in writing
+# Folders with these are of other stages; a run would replace their label_def.csv.
+OF_OTHERS = [Path(ARTEFACTS[name].location).name for name in ("manifest_y", "test_labels", "labels", "meta_split")]
 # What a resumed run may change: how long to go on, not what is computed.
 MAY_CHANGE = ("epochs", "patience")
 
@@ -56,6 +58,9 @@ def check_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool, ove
     UserError
         The folder holds results that may neither be continued nor deleted.
     """
+    for name in OF_OTHERS:
+        if (folder / name).exists():
+            raise UserError(f"{folder}: holds {name} of another stage; choose another --output-dir")
     results = results_in(folder)
     if overwrite or not results:
         return False

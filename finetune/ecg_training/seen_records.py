@@ -10,7 +10,7 @@ import pandas as pd
 
 from ecg_finetune.batch import chunk_size, chunked, run_batch
 from ecg_finetune.files import UserError, sha256
-from ecg_finetune.lineage import NOT_RECORDED, finetuning_of, lineage, read_lineage
+from ecg_finetune.lineage import NOT_RECORDED, finetuning_of, lineage, read_lineage, refuse_other_lead
 from ecg_finetune.paths import inside
 from ecg_finetune.segments import Manifest, read_study_of_segment, segment_of_file
 from ecg_finetune.studies import SPLITS, first_repeated, read_studies
@@ -111,7 +111,9 @@ def run_lineage(settings: dict[str, Any], manifests: Path) -> dict[str, Any]:
     """Return the lineage of a run with these settings, which state the SHA-256 of its inputs."""
     names = ("manifest_y", "original_idx_order", "manifest_label_def", "manifest_pos_weight")
     files = [inside(manifests, name) for name in names]
-    earlier = [read_lineage("build", inside(manifests, "manifests_lineage"), [file for file in files if file.exists()])]
+    build = read_lineage("build", inside(manifests, "manifests_lineage"), [file for file in files if file.exists()])
+    refuse_other_lead(manifests, build, settings["lead"])
+    earlier = [build]
     if pretrained := settings["pretrained"]:
         start = finetuning_of(Path(pretrained["path"]))
         known = "settings" in start
