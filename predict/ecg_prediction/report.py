@@ -107,7 +107,8 @@ def write_report(
         Whether all were turned round.
     """
     config = summary.config
-    quality = metrics_by_label(inside(model, "model_metrics"))
+    metrics = inside(model, "model_metrics")
+    quality = metrics_by_label(metrics) if metrics.name in config.files else {}  # only as export wrote it
     one = summary.total == 1
     parts = [
         f"<p class=warning>{NOT_A_DEVICE}</p>",

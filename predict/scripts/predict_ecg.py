@@ -122,11 +122,11 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     from ecg_prediction.report import Summary, shown_places, write_report
     from ecg_prediction.tables import tables
 
-    from ecg_finetune.model_folder import check_network, choose_runtime, read_config
+    from ecg_finetune.model_folder import check_folder, choose_runtime, read_config
 
     config = read_config(args.model)
     runtime = choose_runtime(args.runtime, args.precision)
-    check_network(args.model, config, runtime, args.precision)
+    check_folder(args.model, config, runtime, args.precision)
     inputs.add(inside(args.model, "model_config"))
     sources = named_sources(args.recordings, args.record_list, args.raw_root)
     inputs.add(*([] if args.record_list is None else [args.record_list]))
