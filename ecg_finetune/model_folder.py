@@ -583,7 +583,8 @@ class Prediction:
     ----------
     table : DataFrame
         A row per label, under its name: `probability` (calibrated), `threshold` (on the same scale), `found` (the
-        decision).
+        decision). Not calibrated are labels of slope 1 and intercept 0, `probabilities.is_calibrated` of
+        `model.config.calibration`: of their probabilities only the order among recordings means something.
     windows : DataFrame
         A row per window of 10 s: `start_s`, `status`, `detail`, then the calibrated probability of each label, NaN
         where the window could not be used.
