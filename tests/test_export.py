@@ -20,6 +20,7 @@ from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
 
 from ecg_finetune import load_model
+from ecg_finetune.documents import REPOSITORY
 from ecg_finetune.ecg_fm import fold_channels, load_classifier
 from ecg_finetune.files import UserError, sha256, write_json
 from ecg_finetune.label_set import COMBINED_BY_MAX, ECG_FM, LABELS
@@ -308,7 +309,7 @@ def test_names_that_are_none(call_script, base, name):
 # A folder that was changed is not used
 
 
-def test_a_label_that_the_data_do_not_know_is_never_found(call_script, tmp_path):
+def test_a_label_that_the_data_do_not_know_is_never_found(call_script, tmp_path, capfd):
     """As of a data set that says nothing of infarctions: the network has that output, and nothing was learnt of it."""
     folder = make_model_folder(tmp_path, unknown=0.2)
     name = LABELS[-1]
@@ -325,6 +326,14 @@ def test_a_label_that_the_data_do_not_know_is_never_found(call_script, tmp_path)
     line, below = out.splitlines()[-3:-1]
     assert line.split()[:2] == name.split() and line.endswith("*       none") and below.startswith("* not calibrated")
     assert "No answer: the recordings that the model was made with" in (tmp_path / "out/report.html").read_text()
+    # The documentation's way to do it with onnxruntime alone.
+    (tmp_path / "watch.csv").write_text("\n".join(["head"] * 14 + [f"{value:.3f}" for value in 1000 * lead]) + "\n")
+    text = (REPOSITORY / "docs" / "use-the-model.md").read_text(encoding="utf-8")
+    code = text.partition("## With onnxruntime alone")[2].partition("```python")[2].partition("```")[0]
+    code = code.replace("demo/data/export/data/my_model", str(folder))
+    exec(code.replace("demo/data/mimic-iv-ecg-demo/watch_ecg.csv", str(tmp_path / "watch.csv")), {})
+    printed = capfd.readouterr().out.splitlines()
+    assert len(printed) == len(LABELS) and printed[-1].startswith(f"{name}: 0.") and "found" not in printed[-1]
 
 
 @pytest.fixture

@@ -199,7 +199,7 @@ def _recording(
         facts.append(f"{duration(result.seconds)} at {result.rate:.6g} Hz")
     if result.answer is not None:
         windows = len(result.answer.windows)
-        facts.append(f"{windows - result.answer.excluded} of {windows} windows used")
+        facts.append(f"{windows - result.answer.excluded:,} of {windows:,} windows used")
     if invert:
         facts.append("turned upside down (--invert)")
     parts = [f"<section class=recording><h2>{escape(result.recording)}</h2><p>{escape(', '.join(facts))}</p>"]

@@ -185,7 +185,8 @@ def left_out_line(count: int, first: Sequence[str]) -> str:
     files = "1 file is" if count == 1 else f"{count:,} files are"
     more = f" and {count - len(first):,} more" if count > len(first) else ""
     named = printable(", ".join(first)) + more
-    return f"{files} left out, no part of a WFDB record: {named}; to have them answered, give the files themselves"
+    remedy = "to have recordings among them answered, give the files themselves"
+    return f"{files} left out, no part of a WFDB record: {named}; {remedy}"
 
 
 def named_sources(recordings: list[Path], record_list: Path | None, raw_root: Path | None):
@@ -296,7 +297,7 @@ def print_labels(result, config, lead: str) -> None:
     from ecg_finetune.probabilities import is_calibrated
 
     used, name = len(result.answer.windows) - result.answer.excluded, printable(result.recording)
-    print(f"{name}: {duration(result.seconds)} of lead {lead} at {result.rate:.6g} Hz, {used} windows used")
+    print(f"{name}: {duration(result.seconds)} of lead {lead} at {result.rate:.6g} Hz, {used:,} windows used")
     names, thresholds = config.label_set.names, config.calibrated_thresholds
     probabilities = config.calibrated(result.answer.combined[None])[0]
     found = config.found(result.answer.combined)
