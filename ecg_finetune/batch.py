@@ -21,8 +21,7 @@ from ecg_finetune.operating_system import ctrl_c_waits, keep_freed_memory, proce
 from ecg_finetune.progress_bar import progress_bar
 
 KILLED_WORKER = (
-    "a worker process was killed, most often because memory ran out; what was finished is kept: "
-    "run the same command again, with fewer workers"
+    "a worker process was killed, most often because memory ran out: run the same command again, with fewer workers"
 )
 
 Item = TypeVar("Item")
@@ -283,5 +282,5 @@ def _on_dask(function, chunks, address):
             yield from joblib.Parallel(return_as="generator")(joblib.delayed(function)(chunk) for chunk in chunks)
     except KilledWorker as error:
         raise UserError(
-            f"--dask {address}: workers died, most often because memory ran out ({error}); what was finished is kept"
+            f"--dask {address}: workers died, most often because memory ran out ({error}): run the same command again"
         ) from None

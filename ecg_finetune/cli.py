@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ecg_finetune.device import PRECISIONS
-from ecg_finetune.files import UserError, short_repr
+from ecg_finetune.files import UserError, printable, short_repr
 from ecg_finetune.lineage import Inputs
 from ecg_finetune.operating_system import usable_cores
 from ecg_finetune.paths import ARTEFACTS, locate
@@ -292,7 +292,7 @@ def execute(
         print(f"{parser.prog}: {purpose}" if purpose else parser.prog)
         for name, value in sorted(vars(args).items()):
             shown = " ".join(map(str, value)) if isinstance(value, list) else value
-            print(f"  --{name.replace('_', '-')} {shown}")
+            print(f"  --{name.replace('_', '-')} {printable(str(shown))}")
         sys.stdout.flush()
         _refuse_undecoded_paths(args)
         summary = run(args, inputs)
@@ -376,7 +376,7 @@ def describe_os_error(error: OSError) -> str:
 def _fail(message: str, code: int = 1) -> int:
     _finish_output()
     # A message can hold names out of a file, and these anything, escape sequences of a terminal too.
-    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(message.split()))
+    line = printable(" ".join(message.split()))
     if len(line) > MOST_MESSAGE:
         line = f"{line[: MOST_MESSAGE // 2]} ... {line[-MOST_MESSAGE // 2 :]}"
     print(f"error: {line}", file=sys.stderr, flush=True)

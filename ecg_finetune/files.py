@@ -77,6 +77,15 @@ def refuse_outputs(*, files: Iterable[Path] = (), folders: Iterable[Path] = ()) 
             raise UserError(f"{above}: no permission to write into this folder; choose another path for {path}")
 
 
+def printable(text: str) -> str:
+    r"""Return a text for the terminal: what would act on it, such as an escape sequence, or is no text, is escaped.
+
+    >>> printable("a" + chr(27) + "[1m"), printable("two" + chr(10) + "lines")
+    ('a\\x1b[1m', 'two\\nlines')
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block succeeds, else remove it.

@@ -53,7 +53,11 @@ COMBINED_BY_MAX = (
 HOW = MAX, MEAN = "max", "mean"  # the probabilities of segments combine
 CELLS = ("0", "1", "")  # of a table: negative, positive, unknown
 ROW_NAMES = ("__macro__", "__micro__")  # of the averages in metrics.csv, which no label may have
-KEY_COLUMNS = ("idx", "study_id", "save_file", "split")  # of the tables that have a column per label
+# Of the tables that have a column per label: those of the stages up to eval, and predict's two.
+KEY_COLUMNS = ("idx", "study_id", "save_file", "split")
+RECORDING_COLUMNS = ("recording", "lead", "rate", "seconds", "windows", "excluded_windows", "status", "detail", "found")
+WINDOW_COLUMNS = ("recording", "start_s", "status", "detail")
+RESERVED = {*ROW_NAMES, *KEY_COLUMNS, *RECORDING_COLUMNS, *WINDOW_COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def check_names(path: Path, names: Sequence[str]) -> None:
     for place, name in enumerate(names, start=1):
         if not name.strip() or name != name.strip() or not name.isprintable():
             raise UserError(f"{path}: label {place} is called {shown(name)}; give it a name without outer blanks")
-        if name in ROW_NAMES or name in KEY_COLUMNS:
+        if name in RESERVED:
             raise UserError(f"{path}: no label can be called {name}, which has a meaning of its own; rename it")
         if name in earlier:
             raise UserError(f"{path}: two labels are called {shown(name)}; rename one")

@@ -14,6 +14,8 @@ import dataclasses
 import hashlib
 import importlib.util
 import math
+import numbers
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,7 +30,15 @@ from ecg_finetune.label_set import HOW, LabelSet, check_names
 from ecg_finetune.operating_system import read_regular
 from ecg_finetune.paths import inside
 from ecg_finetune.probabilities import calibrate, combine, sigmoid
-from ecg_finetune.waveform import CHANNELS, LEADS, RECORD_SECONDS, SAMPLE_RATE, SEGMENT_SAMPLES, RecordError
+from ecg_finetune.waveform import (
+    CHANNELS,
+    LEADS,
+    RECORD_SECONDS,
+    SAMPLE_RATE,
+    SEGMENT_SAMPLES,
+    RecordError,
+    millivolts_per,
+)
 from ecg_finetune.windows import Window, cut_windows
 
 # pandas and the runtimes are imported where they are used: they take long to import, and none needs all of them.
@@ -235,8 +245,10 @@ def load_model(
     folder = Path(folder)
     config = read_config(folder)
     runtime = choose_runtime(runtime, precision)
+    _check_rest(folder, config)
     load = _onnx_network if runtime == "onnx" else _torch_network
-    return Model(config, load(folder, config, precision=precision, device=device, threads=threads), runtime)
+    network = load(folder, config, precision=precision, device=device, threads=threads)
+    return Model(config, _checked_network(network, folder, len(config.label_set)), runtime)
 
 
 def choose_runtime(name: str, precision: str = "float32") -> str:
@@ -279,10 +291,32 @@ def checked_file(folder: Path, config: ModelConfig, artefact: str) -> tuple[Path
     return path, stated
 
 
-def check_network(folder: Path, config: ModelConfig, runtime: str, precision: str) -> None:
-    """Raise `UserError` unless the file that `load_model` would load is there and unchanged."""
+def check_folder(folder: Path, config: ModelConfig, runtime: str, precision: str) -> None:
+    """Raise `UserError` unless what `load_model` would load is there and unchanged."""
+    _check_rest(folder, config)
     path, stated = checked_file(folder, config, NETWORKS[precision] if runtime == "onnx" else "model_weights")
     _refuse_changed(path, sha256(path), stated)
+
+
+def _check_rest(folder: Path, config: ModelConfig) -> None:
+    """Raise `UserError` unless the calibration keeps the order, and each file but the networks is there, unchanged."""
+    for name, (slope, _) in zip(config.label_set.names, config.calibration.tolist()):
+        if slope <= 0:
+            raise UserError(
+                f"{inside(folder, 'model_config')}: calibration_slope {slope:g} of {name}, not above 0; {AGAIN}"
+            )
+    networks = {inside(folder, artefact).name for artefact in (*NETWORKS.values(), "model_weights")}
+    for name, stated in config.files.items():
+        path = folder / name
+        if path.parent != folder or name == "..":
+            raise UserError(
+                f"{inside(folder, 'model_config')}: files names {shown(name)}, which is no file of the folder"
+            )
+        if name in networks:  # only the one that is used need be there
+            continue
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; {AGAIN}")
+        _refuse_changed(path, sha256(path), stated)
 
 
 def _refuse_changed(path: Path, found: str, stated: str) -> None:
@@ -299,6 +333,8 @@ def _onnx_network(folder: Path, config: ModelConfig, *, precision: str, threads:
     _refuse_changed(path, hashlib.sha256(content).hexdigest(), stated)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    # Weights in a further file would be unchecked: they are looked for where no file can be.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
@@ -340,6 +376,25 @@ def _torch_network(folder: Path, config: ModelConfig, *, device: str, **_) -> Ne
             return model(torch.from_numpy(lead).to(chosen)).cpu().numpy()
 
     return network
+
+
+def _checked_network(network: Network, folder: Path, labels: int) -> Network:
+    """Return the network, which then raises `UserError` where it fails or gives something else than logits."""
+
+    def checked(lead: np.ndarray) -> np.ndarray:
+        try:
+            logits = network(lead)
+        except Exception as error:  # the runtimes' own errors have no common class
+            remedy = f"take smaller batches if memory ran out, else {AGAIN}"
+            raise UserError(f"{folder}: its network failed ({_first_line(error)}); {remedy}") from None
+        if logits.shape != (len(lead), labels):
+            wanted = f"({len(lead)}, {labels})"
+            raise UserError(f"{folder}: its network gives logits of shape {logits.shape}, not {wanted}; {AGAIN}")
+        if np.isnan(logits).any():
+            raise UserError(f"{folder}: its network gives logits that are no numbers (NaN); {AGAIN}")
+        return logits
+
+    return checked
 
 
 def _refuse_other_width(path: Path, outputs: object, config: ModelConfig) -> None:
@@ -464,6 +519,8 @@ class Model:
         RecordError
             No part of it can be used; the message says why. It is a `UserError`.
         """
+        if not isinstance(rate, numbers.Real):
+            raise UserError(f"rate: {shown(rate)}, not a number of samples a second")
         values = np.asarray(signal_mv)
         if values.ndim != 1 or values.dtype.kind not in "fiu":
             raise UserError(f"signal_mv: {values.dtype} of shape {values.shape}, not numbers of shape (samples,)")
@@ -476,7 +533,7 @@ class Model:
         self,
         path: Path | str,
         *,
-        channel: str | None = None,
+        channel: str | int | None = None,
         rate: float | None = None,
         unit: str | None = None,
         invert: bool = False,
@@ -487,7 +544,7 @@ class Model:
         ----------
         path : Path or str
             A file that `recordings.read_recording` reads.
-        channel : str, optional
+        channel : str or int, optional
             The channel to take for the lead: its name, or its number counted from 1.
         rate, unit : optional
             Samples a second, and what a sample is in, of a file that does not say.
@@ -506,6 +563,11 @@ class Model:
         """
         from ecg_finetune.recordings import read_lead
 
+        if rate is not None and not isinstance(rate, numbers.Real):
+            raise UserError(f"rate: {shown(rate)}, not a number of samples a second")
+        if unit is not None and (not isinstance(unit, str) or millivolts_per(unit) is None):
+            raise UserError(f"unit: {shown(unit)}, none of mV, uV, V and nV")
+        channel = None if channel is None else str(channel)
         try:
             signal = read_lead(str(path), lead=self.config.lead, channel=channel, rate=rate, unit=unit)
             return self.predict(signal.values * signal.millivolts_per_unit * (-1 if invert else 1), signal.rate)
@@ -521,7 +583,8 @@ class Prediction:
     ----------
     table : DataFrame
         A row per label, under its name: `probability` (calibrated), `threshold` (on the same scale), `found` (the
-        decision).
+        decision). Not calibrated are labels of slope 1 and intercept 0, `probabilities.is_calibrated` of
+        `model.config.calibration`: of their probabilities only the order among recordings means something.
     windows : DataFrame
         A row per window of 10 s: `start_s`, `status`, `detail`, then the calibrated probability of each label, NaN
         where the window could not be used.

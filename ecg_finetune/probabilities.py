@@ -36,8 +36,13 @@ def calibrate(probabilities: np.ndarray, parameters: np.ndarray) -> np.ndarray:
     parameters : ndarray (labels, 2)
         Slope and intercept in the logit; a label with slope 1 and intercept 0 is left as it is.
     """
-    changed = (parameters != [1.0, 0.0]).any(axis=1)
-    return np.where(changed, sigmoid(parameters[:, 0] * logit(probabilities) + parameters[:, 1]), probabilities)
+    changed = sigmoid(parameters[:, 0] * logit(probabilities) + parameters[:, 1])
+    return np.where(is_calibrated(parameters), changed, probabilities)
+
+
+def is_calibrated(parameters: np.ndarray) -> np.ndarray:
+    """Return of each label whether calibration changes its probabilities: bool (labels,) of slope, intercept."""
+    return (parameters != [1.0, 0.0]).any(axis=1)
 
 
 def combine(probabilities: np.ndarray, label_set: LabelSet) -> np.ndarray:

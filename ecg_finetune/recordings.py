@@ -85,8 +85,11 @@ def read_lead(
     try:
         return read_record_lead(path, lead, seconds, verify_checksums, channel)
     except RecordError as error:
-        if error.status != "missing_header" or not os.path.lexists(path) or os.path.isdir(path):  # noqa: PTH112
+        if error.status != "missing_header" or os.path.isdir(path):  # noqa: PTH112
             raise
+        if not os.path.lexists(path):
+            name = os.path.basename(path)  # noqa: PTH119
+            raise RecordError("missing_header", f"no such file: neither {name} nor {name}.hea") from None
     stem = _wfdb_stem(path)
     if stem is not None:
         return read_record_lead(stem, lead, seconds, verify_checksums, channel)
@@ -127,7 +130,7 @@ def _read_file(path: Path, rate: float | None, unit: str | None) -> Recording:
         finally:
             os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError):
-        raise RecordError("missing_header", f"no {path.name}, and no {path.name}.hea") from None
+        raise RecordError("missing_header", f"no such file: neither {path.name} nor {path.name}.hea") from None
     except OSError as error:
         raise RecordError("unreadable", error.strerror or "not to be read") from None
     except ValueError as error:  # a path that this system cannot express

@@ -353,7 +353,11 @@ def to_500_hz(values: np.ndarray, signal: LeadSignal, size: int) -> np.ndarray:
             positions = np.arange(min(size, RECORD_SAMPLES)) * ((signal.samples - 1) / (size - 1))
             return np.interp(positions, np.arange(len(values)), values)
         case _:
-            from scipy.signal import resample_poly  # 0.3 s to import, and most data sets never need it
+            try:
+                from scipy.signal import resample_poly  # 0.3 s to import, and most data sets never need it
+            except ImportError:
+                needed = "needs scipy: pip install scipy"
+                raise UserError(f"a rate of {signal.rate:g} Hz, below {LOWEST_LINEAR_RATE} Hz, {needed}") from None
 
             # The straight line from first to last sample is taken off meanwhile, so that the filter meets no step at
             # the ends.

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ecg_finetune.files import UserError
 from ecg_finetune.operating_system import open_regular, read_bytes_of, read_regular
 from ecg_finetune.waveform import (
     LeadSignal,
@@ -99,6 +100,8 @@ def read_record_lead(
     ------
     RecordError
         missing_header, no_lead, bad_rate, missing_data, truncated, bad_checksum or unreadable.
+    UserError
+        The record needs wfdb, which is not installed.
     """
     content = _read_header(stem)
     header = None if verify_checksums else parse_plain(content, lead, channel)
@@ -232,7 +235,7 @@ def _errors_of_wfdb() -> Iterator[None]:
     """Turn what goes wrong in the block into `RecordError`."""
     try:
         yield
-    except RecordError:
+    except UserError:
         raise
     except FileNotFoundError as error:
         name = os.path.basename(error.filename or "")  # noqa: PTH119
@@ -243,7 +246,10 @@ def _errors_of_wfdb() -> Iterator[None]:
 
 def _open_with_wfdb(stem: str, content: bytes):
     """Return the package, and the record's header, with those of its segments where it has several."""
-    import wfdb  # 0.6 s to import, and most data sets never need it
+    try:
+        import wfdb  # 0.6 s to import, and most data sets never need it
+    except ImportError:
+        raise UserError("a WFDB record other than plain format 16 needs wfdb: pip install wfdb") from None
 
     line = next((line for line in content.splitlines() if line.strip() and not line.lstrip().startswith(b"#")), b"")
     # wfdb takes a rate that it cannot read for one that is not given, which means 250 Hz.

@@ -81,8 +81,9 @@ def test_an_error_of_a_worker_comes_through(workers):
 
 
 def test_a_killed_worker_is_told_and_does_not_hang():
-    with pytest.raises(UserError, match="worker process was killed"):
+    with pytest.raises(UserError, match="worker process was killed") as refusal:
         list(run_batch(die, [[i] for i in range(20)], workers=2, total=20))
+    assert "kept" not in str(refusal.value)  # not every stage keeps what was finished
 
 
 def test_a_worker_killed_while_it_writes_its_result_is_told_and_does_not_hang(tmp_path):

@@ -20,6 +20,7 @@ from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
 
 from ecg_finetune import load_model
+from ecg_finetune.documents import REPOSITORY
 from ecg_finetune.ecg_fm import fold_channels, load_classifier
 from ecg_finetune.files import UserError, sha256, write_json
 from ecg_finetune.label_set import COMBINED_BY_MAX, ECG_FM, LABELS
@@ -308,7 +309,7 @@ def test_names_that_are_none(call_script, base, name):
 # A folder that was changed is not used
 
 
-def test_a_label_that_the_data_do_not_know_is_never_found(call_script, tmp_path):
+def test_a_label_that_the_data_do_not_know_is_never_found(call_script, tmp_path, capfd):
     """As of a data set that says nothing of infarctions: the network has that output, and nothing was learnt of it."""
     folder = make_model_folder(tmp_path, unknown=0.2)
     name = LABELS[-1]
@@ -322,8 +323,17 @@ def test_a_label_that_the_data_do_not_know_is_never_found(call_script, tmp_path)
     np.save(tmp_path / "lead.npy", lead)
     arguments = [tmp_path / "lead.npy", "--rate", 500, "--model", folder, "--out", tmp_path / "out"]
     out = call_script("predict/scripts/predict_ecg.py", *arguments).out
-    assert out.splitlines()[-2].split()[:2] == name.split() and out.splitlines()[-2].endswith("none")
+    line, below = out.splitlines()[-3:-1]
+    assert line.split()[:2] == name.split() and line.endswith("*       none") and below.startswith("* not calibrated")
     assert "No answer: the recordings that the model was made with" in (tmp_path / "out/report.html").read_text()
+    # The documentation's way to do it with onnxruntime alone.
+    (tmp_path / "watch.csv").write_text("\n".join(["head"] * 14 + [f"{value:.3f}" for value in 1000 * lead]) + "\n")
+    text = (REPOSITORY / "docs" / "use-the-model.md").read_text(encoding="utf-8")
+    code = text.partition("## With onnxruntime alone")[2].partition("```python")[2].partition("```")[0]
+    code = code.replace("demo/data/export/data/my_model", str(folder))
+    exec(code.replace("demo/data/mimic-iv-ecg-demo/watch_ecg.csv", str(tmp_path / "watch.csv")), {})
+    printed = capfd.readouterr().out.splitlines()
+    assert len(printed) == len(LABELS) and printed[-1].startswith(f"{name}: 0.") and "found" not in printed[-1]
 
 
 @pytest.fixture
@@ -331,13 +341,83 @@ def copied(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copied")
 
 
-@pytest.mark.parametrize(("runtime", "name"), [("onnx", "model.onnx"), ("torch", "model.safetensors")])
+@pytest.mark.parametrize(
+    ("runtime", "name"),
+    [
+        ("onnx", "model.onnx"),
+        ("torch", "model.safetensors"),
+        ("onnx", "metrics.csv"),
+        ("torch", "README.md"),
+        ("onnx", "checks.json"),
+    ],
+)
 def test_a_changed_file_is_refused(copied, runtime, name):
     content = bytearray((copied / name).read_bytes())
     content[len(content) // 2] ^= 1
     (copied / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name}: its SHA-256 is not the one"):
         load_model(copied, runtime)
+
+
+def test_networks_that_are_not_used_may_be_absent_and_other_files_may_not(copied):
+    for name in ("model.safetensors", "model_int8.onnx"):
+        (copied / name).unlink()
+    load_model(copied, "onnx")
+    (copied / "metrics.csv").unlink()
+    with pytest.raises(UserError, match="metrics.csv: no such file"):
+        load_model(copied, "onnx")
+
+
+def replace_network(folder, nodes, *weights):
+    """Put another network into model.onnx, with its SHA-256."""
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", size])
+        for name, size in (("lead", 2500), ("logits", len(LABELS)))
+    ]
+    graph = onnx.helper.make_graph(nodes, "network", ends[:1], ends[1:], weights)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    change_config(folder, lambda config: config["files"].update({"model.onnx": sha256(folder / "model.onnx")}))
+
+
+def weight(content) -> onnx.TensorProto:
+    return onnx.numpy_helper.from_array(np.asarray(content, np.float32), "w")
+
+
+def test_a_network_with_weights_in_another_file_is_refused(copied, tmp_path, monkeypatch):
+    """Nobody has checked that file."""
+    values = np.zeros((2500, len(LABELS)), np.float32)
+    product = onnx.helper.make_node("MatMul", ["lead", "w"], ["logits"])
+    outside = weight(values)
+    onnx.external_data_helper.set_external_data(outside, "w.bin", 0, values.nbytes)
+    outside.ClearField("raw_data")
+    monkeypatch.chdir(tmp_path)
+    for place in (tmp_path, copied):
+        values.tofile(place / "w.bin")
+    replace_network(copied, [product], outside)
+    with pytest.raises(UserError, match="model.onnx: not a network that onnxruntime can run"):
+        load_model(copied, "onnx")
+    replace_network(copied, [product], weight(values))
+    load_model(copied, "onnx")
+
+
+@pytest.mark.parametrize(
+    ("value", "rows", "told"),
+    [
+        (np.nan, 2500, "logits that are no numbers"),
+        (0, 5000, r"logits of shape \(1, 17\), not \(2, 17\)"),
+        (0, 2499, "its network failed"),
+    ],
+)
+def test_a_network_that_gives_no_logits_is_refused(copied, value, rows, told):
+    """Put together of all segments (-1 becomes one row), of too few samples, or not a number."""
+    node, constant = onnx.helper.make_node, onnx.numpy_helper.from_array
+    nodes = [node("Reshape", ["lead", "shape"], ["flat"]), node("MatMul", ["flat", "w"], ["logits"])]
+    weights = [weight(np.full((rows, len(LABELS)), value)), constant(np.array([-1, rows]), "shape")]
+    replace_network(copied, nodes, *weights)
+    with pytest.raises(UserError, match=told) as refusal:
+        load_model(copied, "onnx").predict(np.random.default_rng(0).normal(size=5000), rate=500)
+    assert str(copied) in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(("runtime", "name"), [("onnx", "model.onnx"), ("torch", "model.safetensors")])
@@ -382,6 +462,9 @@ def test_another_number_of_labels_is_refused(copied, runtime):
         (lambda config: config["labels"][0].update(combine="median"), "label 1 lacks"),
         (lambda config: config["labels"][1].update(name=config["labels"][0]["name"]), "two labels are called"),
         (lambda config: config.update(files={}), "was exported without model.onnx"),
+        (lambda config: config["files"].update({"../x": "0" * 64}), "files names ../x"),
+        (lambda config: config["labels"][2].update(calibration_slope=-0.5), "calibration_slope -0.5 of Premature"),
+        (lambda config: config["labels"][2].update(calibration_slope=0), "calibration_slope 0 of Premature"),
     ],
 )
 def test_a_damaged_configuration_is_refused(copied, change, told):
@@ -426,6 +509,24 @@ def test_int8_that_is_not_there_is_refused(copied):
 def test_a_signal_that_cannot_be_used_says_why(folder, signal, rate, told):
     with pytest.raises(UserError, match=told):
         load_model(folder).predict(signal, rate=rate)
+
+
+def test_a_channel_may_be_a_number_and_what_is_no_rate_or_unit_is_told(folder, tmp_path):
+    model, path = load_model(folder), tmp_path / "leads.npy"
+    leads = np.random.default_rng(0).normal(size=(5000, 2))
+    np.save(path, leads)
+    expected = model.predict(leads[:, 1], rate=500).table
+    pd.testing.assert_frame_equal(model.predict_file(path, channel=2, rate=500).table, expected)
+    for rate in ("300", [300], 1j):
+        with pytest.raises(UserError, match="not a number of samples a second"):
+            model.predict(leads[:, 0], rate=rate)
+        with pytest.raises(UserError, match="not a number of samples a second"):
+            model.predict_file(path, channel="2", rate=rate)
+    with pytest.raises(UserError, match="rate: None"):
+        model.predict(leads[:, 0], rate=None)
+    for unit in ("volts", 3):
+        with pytest.raises(UserError, match="none of mV, uV, V and nV"):
+            model.predict_file(path, channel=2, rate=500, unit=unit)
 
 
 def test_the_tables_read_well(base, folder):

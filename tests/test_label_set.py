@@ -57,6 +57,7 @@ def test_a_label_set_is_read_back(tmp_path):
         ("idx,A,A", "duplicate|two labels"),
         ("idx,A,", "without outer blanks"),
         ("idx,A,__macro__", "no label can be called __macro__"),
+        *((f"idx,A,{name}", f"no label can be called {name}") for name in ("status", "found", "rate", "start_s")),
         ("idx,A,study_id", "no label can be called study_id"),
     ],
 )

@@ -2,13 +2,16 @@
 
 import csv
 import os
+import re
 import shutil
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import wfdb
 from ecg_evaluation.operating_points import read_operating_points
+from ecg_prediction.answering import loaded
 from ecg_prediction.inversion import is_inverted, measure_beat
 from ecg_prediction.sources import Given
 from evaluation_world import ecg_like
@@ -191,6 +194,15 @@ def test_the_lineage_names_the_model(watch):
     assert told["earlier"][0]["stage"] == "export" and told["settings"]["model"] == "small"
 
 
+def test_the_terminal_shows_which_labels_are_not_calibrated(watch, folder):
+    _, printed = watch
+    labels = read_json(folder / "config.json", dict)["labels"]
+    plain = {x["name"] for x in labels if (x["calibration_slope"], x["calibration_intercept"]) == (1, 0)}
+    marked = {name for name in LABELS for line in printed.splitlines() if re.match(rf"{name} +[0-9.]+\*", line)}
+    assert marked == plain and ("\n* not calibrated" in printed) == bool(plain)
+    assert 0 < len(plain) < len(LABELS)
+
+
 def test_both_runtimes_agree(folder, call_script, tmp_path):
     write_record(tmp_path / "r", lead_of(30))
     tables = []
@@ -209,6 +221,11 @@ def test_invert_turns_the_lead_round(folder, call_script, tmp_path):
     call_script(SCRIPT, tmp_path / "down", "--model", folder, "--out", tmp_path / "c")
     assert "looks upside down" in read(tmp_path / "c").loc[0, "detail"]
     assert "upside down" in (tmp_path / "c" / "report.html").read_text() and read(tmp_path / "a").loc[0, "detail"] == ""
+    call_script(SCRIPT, tmp_path / "up", "--model", folder, "--out", tmp_path / "d", "--invert")
+    told = "looks upside down now that --invert has turned it; leave --invert out"
+    assert read(tmp_path / "d").loc[0, "detail"] == told
+    page = (tmp_path / "d" / "report.html").read_text()
+    assert told in page and "with --invert it is turned round" not in page
 
 
 def test_a_refused_window_is_listed_and_shown(folder, call_script, tmp_path):
@@ -259,7 +276,10 @@ def test_a_damaged_file_costs_its_own_row_alone(many, answered):
     assert failed["status"].to_dict() == {"007": "truncated", "008": "missing_data", "009": "too_short"}
     assert failed["detail"].str.len().min() > 5 and failed[list(LABELS)].isna().all(axis=None)
     assert table.loc[table["status"] == "ok", list(LABELS)].notna().all(axis=None)
-    assert "1 files are left out" in printed and "40 recordings, 3 of them without an answer" in printed
+    assert (
+        f"1 file is left out, no part of a WFDB record: {many / 'notes.txt'};" in printed
+        and "40 recordings, 3 of them without an answer" in printed
+    )
     page = (out / "report.html").read_text()
     assert "Without an answer (3)" in page and "20 of them, evenly spread" in page and "&lt;" not in page
 
@@ -364,9 +384,30 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_written(folder, call
 def test_a_changed_model_is_refused(folder, call_script, tmp_path):
     write_record(tmp_path / "r", lead_of(20))
     copied = shutil.copytree(folder, tmp_path / "model")
-    with (copied / "model.onnx").open("ab") as file:
-        file.write(b"\0")
-    assert "its SHA-256 is not the one" in refuse(call_script, tmp_path, tmp_path / "r", "--model", copied)
+    for name in ("model.onnx", "metrics.csv"):
+        with (copied / name).open("ab") as file:
+            file.write(b"\0")
+        told = refuse(call_script, tmp_path, tmp_path / "r", "--model", copied)
+        assert f"{name}: its SHA-256 is not the one" in told
+        shutil.copy(folder / name, copied)
+
+
+def test_answers_are_not_written_into_a_model_folder(folder, call_script, tmp_path):
+    write_record(tmp_path / "r", lead_of(20))
+    copied = shutil.copytree(folder, tmp_path / "model")
+    told = call_script(SCRIPT, tmp_path / "r", "--model", folder, "--out", copied, exit_code=1).err
+    assert "holds a config.json" in told and len(list(copied.iterdir())) == len(list(folder.iterdir()))
+
+
+def test_ctrl_c_says_that_the_run_starts_again(folder, call_script, tmp_path, monkeypatch):
+    write_record(tmp_path / "r", lead_of(20))
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ecg_prediction.answering.prepare", stop)
+    error = call_script(SCRIPT, tmp_path / "r", "--model", folder, "--out", tmp_path / "out", exit_code=130).err
+    assert "starts from the beginning" in error and "kept" not in error and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -380,8 +421,9 @@ def test_a_changed_model_is_refused(folder, call_script, tmp_path):
 )
 def test_one_recording_without_an_answer_is_told_in_one_line(folder, call_script, tmp_path, lead, name, told):
     write_record(tmp_path / "r", lead, name=name)
-    error = call_script(SCRIPT, tmp_path / "r", "--model", folder, "--out", tmp_path / "out", exit_code=1).err
-    assert error.startswith(f"error: {tmp_path / 'r'}: ") and told in error
+    output = call_script(SCRIPT, tmp_path / "r", "--model", folder, "--out", tmp_path / "out", exit_code=1)
+    error = output.err
+    assert error.startswith(f"error: {tmp_path / 'r'}: ") and told in error and "no answer" not in output.out
     assert read(tmp_path / "out").loc[0, "found"] == ""
 
 
@@ -434,6 +476,60 @@ def test_odd_files_cost_their_row(folder, call_script, tmp_path, kind):
     assert table["status"].tolist()[1] == "ok" and table["status"].tolist()[0] != "ok" and table["detail"][0]
 
 
+def test_file_names_of_any_bytes_cost_nothing(folder, run_script, tmp_path):
+    """No text, as from an old disk; and what a terminal would obey."""
+    files = tmp_path / "files"
+    files.mkdir()
+    write_apple(files / "watch.csv", lead_of(10, 512))
+    for name in (b"\xff.csv", rb"\xff.csv", b"esc\x1b[31m.csv", b"two\nlines.csv"):
+        shutil.copy(files / "watch.csv", os.fsencode(files) + b"/" + name)
+    process = run_script(SCRIPT, files, "--model", folder, "--out", tmp_path / "out")
+    names = read(tmp_path / "out")["recording"].tolist()
+    assert len(set(names)) == 5 and f"'{files}/\\xff.csv'" in names and (read(tmp_path / "out")["status"] == "ok").all()
+    assert "\x1b" not in process.stdout and f"{files}/esc\\x1b[31m.csv: " in process.stdout
+    assert "two\\nlines.csv: " in process.stdout
+    alone = run_script(SCRIPT, files / "esc\x1b[31m.csv", "--model", folder, "--out", tmp_path / "alone")
+    assert "\x1b" not in alone.stdout
+
+
+def test_what_is_not_installed_costs_its_row(folder, call_script, tmp_path, monkeypatch):
+    """With the extra "onnx" alone."""
+    write_record(tmp_path / "files" / "plain", lead_of(20))
+    write_record(tmp_path / "files" / "slow", lead_of(20, 200), rate=200)
+    header = (tmp_path / "files" / "plain.hea").read_text()
+    (tmp_path / "files" / "other.hea").write_text(header.replace("plain", "other").replace(" 16 ", " 212 "))
+    (tmp_path / "files" / "other.dat").write_bytes(b"\0" * 10_000)
+    for module in ("scipy", "scipy.signal", "wfdb"):
+        monkeypatch.setitem(sys.modules, module, None)
+    arguments = ["--model", folder, "--out", tmp_path / "out", "--max-failed-fraction", 1]
+    call_script(SCRIPT, tmp_path / "files", *arguments)
+    table = read(tmp_path / "out")
+    assert table["status"].tolist() == ["unreadable", "ok", "unreadable"]
+    assert table["detail"][0].endswith("pip install wfdb") and table["detail"][2].endswith("pip install scipy")
+    with pytest.raises(UserError, match="200 Hz, below 250 Hz, needs scipy: pip install scipy"):
+        load_model(folder).predict(lead_of(20, 200), rate=200)
+
+
+def test_a_file_that_is_gone_is_told_as_such(folder, call_script, tmp_path):
+    (tmp_path / "list.csv").write_text("path\nnope.csv\n")
+    arguments = ["--record-list", tmp_path / "list.csv", "--model", folder, "--out", tmp_path / "out"]
+    error = call_script(SCRIPT, *arguments, exit_code=1).err
+    assert "no such file: neither nope.csv nor nope.csv.hea (missing_header)" in error
+
+
+def test_a_network_that_fails_ends_the_run_in_one_line(folder, call_script, tmp_path, monkeypatch):
+    write_record(tmp_path / "r", lead_of(20))
+    from ecg_finetune import model_folder
+
+    monkeypatch.setattr(model_folder, "_onnx_network", lambda *_, **__: lambda lead: np.full((len(lead), 17), np.nan))
+    loaded.cache_clear()
+    try:
+        told = call_script(SCRIPT, tmp_path / "r", "--model", folder, "--out", tmp_path / "out", exit_code=1).err
+    finally:
+        loaded.cache_clear()
+    assert f"{folder}: its network gives logits that are no numbers" in told and not (tmp_path / "out").exists()
+
+
 def test_names_of_recordings_are_harmless_on_the_page(folder, call_script, tmp_path):
     path = tmp_path / "<script>alert(1)<" / 'a,b"c.csv'
     path.parent.mkdir()
@@ -452,6 +548,13 @@ def test_folders_are_walked_in_order_with_wfdb_records_alone_if_there_are_any(tm
     assert [source.name for source in sources] == [str(tmp_path / "a" / "1"), str(tmp_path / "b" / "2")]
     assert sources.count == 2 and sources.left_out == 1
     assert len(list(sources)) == 2  # it can be walked again
+    (tmp_path / "a" / "1.hea").write_text("1 2 500 10\n1.mat 16 200 16 0 0 0 0 I\n1.xyz 16 200 16 0 0 0 0 II\n")
+    for name in ("a/1.xyz", "a/code15.mat", "a/watch.dat", *(f"b/{number}.dcm" for number in range(4))):
+        (tmp_path / name).write_text("")
+    sources = Given([tmp_path])
+    assert sources.count == 2 and sources.left_out == 7
+    names = ("a/code15.mat", "a/watch.dat", "a/x.csv", "b/0.dcm", "b/1.dcm")
+    assert sources.first_left_out == [str(tmp_path / name) for name in names]
     with pytest.raises(UserError, match="no such recording"):
         Given([tmp_path / "none"])
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ecg_finetune.files import UserError
+from ecg_finetune.files import UserError, printable
 from ecg_finetune.model_folder import Answer, Model, load_model
 from ecg_finetune.recordings import read_lead
 from ecg_finetune.waveform import LeadSignal, RecordError
@@ -17,6 +17,7 @@ from ecg_prediction.sources import Source
 # it in any digit.
 CHUNK = 16
 INVERTED = "looks upside down (a watch on the other arm?); with --invert it is turned round"
+INVERTED_BY_US = "looks upside down now that --invert has turned it; leave --invert out"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def answer_chunk(job: Job, sources: Sequence[Source]) -> list[Result]:
 
     model = loaded(job)
     answers = list(model.answers(windows(), job.batch_size))
-    return [finished(result, answer) for result, answer in zip(read, answers, strict=True)]
+    return [finished(result, answer, invert=job.invert) for result, answer in zip(read, answers, strict=True)]
 
 
 @functools.lru_cache(maxsize=1)
@@ -108,7 +109,8 @@ def prepare(job: Job, source: Source) -> tuple[Result, list[Window]]:
         signal = read_signal(job, source.path)
         windows = list(cut_windows(signal.values, signal.rate))
     except UserError as error:
-        status, detail = (error.status, error.detail) if isinstance(error, RecordError) else ("unreadable", str(error))
+        known = isinstance(error, RecordError)
+        status, detail = (error.status, error.detail) if known else ("unreadable", printable(str(error)))
         seconds = None if signal is None else len(signal.values) / signal.rate
         return Result(source.name, status, detail, None if signal is None else signal.rate, seconds), []
     inverted = job.lead == "I" and is_inverted(windows)
@@ -118,7 +120,7 @@ def prepare(job: Job, source: Source) -> tuple[Result, list[Window]]:
     )
 
 
-def finished(result: Result, answer: Answer) -> Result:
+def finished(result: Result, answer: Answer, *, invert: bool) -> Result:
     """Return a result with its answer, and what the windows and the waveform say about it."""
     if result.status != "ok":
         return result
@@ -129,5 +131,5 @@ def finished(result: Result, answer: Answer) -> Result:
     if answer.excluded:
         told.append(f"{answer.excluded} of {len(answer.windows)} windows excluded")
     if result.inverted:
-        told.append(INVERTED)
+        told.append(INVERTED_BY_US if invert else INVERTED)
     return Result(status="ok", detail="; ".join(told), answer=answer, **whole)

@@ -16,8 +16,8 @@ from ecg_finetune.model_folder import ONE_LEAD, ModelConfig
 from ecg_finetune.paths import inside
 from ecg_finetune.tables import iterate_rows, read_header
 from ecg_finetune.waveform import RECORD_SECONDS, LeadSignal
-from ecg_prediction.answering import INVERTED, Result
-from ecg_prediction.tables import found_labels
+from ecg_prediction.answering import INVERTED, INVERTED_BY_US, Result
+from ecg_prediction.tables import duration, found_labels, with_threshold
 
 MOST_SHOWN = 20  # recordings with their strips
 MOST_STRIPS = 18  # of one recording: 3 minutes
@@ -107,7 +107,8 @@ def write_report(
         Whether all were turned round.
     """
     config = summary.config
-    quality = metrics_by_label(inside(model, "model_metrics"))
+    metrics = inside(model, "model_metrics")
+    quality = metrics_by_label(metrics) if metrics.name in config.files else {}  # only as export wrote it
     one = summary.total == 1
     parts = [
         f"<p class=warning>{NOT_A_DEVICE}</p>",
@@ -195,10 +196,10 @@ def _recording(
 ) -> str:
     facts = [f"lead {lead}"]
     if result.rate is not None:
-        facts.append(f"{result.seconds:.4g} s at {result.rate:.6g} Hz")
+        facts.append(f"{duration(result.seconds)} at {result.rate:.6g} Hz")
     if result.answer is not None:
         windows = len(result.answer.windows)
-        facts.append(f"{windows - result.answer.excluded} of {windows} windows used")
+        facts.append(f"{windows - result.answer.excluded:,} of {windows:,} windows used")
     if invert:
         facts.append("turned upside down (--invert)")
     parts = [f"<section class=recording><h2>{escape(result.recording)}</h2><p>{escape(', '.join(facts))}</p>"]
@@ -206,7 +207,7 @@ def _recording(
         parts.append(f"<p class=alarm>No answer: {escape(result.detail)} ({escape(result.status)}).</p>")
     else:
         if result.inverted:
-            parts.append(f"<p class=warning>It {INVERTED}.</p>")
+            parts.append(f"<p class=warning>It {INVERTED_BY_US if invert else INVERTED}.</p>")
         found = found_labels(config, result)
         parts.append(f"<p><b>{escape('; '.join(found)) if found else 'None of the labels was found.'}</b></p>")
         parts.append(_probabilities(config, result, quality))
@@ -230,7 +231,8 @@ def _probabilities(config: ModelConfig, result: Result, quality: Mapping[str, Ma
         auroc = quality.get(name, {}).get("auroc", math.nan)
         known = "" if math.isnan(auroc) else f"{auroc:.2f}"
         said = sentence(probabilities[k], found[k], calibrated[k], decided=decided)
-        rows.append([name, f"{probabilities[k]:.3f}", bar, f"{thresholds[k]:.3f}" if decided else "none", said, known])
+        probability, threshold = with_threshold(probabilities[k], thresholds[k], found=found[k])
+        rows.append([name, probability, bar, threshold, said, known])
     heads = ["label", "probability", "", "threshold", "in words", "AUROC on the test set"]
     return html_table(heads, rows, caption="Calibrated probabilities; the line in each bar is the label's threshold")
 

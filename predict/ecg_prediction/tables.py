@@ -2,18 +2,17 @@
 
 import contextlib
 import csv
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ecg_finetune.files import replacing
+from ecg_finetune.label_set import RECORDING_COLUMNS, WINDOW_COLUMNS
 from ecg_finetune.model_folder import ModelConfig
 from ecg_finetune.paths import inside
 from ecg_prediction.answering import Result
-
-COLUMNS = ("recording", "lead", "rate", "seconds", "windows", "excluded_windows", "status", "detail", "found")
-WINDOW_COLUMNS = ("recording", "start_s", "status", "detail")
 
 
 @contextlib.contextmanager
@@ -21,7 +20,7 @@ def tables(folder: Path, config: ModelConfig, lead: str) -> Iterator[Callable[[S
     """Yield the function that writes the rows of results; the files are there, whole, when the block has ended."""
     with contextlib.ExitStack() as stack:
         writers = []
-        for name, columns in (("recording_predictions", COLUMNS), ("window_predictions", WINDOW_COLUMNS)):
+        for name, columns in (("recording_predictions", RECORDING_COLUMNS), ("window_predictions", WINDOW_COLUMNS)):
             temporary = stack.enter_context(replacing(inside(folder, name)))
             file = stack.enter_context(temporary.open("w", newline="", encoding="utf-8"))
             writers.append(csv.writer(file, lineterminator="\n"))
@@ -71,6 +70,30 @@ def found_labels(config: ModelConfig, result: Result) -> list[str]:
 def number(value: float | None) -> str:
     """Return a number with six digits; nothing for None."""
     return "" if value is None else f"{value:.6g}"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for people.
+
+    >>> duration(30.04), duration(86_400)
+    ('30.04 s', '86,400 s')
+    """
+    return f"{seconds:,.0f} s" if seconds >= 1000 else f"{seconds:.4g} s"
+
+
+def with_threshold(probability: float, threshold: float, *, found: bool) -> tuple[str, str]:
+    """Return a probability and its threshold for people: with three decimals, or as many as show that it is below.
+
+    >>> with_threshold(0.27604, 0.27641, found=False), with_threshold(0.5, math.nan, found=False)
+    (('0.2760', '0.2764'), ('0.500', 'none'))
+    """
+    if math.isnan(threshold):
+        return f"{probability:.3f}", "none"
+    for digits in range(3, 10):
+        texts = f"{probability:.{digits}f}", f"{threshold:.{digits}f}"
+        if found or texts[0] != texts[1]:
+            break
+    return texts
 
 
 def numbers(values: np.ndarray) -> list[str]:

@@ -19,16 +19,15 @@ import argparse
 import contextlib
 import functools
 import itertools
-import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from ecg_finetune.batch import run_batch
 from ecg_finetune.cli import add_batch, add_reading, execute, fraction, positive_int, stage_parser
-from ecg_finetune.files import UserError, existing_file, refuse_outputs, sha256, write_json
+from ecg_finetune.files import UserError, existing_file, printable, refuse_outputs, sha256, write_json
 from ecg_finetune.lineage import Inputs, lineage
 from ecg_finetune.operating_system import usable_cores
 from ecg_finetune.paths import LOCK, beside, inside, locate
@@ -122,11 +121,11 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     from ecg_prediction.report import Summary, shown_places, write_report
     from ecg_prediction.tables import tables
 
-    from ecg_finetune.model_folder import check_network, choose_runtime, read_config
+    from ecg_finetune.model_folder import check_folder, choose_runtime, read_config
 
     config = read_config(args.model)
     runtime = choose_runtime(args.runtime, args.precision)
-    check_network(args.model, config, runtime, args.precision)
+    check_folder(args.model, config, runtime, args.precision)
     inputs.add(inside(args.model, "model_config"))
     sources = named_sources(args.recordings, args.record_list, args.raw_root)
     inputs.add(*([] if args.record_list is None else [args.record_list]))
@@ -134,7 +133,7 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     if lead != config.lead:
         print(f"warning: the model was made for lead {config.lead}, not {lead}", file=sys.stderr)
     if sources.left_out:
-        print(f"{sources.left_out:,} files are left out, which are no part of a WFDB record")
+        print(left_out_line(sources.left_out, sources.first_left_out))
     job = Job(
         model=args.model.resolve(),
         runtime=runtime,
@@ -165,11 +164,12 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
             invert=args.invert,
         )
         write_json(inside(folder, "prediction_lineage"), origin(args, config, job, inputs, folder))
-    print_answers(summary, lead)
     failed = summary.total - summary.answered
-    if failed > args.max_failed_fraction * summary.total:
-        if summary.total == 1:
-            raise UserError(f"{summary.kept[0].recording}: {summary.kept[0].detail} ({summary.kept[0].status})")
+    too_many = failed > args.max_failed_fraction * summary.total
+    if too_many and summary.total == 1:
+        raise UserError(f"{summary.kept[0].recording}: {summary.kept[0].detail} ({summary.kept[0].status})")
+    print_answers(summary, lead)
+    if too_many:
         raise UserError(
             f"{inside(folder, 'recording_predictions')}: {failed:,} of {summary.total:,} recordings have no answer, "
             f"more than --max-failed-fraction {args.max_failed_fraction:g}; what was written stays: status and detail "
@@ -177,7 +177,16 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         )
     without = f", {failed:,} of them without an answer" if failed else ""
     recordings = "1 recording" if summary.total == 1 else f"{summary.total:,} recordings"
-    return f"{recordings}{without}, {inside(folder, 'prediction_report')}"
+    return f"{recordings}{without}, {printable(str(inside(folder, 'prediction_report')))}"
+
+
+def left_out_line(count: int, first: Sequence[str]) -> str:
+    """Say which files of folders of WFDB records get no answer."""
+    files = "1 file is" if count == 1 else f"{count:,} files are"
+    more = f" and {count - len(first):,} more" if count > len(first) else ""
+    named = printable(", ".join(first)) + more
+    remedy = "to have recordings among them answered, give the files themselves"
+    return f"{files} left out, no part of a WFDB record: {named}; {remedy}"
 
 
 def named_sources(recordings: list[Path], record_list: Path | None, raw_root: Path | None):
@@ -202,6 +211,8 @@ def claimed_folder(base_dir: Path, out: Path | None, overwrite: bool) -> Iterato
     while out is None and folder.exists():
         time.sleep(0.2)
         folder = locate(base_dir, "prediction", time=datetime.now().strftime("%Y%m%d_%H%M%S"))
+    if inside(folder, "model_config").exists():
+        raise UserError(f"{folder}: holds a config.json, as a model folder does; choose another --out")
     with locked(folder, beside(folder, LOCK)):
         there = [path for path in (inside(folder, name) for name in OUTPUTS) if path.exists()]
         if there and not overwrite:
@@ -209,6 +220,9 @@ def claimed_folder(base_dir: Path, out: Path | None, overwrite: bool) -> Iterato
         folder.mkdir(parents=True, exist_ok=True)
         try:
             yield folder
+        except KeyboardInterrupt:
+            again = "answers are written at the end, so the same command starts from the beginning"
+            raise KeyboardInterrupt(f"stopped by Ctrl-C; {again}") from None
         finally:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # only if it is empty
@@ -259,11 +273,12 @@ def print_answers(summary, lead: str) -> None:
         print_labels(summary.kept[0], config, lead)
     elif summary.total <= MOST_TOLD:
         for result in summary.kept:
+            name = printable(result.recording)
             if result.status == "ok":
                 told = "; ".join(found_labels(config, result)) or "nothing found"
-                print(f"{result.recording}: {told}" + (f" (note: {result.detail})" if result.detail else ""))
+                print(f"{name}: {told}" + (f" (note: {result.detail})" if result.detail else ""))
             else:
-                print(f"{result.recording}: no answer, {result.detail} ({result.status})")
+                print(f"{name}: no answer, {result.detail} ({result.status})")
     else:
         print(f"{'recordings':>10}  status")
         for status, number in sorted(summary.statuses.items(), key=lambda pair: -pair[1]):
@@ -277,16 +292,24 @@ def print_answers(summary, lead: str) -> None:
 
 def print_labels(result, config, lead: str) -> None:
     """Print all labels of a recording: those found first, then by how near their thresholds they come."""
-    used = len(result.answer.windows) - result.answer.excluded
-    print(f"{result.recording}: {result.seconds:.4g} s of lead {lead} at {result.rate:.6g} Hz, {used} windows used")
+    from ecg_prediction.tables import duration, with_threshold
+
+    from ecg_finetune.probabilities import is_calibrated
+
+    used, name = len(result.answer.windows) - result.answer.excluded, printable(result.recording)
+    print(f"{name}: {duration(result.seconds)} of lead {lead} at {result.rate:.6g} Hz, {used:,} windows used")
     names, thresholds = config.label_set.names, config.calibrated_thresholds
     probabilities = config.calibrated(result.answer.combined[None])[0]
     found = config.found(result.answer.combined)
+    calibrated = is_calibrated(config.calibration)
     width = max(map(len, names))
-    print(f"{'label':<{width}}  probability  threshold  found")
+    print(f"{'label':<{width}}  probability   threshold  found")
     for k in config.order(found, probabilities):
-        threshold = "none" if math.isnan(thresholds[k]) else f"{thresholds[k]:.3f}"
-        print(f"{names[k]:<{width}}  {probabilities[k]:>11.3f}  {threshold:>9}  {'yes' if found[k] else ''}".rstrip())
+        probability, threshold = with_threshold(probabilities[k], thresholds[k], found=found[k])
+        mark, verdict = " " if calibrated[k] else "*", "yes" if found[k] else ""
+        print(f"{names[k]:<{width}}  {probability:>11}{mark}  {threshold:>9}  {verdict}".rstrip())
+    if not calibrated.all():
+        print("* not calibrated: only its order among recordings means something")
     if result.detail:
         print(f"note: {result.detail}")
 
