@@ -198,6 +198,41 @@ def test_the_card_has_the_metrics_in_the_hubs_form(base, folder):
     assert "nan" not in text
 
 
+def test_what_the_valid_split_could_not_choose_is_told_with_its_reason(call_script, base, folder, tmp_path):
+    """Against the note column of metrics.csv, in config.json, on the card, at the terminal and on the page."""
+    on = "on the valid split"
+    told = {
+        "rank the wrong way": f"not calibrated, and no order to rely on (the scores rank the wrong way {on})",
+        "threshold not chosen": f"threshold not chosen but 0.5, not calibrated (not both present and absent {on})",
+    }
+    metrics = pd.read_csv(metrics_file(base), index_col="label").loc[list(LABELS)]
+    labels = {words: list(metrics.index[metrics["note"].str.contains(words, na=False)]) for words in told}
+    assert all(labels.values()) and (metrics.loc[labels["rank the wrong way"], "valid_n_pos"] > 0).all()
+    notes = {label: told[words] for words, names in labels.items() for label in names}
+    content = json.loads((folder / "config.json").read_text())["labels"]
+    assert {label["name"]: label["note"] for label in content} == {name: notes.get(name, "") for name in LABELS}
+    assert read_config(folder).notes == notes
+
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    command = ["--base-dir", base, "--metrics", metrics_file(base), "--name", "x", "--out", tmp_path / "x"]
+    printed = call_script(SCRIPT, *command).out
+    for words, note in told.items():
+        line = f"{note}: {', '.join(labels[words])}\n"
+        assert f"- {line}" in card and f"note: {line}" in printed
+    np.save(tmp_path / "lead.npy", np.random.default_rng(0).normal(size=5000))
+    arguments = [tmp_path / "lead.npy", "--rate", 500, "--model", folder, "--out", tmp_path / "out"]
+    call_script("predict/scripts/predict_ecg.py", *arguments)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for label, note in notes.items():
+        assert f"{label}: {note}." in page
+    assert page.count("The probability is no frequency: ") == len(notes) and "only its order" not in page
+
+
+def test_folders_of_earlier_versions_have_no_notes(copied):
+    change_config(copied, lambda config: [label.pop("note") for label in config["labels"]])
+    assert read_config(copied).notes == {}
+
+
 def test_further_tables_are_on_the_card(call_script, base, tmp_path):
     noise = tmp_path / "noise_test_lead1_duplicated_20260101_000000.csv"
     rows = ["kind,snr,label,n_pos,auroc,auroc_low,auroc_high", "muscle,12,Tachycardia,9,0.9,0.8,0.95"]
@@ -380,6 +415,7 @@ def test_another_number_of_labels_is_refused(copied, runtime):
         (lambda config: config["labels"][3].pop("threshold"), "label 4 lacks"),
         (lambda config: config["labels"][0].update(threshold=2), "label 1 lacks"),
         (lambda config: config["labels"][0].update(combine="median"), "label 1 lacks"),
+        (lambda config: config["labels"][2].update(note=["x"]), "the note of label 3 is no text"),
         (lambda config: config["labels"][1].update(name=config["labels"][0]["name"]), "two labels are called"),
         (lambda config: config.update(files={}), "was exported without model.onnx"),
     ],

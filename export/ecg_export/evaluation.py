@@ -13,6 +13,7 @@ import numpy as np
 from ecg_finetune.files import UserError, sha256
 from ecg_finetune.label_set import ROW_NAMES, LabelSet, check_names, difference, read_label_set
 from ecg_finetune.lineage import read_lineage
+from ecg_finetune.probabilities import can_calibrate
 from ecg_finetune.tables import finite_number, iterate_rows, read_header, read_table
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 METRICS = ("auroc", "auprc", "recall", "precision", "specificity", "f1", "brier_calibrated")
 MOST_ROWS = 100  # of a further table on the card
-CHOICES = ("threshold", "calibration_slope", "calibration_intercept")
+CHOICES = ("threshold", "calibration_slope", "calibration_intercept", "valid_n_pos", "valid_n_neg")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class EvaluatedModel:
         On probabilities before calibration.
     calibration : ndarray float64 (labels, 2)
         Slope and intercept; (1, 0) where the valid split could not calibrate, or its scores rank the wrong way.
+    notes : mapping
+        Label to why its threshold or calibration is not what the valid split chose, see `label_notes`.
     rule : str or float
         How the thresholds were chosen.
     trained_on_lead : str, optional
@@ -62,14 +65,18 @@ class EvaluatedModel:
     names: tuple[str, ...]
     thresholds: np.ndarray
     calibration: np.ndarray
+    notes: Mapping[str, str]
     rule: str | float
     trained_on_lead: str | None
     lineage: Mapping[str, Any]
 
     @property
-    def uncalibrated(self) -> list[str]:
-        """The labels whose probabilities are left as the network gives them."""
-        return [name for name, line in zip(self.names, self.calibration.tolist()) if line == [1.0, 0.0]]
+    def told(self) -> list[str]:
+        """The notes, each once with the labels it holds for."""
+        labels_of: dict[str, list[str]] = {}
+        for label, note in self.notes.items():
+            labels_of.setdefault(note, []).append(label)
+        return [f"{note}: {', '.join(labels)}" for note, labels in labels_of.items()]
 
 
 def read_evaluation(path: Path, checkpoint: Path) -> EvaluatedModel:
@@ -108,13 +115,37 @@ def read_evaluation(path: Path, checkpoint: Path) -> EvaluatedModel:
         raise UserError(f"{path}: no threshold from 0 to 1 for {names[int(np.argmax(wrong))]!r}; {again}")
     if undecided.all():
         raise UserError(f"{path}: no label has a threshold; {again}, with a valid split or --operating-points")
-    usable = np.isfinite(choices[:, 1:]).all(axis=1) & (choices[:, 1] > 0)
-    calibration = np.where(usable[:, None], choices[:, 1:], [1.0, 0.0])
+    calibration = np.where(can_calibrate(choices[:, 1:3])[:, None], choices[:, 1:3], [1.0, 0.0])
     chosen = settings.get("operating points")
     rule = chosen.get("rule") if isinstance(chosen, dict) else None
-    return EvaluatedModel(
-        path, table, names, choices[:, 0], calibration, rule, origin.get("finetuned_on_lead"), lineage
-    )
+    notes = label_notes(names, choices, by_rule=isinstance(rule, str))
+    lead = origin.get("finetuned_on_lead")
+    return EvaluatedModel(path, table, names, choices[:, 0], calibration, notes, rule, lead, lineage)
+
+
+def label_notes(names: Sequence[str], choices: np.ndarray, *, by_rule: bool) -> dict[str, str]:
+    """Say of each label whose threshold or calibration is not what the valid split chose, why.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The labels.
+    choices : ndarray float64 (labels, 5)
+        The `CHOICES` of metrics.csv.
+    by_rule : bool
+        Whether the valid split chose thresholds, and not one number was given for all, or other ones.
+    """
+    notes = {}
+    for name, (threshold, slope, intercept, *counts) in zip(names, choices.tolist()):
+        if math.isnan(threshold):
+            notes[name] = "no threshold, so never found, as the evaluation could choose none"
+        elif math.isnan(slope + intercept) or (slope, intercept) == (1, 0):
+            default = f"threshold not chosen but {threshold:g}, " if by_rule else ""
+            why = "not both present and absent on the valid split" if 0 in counts else "no valid split to fit it on"
+            notes[name] = f"{default}not calibrated ({why})"
+        elif slope <= 0:
+            notes[name] = "not calibrated, and no order to rely on (the scores rank the wrong way on the valid split)"
+    return notes
 
 
 def _origin(lineage: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -55,6 +55,7 @@ def configuration(
         input_channel=model.input_channel,
         files={},
         lineage=to_give_away(lineage),
+        notes=evaluation.notes,
     )
 
 

@@ -207,11 +207,8 @@ def _results(config: ModelConfig, evaluation: EvaluatedModel, records: int) -> l
         *_table(heads, rows),
         "",
     ]
-    if evaluation.uncalibrated:
-        lines += [
-            f"Not calibrated, for want of positives on the valid split: {', '.join(evaluation.uncalibrated)}.",
-            "",
-        ]
+    if evaluation.told:
+        lines += ["But of some labels:", "", *(f"- {note}" for note in evaluation.told), ""]
     return lines
 
 
@@ -239,7 +236,7 @@ def _limits(config: ModelConfig, evaluation: EvaluatedModel) -> list[str]:
         "- The labels are those of the data, errors included: the numbers say how far one lead agrees with them.",
         "- Made from recordings in hospitals. On a watch or a patch there is other noise and other contact; without an "
         "evaluation on such recordings nobody knows how much worse it is there.",
-        "- Probabilities are calibrated for the frequencies of the valid split, and for recordings of "
+        "- Calibrated probabilities hold for the frequencies of the valid split, and for recordings of "
         f"{RECORD_SECONDS} s: labels that combine by maximum are found more easily the longer a recording is.",
         "- How it does in groups of patients is known only where a table above says so.",
     ]

@@ -22,7 +22,6 @@ and the test set. Writes export/data/<name>/:
 
 import argparse
 import contextlib
-import math
 import re
 import shutil
 import sys
@@ -170,11 +169,8 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         print(f"{name}: {size / 1e6:,.1f} MB, logits within {difference:.2g} of the checkpoint's")
     if int8:
         print_changes(checks["int8"])
-    undecided = [name for name, at in zip(label_set.names, config.thresholds.tolist()) if math.isnan(at)]
-    if undecided:
-        print(f"note: no threshold, so never found, as the evaluation could choose none: {', '.join(undecided)}")
-    if evaluation.uncalibrated:
-        print(f"note: not calibrated, for want of positives on the valid split: {', '.join(evaluation.uncalibrated)}")
+    for note in evaluation.told:
+        print(f"note: {note}")
     return f"{len(label_set)} labels from lead {config.lead}, model folder {out}"
 
 
