@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from ecg_evaluation.metrics import METRICS
+from ecg_export.checks import means_over_labels
 from ecg_export.folder import write_config, write_networks
 from evaluation_world import write_checkpoint
 from exported_model import make_model_folder, metrics_file
@@ -167,10 +169,22 @@ def test_checks_repeat_evals_metrics(base, folder):
     assert max(checks["largest_logit_difference"][name] for name in ("model.safetensors", "model.onnx")) < 1e-5
     metrics = pd.read_csv(metrics_file(base), index_col="label")
     for label in LABELS:
-        for name in ("auroc", "auprc", "recall", "precision", "f1", "specificity"):
+        for name in METRICS:
             found = checks["int8"]["metrics"][label][name][0]
             np.testing.assert_allclose(np.nan if found is None else found, metrics.at[label, name], atol=1e-6)
     assert checks["int8"]["records"] == 60
+
+
+def test_means_of_the_checks_are_over_labels_that_both_define(folder):
+    """And are not called as the macro average of metrics.csv, which is over labels with enough patients."""
+    int8 = json.loads((folder / "checks.json").read_text())["int8"]
+    assert set(int8["metrics"]) == set(LABELS) and set(int8["means"]) == set(METRICS)
+    for name, (before, after, change, number) in int8["means"].items():
+        rows = np.array([row[name] for row in int8["metrics"].values() if None not in row[name]])
+        assert number == len(rows)
+        np.testing.assert_allclose(rows.mean(axis=0), [before, after, change], atol=1e-12)
+    assert int8["means"]["auroc"][3] < 17 == int8["means"]["brier"][3]
+    assert means_over_labels({"A": {"f1": [0.5, None, None]}}) == {"f1": [None, None, None, 0]}
 
 
 def test_int8_answers_nearly_the_same(base, folder):
@@ -196,6 +210,8 @@ def test_the_card_has_the_metrics_in_the_hubs_form(base, folder):
     for words in ("Not a medical device", "PhysioNet", "One lead shows", *LABELS):
         assert words in text
     assert "nan" not in text
+    note = metrics.at["__macro__", "note"]
+    assert note.startswith("mean over ") and f"\nMacro average: {note}.\n" in text
 
 
 def test_what_the_valid_split_could_not_choose_is_told_with_its_reason(call_script, base, folder, tmp_path):
@@ -331,6 +347,10 @@ def test_a_folder_that_is_there_is_kept(call_script, base, folder, tmp_path):
     (tmp_path / "notes").write_text("mine")
     error = call_script(SCRIPT, *command, "--name", "x", "--out", tmp_path, "--overwrite", exit_code=1).err
     assert "holds files, but no model" in error and (tmp_path / "notes").read_text() == "mine"
+    for inner in (folder / "sub", folder / "a" / "b"):
+        error = call_script(SCRIPT, *command, "--name", "x", "--out", inner, exit_code=1).err
+        assert f"lies in the model folder {folder}" in error and not inner.parent.joinpath("sub").exists()
+    assert not (folder / "a").exists()
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "a b", "-a", "a..b", "ä", "x" * 97])
@@ -352,6 +372,7 @@ def test_a_label_that_the_data_do_not_know_is_never_found(call_script, tmp_path)
     assert (label["calibration_slope"], label["calibration_intercept"]) == (1, 0)
     lead = np.random.default_rng(0).normal(size=5000)
     answer = load_model(folder).predict(lead, rate=500)
+    assert "Evaluated on 60 records of the test split" in (folder / "README.md").read_text(encoding="utf-8")
     assert name not in answer.found and np.isnan(answer.table.loc[name, "threshold"])
     assert answer.table.drop(index=name)["threshold"].notna().all()
     np.save(tmp_path / "lead.npy", lead)

@@ -42,8 +42,8 @@ class EvaluatedModel:
     path : Path
         The metrics file.
     table : DataFrame
-        A row per label and average, under its name: `n_pos`, `n_neg`, the `METRICS` with `_low` and `_high`; NaN where
-        something is not defined or not in the file.
+        A row per label and average, under its name: `n_pos`, `n_neg`, `n_unknown`, the `METRICS` with `_low` and
+        `_high`, `note`; NaN where something is not defined or not in the file.
     names : tuple of str
         The labels.
     thresholds : ndarray float64 (labels,)
@@ -89,11 +89,18 @@ def read_evaluation(path: Path, checkpoint: Path) -> EvaluatedModel:
         which.
     """
     beside = path.with_suffix(".json")
-    columns = ["n_pos", "n_neg", *CHOICES, *(f"{name}{end}" for name in METRICS for end in ("", "_low", "_high"))]
+    columns = [
+        "n_pos",
+        "n_neg",
+        "n_unknown",
+        *CHOICES,
+        *(f"{name}{end}" for name in METRICS for end in ("", "_low", "_high")),
+    ]
     header = read_header(path)
     if "label" not in header or "threshold" not in header:
         raise UserError(f"{path}: not the metrics of an evaluation; give metrics_<set>_<time>.csv, as eval writes it")
-    table = read_table(path, {"label": "str", **{name: "float64" for name in columns if name in header}})
+    kinds = {"label": "str", **dict.fromkeys(columns, "float64"), "note": "str"}
+    table = read_table(path, {name: kind for name, kind in kinds.items() if name in header})
     lineage = read_lineage("eval", beside, [path])
     again = "evaluate the checkpoint again"
     origin, settings = _origin(lineage), lineage.get("settings")
@@ -107,7 +114,7 @@ def read_evaluation(path: Path, checkpoint: Path) -> EvaluatedModel:
     labels = table[~table["label"].isin(ROW_NAMES)]
     names = tuple(labels["label"])
     check_names(path, names)
-    table = table.set_index("label").reindex(columns=columns)
+    table = table.set_index("label").reindex(columns=[*columns, "note"])
     choices = table.loc[list(names), list(CHOICES)].to_numpy()
     undecided = np.isnan(choices[:, 0])  # nothing could be chosen, as for a label that the data do not know
     wrong = ~(undecided | ((choices[:, 0] >= 0) & (choices[:, 0] <= 1)))

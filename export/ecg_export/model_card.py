@@ -46,7 +46,8 @@ def model_card(
     extras : iterable of Extra
         Subgroups, noise, where evaluated.
     """
-    records = int(evaluation.table.loc[list(evaluation.names), ["n_pos", "n_neg"]].sum(axis=1).max())
+    counts = evaluation.table.loc[list(evaluation.names), ["n_pos", "n_neg", "n_unknown"]]
+    records = int(counts.sum(axis=1).max())
     parts = [
         "---",
         *yaml_lines(front_matter(config, evaluation, evaluated_on, licence)),
@@ -207,6 +208,9 @@ def _results(config: ModelConfig, evaluation: EvaluatedModel, records: int) -> l
         *_table(heads, rows),
         "",
     ]
+    averaged = evaluation.table["note"].get(MACRO)
+    if isinstance(averaged, str):
+        lines += [f"{SHOWN[MACRO]}: {averaged or f'mean over all {len(evaluation.names)} labels'}.", ""]
     if evaluation.told:
         lines += ["But of some labels:", "", *(f"- {note}" for note in evaluation.told), ""]
     return lines
@@ -272,9 +276,12 @@ def _files(config: ModelConfig, checks: Mapping[str, Any]) -> list[str]:
         f"{told}.",
     ]
     if "int8" in checks:
-        changes = checks["int8"]["metrics"][MACRO]
-        told = ", ".join(f"{name} {row[2]:+.4f}" for name, row in changes.items() if row[2] is not None)
-        lines.append(f"Change of the means over labels in int8, on {checks['int8']['records']:,} records: {told}.")
+        means = checks["int8"]["means"]
+        told = ", ".join(f"{name} {row[2]:+.4f} ({row[3]})" for name, row in means.items() if row[3])
+        lines.append(
+            f"Change in int8, on {checks['int8']['records']:,} records, of the means over all labels that have a metric, "
+            f"their number in brackets: {told}."
+        )
     return lines
 
 

@@ -31,7 +31,6 @@ from pathlib import Path
 
 from ecg_finetune.cli import add_lead, add_path, add_trust, execute, positive_int, stage_parser
 from ecg_finetune.files import UserError, existing_file, refuse_outputs, short_repr
-from ecg_finetune.label_set import ROW_NAMES
 from ecg_finetune.lineage import Inputs, lineage
 from ecg_finetune.paths import LOCK, beside, inside, locate
 from ecg_finetune.run_folder import locked
@@ -187,15 +186,20 @@ def unseen_folder(out: Path) -> Iterator[Path]:
 
 def print_changes(int8: dict) -> None:
     """Print how the metrics of the network in 8 bits differ from those in float32."""
-    print(f"int8 on {int8['records']:,} records of the test set, change of the means over labels:")
-    for metric, (before, after, change) in int8["metrics"][ROW_NAMES[0]].items():
-        if change is not None:
-            print(f"  {metric:<12} {before:.4f} to {after:.4f} ({change:+.4f})")
+    print(
+        f"int8 on {int8['records']:,} records of the test set, change of the means over all labels that have a metric:"
+    )
+    for metric, (before, after, change, labels) in int8["means"].items():
+        if labels:
+            print(f"  {metric:<16} {before:.4f} to {after:.4f} ({change:+.4f}), {labels} labels")
 
 
 def refuse_folder(folder: Path, overwrite: bool) -> None:
     """Refuse a folder that is there, unless it is a model folder that may be replaced."""
     refuse_outputs(folders=[folder])
+    for above in folder.resolve().parents:
+        if all(inside(above, name).is_file() for name in ("model_config", "model_weights")):
+            raise UserError(f"{folder}: lies in the model folder {above}; choose another --out")
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not inside(folder, "model_config").is_file():
