@@ -1,6 +1,7 @@
 """The model folder that export writes: against the checkpoint, eval's own files, and readers of other hands."""
 
 import json
+import re
 import shutil
 import zipfile
 from dataclasses import asdict
@@ -249,17 +250,59 @@ def test_folders_of_earlier_versions_have_no_notes(copied):
     assert read_config(copied).notes == {}
 
 
-def test_further_tables_are_on_the_card(call_script, base, tmp_path):
-    noise = tmp_path / "noise_test_lead1_duplicated_20260101_000000.csv"
-    rows = ["kind,snr,label,n_pos,auroc,auroc_low,auroc_high", "muscle,12,Tachycardia,9,0.9,0.8,0.95"]
-    noise.write_text("\n".join([*rows, "muscle,12,__macro__,90,0.87654,0.81,0.93", "clean,,__macro__,90,0.9,,"]) + "\n")
-    groups = tmp_path / "groups.csv"
-    groups.write_text("group,n,recall\nwomen | all,31,0.5\n")
-    command = ["--base-dir", base, "--metrics", metrics_file(base), "--name", "more", "--out", tmp_path / "more"]
+@pytest.fixture(scope="module")
+def further(base, run_script, tmp_path_factory):
+    """Return metrics, groups and noise of a second evaluation of the same checkpoint."""
+    people = pd.read_csv(locate(base, "record_list"))[["subject_id"]].drop_duplicates()
+    people.assign(sex=np.resize(["women | all", "men"], len(people))).to_csv(base / "people.csv", index=False)
+    out = tmp_path_factory.mktemp("further")
+    common = ("--base-dir", base, "--out", out, "--num-workers", 0)
+    groups = ("--subgroups", base / "people.csv", "--by", "sex", "--bootstrap", 10)
+    run_script("eval/scripts/eval_finetuned.py", *common, *groups)
+    run_script("eval/scripts/eval_noise.py", *common, "--bootstrap", 20, "--kinds", "muscle", "--snr", "12")
+    return [next(out.glob(f"{name}_test_*.csv")) for name in ("metrics", "subgroups", "noise")]
+
+
+def test_further_tables_are_on_the_card(call_script, base, further, tmp_path):
+    metrics, groups, noise = further
+    command = ["--base-dir", base, "--metrics", metrics, "--name", "more", "--out", tmp_path / "more"]
     call_script(SCRIPT, *command, "--noise", noise, "--subgroups", groups)
     card = (tmp_path / "more" / "README.md").read_text(encoding="utf-8")
-    assert "## Under noise" in card and "| muscle | 12 | 90 | 0.877 (0.810 to 0.930) |" in card
-    assert "| clean |  | 90 | 0.900 |" in card and "| women \\| all | 31 | 0.500 |" in card
+    table = pd.read_csv(noise).set_index(["kind", "label"]).loc[("muscle", "__macro__")]
+    auroc = "{:.3f} ({:.3f} to {:.3f})".format(*table[["auroc", "auroc_low", "auroc_high"]])
+    assert "## Under noise" in card and re.search(rf"\| muscle \| 12(\.0)? \| .*{re.escape(auroc)}", card)
+    assert "## In groups of patients" in card and "| women \\| all |" in card
+
+
+def test_further_tables_of_something_else_are_refused(call_script, base, further, tmp_path):
+    metrics, groups, noise = further
+    by_hand = tmp_path / "noise.csv"
+    by_hand.write_text("kind,snr,label,n_pos,auroc\nmuscle,0,__macro__,90,0.999\n")
+    changed, unvouched = tmp_path / noise.name, tmp_path / "alone.csv"
+    changed.write_text(noise.read_text() + "muscle,0" + "," * (noise.read_text().split("\n")[0].count(",") - 1) + "\n")
+    shutil.copy(noise.with_suffix(".json"), tmp_path)
+    shutil.copy(noise, unvouched)
+    lineage = json.loads(noise.with_suffix(".json").read_text())
+    checkpoints = dict.fromkeys(lineage["settings"]["checkpoints"], "0" * 64)
+    other, elsewhere = tmp_path / "other.csv", tmp_path / "elsewhere.csv"
+    for path, change in (
+        (other, {"settings": {**lineage["settings"], "checkpoints": checkpoints}}),
+        (elsewhere, {"earlier": [*lineage["earlier"][:-1], {"stage": "build", "version": "of another test set"}]}),
+    ):
+        shutil.copy(noise, path)
+        write_json(path.with_suffix(".json"), {**lineage, **change, "outputs": {path.name: sha256(path)}})
+    for table, told in (
+        (by_hand, "no table that eval, together with"),
+        (changed, "not the file that the eval_noise stage wrote"),
+        (unvouched, "no table that eval, together with"),
+        (other, "no table that eval, together with"),
+        (elsewhere, "no table that eval, together with"),
+        (groups, "column 'kind' is missing"),
+    ):
+        error = refused(call_script, base, tmp_path, "--noise", table, metrics=metrics)
+        assert f"{table}: {told}" in error and error.count("\n") == 1
+    # The metrics of another run do not vouch for these groups.
+    assert "no table that eval, together" in refused(call_script, base, tmp_path, "--subgroups", groups)
 
 
 def test_nothing_of_the_valid_split_goes_along(base, folder):

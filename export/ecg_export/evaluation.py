@@ -190,7 +190,34 @@ def evaluated_labels(evaluation: EvaluatedModel, stated: LabelSet | None, defini
     return label_set
 
 
-def read_extra(path: Path, heading: str) -> Extra:
+def refuse_foreign(path: Path, evaluation: EvaluatedModel) -> None:
+    """Raise `UserError` unless a further table is of this evaluation, by its SHA-256.
+
+    The lineage of the metrics names it, or the one beside it, which eval_noise.py has written for the same checkpoint
+    and the same records.
+    """
+
+    def part(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+        return found if isinstance(found := content.get(key), Mapping) else {}
+
+    def records(lineage: Mapping[str, Any]) -> Any:
+        return earlier[-1:] if isinstance(earlier := lineage.get("earlier"), list) else None
+
+    checksum, origin = sha256(path), _origin(evaluation.lineage)
+    noise = read_lineage("eval_noise", path.with_suffix(".json"), [path])
+    settings = part(noise, "settings")
+    checkpoint = part(settings, "checkpoints").get(str(settings.get("--model-path")))
+    same = checkpoint == origin.get("checkpoint_sha256") and records(noise) == records(origin)
+    if checksum not in part(evaluation.lineage, "outputs").values() and not (
+        same and checksum in part(noise, "outputs").values()
+    ):
+        raise UserError(
+            f"{path}: no table that eval, together with {evaluation.path.name}, or eval_noise has written of this "
+            "checkpoint and test set (by SHA-256); evaluate again and give its table, with the .json beside it"
+        )
+
+
+def read_extra(path: Path, heading: str, column: str, evaluation: EvaluatedModel) -> Extra:
     """Read a further table of an evaluation for the card: of noise, of groups of patients.
 
     Where it has rows for labels and for their means, the means are shown; `<metric>_low` and `_high` stand behind the
@@ -199,9 +226,13 @@ def read_extra(path: Path, heading: str) -> Extra:
     Raises
     ------
     UserError
-        The file is missing or damaged, or has more rows than a card can show.
+        The file is missing or damaged, lacks `column`, is not of this evaluation, or has more rows than a card can
+        show.
     """
     header = read_header(path)
+    if column not in header:
+        raise UserError(f"{path}: column {column!r} is missing; give the table that eval or eval_noise has written")
+    refuse_foreign(path, evaluation)
     table = list(iterate_rows(path, header))
     rows = [dict(zip(header, cells)) for _, cells in table]
     if any(row.get("label") == ROW_NAMES[0] for row in rows):

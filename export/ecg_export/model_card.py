@@ -279,8 +279,8 @@ def _files(config: ModelConfig, checks: Mapping[str, Any]) -> list[str]:
         means = checks["int8"]["means"]
         told = ", ".join(f"{name} {row[2]:+.4f} ({row[3]})" for name, row in means.items() if row[3])
         lines.append(
-            f"Change in int8, on {checks['int8']['records']:,} records, of the means over all labels that have a metric, "
-            f"their number in brackets: {told}."
+            f"Change in int8, on {checks['int8']['records']:,} records, of the mean over all labels that have a metric "
+            f"(in brackets how many): {told}."
         )
     return lines
 

@@ -84,13 +84,16 @@ def get_parser() -> argparse.ArgumentParser:
         help="for the card: what the model was fine-tuned and evaluated on (default: the data set that its lineage "
         "names; MIMIC-IV-ECG 1.0 where the labels are of machine statements)",
     )
-    for flag, kind in (("--noise", "under noise (noise_<set>_<time>.csv)"), ("--subgroups", "in groups of patients")):
+    for flag, kind in (
+        ("--noise", "under noise (noise_<set>_<time>.csv)"),
+        ("--subgroups", "in groups of patients (subgroups_<set>_<time>.csv)"),
+    ):
         parser.add_argument(
             flag,
             type=Path,
             default=None,
             metavar="CSV",
-            help=f"for the card: a table of the model's metrics {kind} (default: the card has none)",
+            help=f"for the card: a table of the model's metrics {kind}, as eval wrote it (default: the card has none)",
         )
     parser.add_argument(
         "--license",
@@ -131,6 +134,7 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     existing_file(args.model_path, "the finetune stage")
     existing_file(args.metrics, "the eval stage")
     inputs.add(args.model_path, args.metrics, args.metrics.with_suffix(".json"))
+    inputs.add(*(path for path in (args.noise, args.subgroups) if path is not None))
     # Here and not above: PyTorch takes seconds to import.
     from ecg_export.checks import read_test_records
     from ecg_export.evaluation import evaluated_labels, read_evaluation, read_extra
@@ -139,8 +143,8 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     from ecg_finetune.ecg_fm import load_classifier
 
     evaluation = read_evaluation(args.metrics, args.model_path)
-    tables = {"In groups of patients": args.subgroups, "Under noise": args.noise}
-    extras = [read_extra(path, heading) for heading, path in tables.items() if path is not None]
+    tables = {("In groups of patients", "group"): args.subgroups, ("Under noise", "kind"): args.noise}
+    extras = [read_extra(path, *told, evaluation) for told, path in tables.items() if path is not None]
     if evaluation.trained_on_lead not in (None, args.lead):
         raise UserError(f"{args.model_path}: fine-tuned on lead {evaluation.trained_on_lead}; give that as --lead")
     model = load_classifier(args.model_path, trust=args.trust_checkpoint)
