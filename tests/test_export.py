@@ -217,10 +217,11 @@ def test_the_card_has_the_metrics_in_the_hubs_form(base, folder):
 
 def test_what_the_valid_split_could_not_choose_is_told_with_its_reason(call_script, base, folder, tmp_path):
     """Against the note column of metrics.csv, in config.json, on the card, at the terminal and on the page."""
-    on = "on the valid split"
     told = {
-        "rank the wrong way": f"not calibrated, and no order to rely on (the scores rank the wrong way {on})",
-        "threshold not chosen": f"threshold not chosen but 0.5, not calibrated (not both present and absent {on})",
+        "rank the wrong way": "not calibrated, and not even its order is reliable (the scores rank the wrong way on "
+        "the valid split)",
+        "threshold not chosen": "threshold not chosen but 0.5, not calibrated (not both present and absent on the "
+        "valid split)",
     }
     metrics = pd.read_csv(metrics_file(base), index_col="label").loc[list(LABELS)]
     labels = {words: list(metrics.index[metrics["note"].str.contains(words, na=False)]) for words in told}

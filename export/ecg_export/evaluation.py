@@ -151,7 +151,9 @@ def label_notes(names: Sequence[str], choices: np.ndarray, *, by_rule: bool) -> 
             why = "not both present and absent on the valid split" if 0 in counts else "no valid split to fit it on"
             notes[name] = f"{default}not calibrated ({why})"
         elif slope <= 0:
-            notes[name] = "not calibrated, and no order to rely on (the scores rank the wrong way on the valid split)"
+            notes[name] = (
+                "not calibrated, and not even its order is reliable (the scores rank the wrong way on the valid split)"
+            )
     return notes
 
 

@@ -212,7 +212,12 @@ def _results(config: ModelConfig, evaluation: EvaluatedModel, records: int) -> l
     if isinstance(averaged, str):
         lines += [f"{SHOWN[MACRO]}: {averaged or f'mean over all {len(evaluation.names)} labels'}.", ""]
     if evaluation.told:
-        lines += ["But of some labels:", "", *(f"- {note}" for note in evaluation.told), ""]
+        lines += [
+            "Labels whose threshold or calibration the valid split could not choose:",
+            "",
+            *(f"- {note}" for note in evaluation.told),
+            "",
+        ]
     return lines
 
 
