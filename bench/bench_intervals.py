@@ -19,8 +19,9 @@ from multiprocessing import Pool
 
 import numpy as np
 from ecg_evaluation.bootstrap import draw
-from ecg_evaluation.intervals import AREAS, Estimates, differences, estimate, macro
+from ecg_evaluation.intervals import AREAS, Estimates, difference_of_parts, differences, estimate, macro
 from ecg_evaluation.metrics import METRICS, Scored
+from ecg_evaluation.subgroups import SHOWN as OF_GROUPS
 from scipy.special import expit, ndtri
 from scipy.stats import norm
 
@@ -39,6 +40,7 @@ ESTIMANDS = (
     *(f"macro {metric}" for metric in MACRO),
     *(f"{metric} difference" for metric in AREAS),
     *(f"macro {metric} difference" for metric in AREAS),
+    *(f"{metric}, two halves" for metric in OF_GROUPS),  # the difference of two groups, each of half the patients
 )
 METHODS = ("percentile", "ours")
 
@@ -151,6 +153,20 @@ def our_intervals(ours: Estimates, other: Estimates) -> np.ndarray:
     return np.concatenate(rows, axis=2).swapaxes(1, 2)
 
 
+def halves(truth: np.ndarray, model: np.ndarray, patient: np.ndarray, drawn: list[np.ndarray]) -> np.ndarray:
+    """Return the intervals of the difference between two halves of the patients: (methods, 2, metrics, 4)."""
+    parts = []
+    for rows in (patient % 2 == 0, patient % 2 == 1):
+        part = Scored(
+            truth[rows], model[rows], np.full(len(AUROC), 0.5), patient[rows], units=len(drawn[0]), pooled=False
+        )
+        parts.append(estimate(part, part.measure(np.stack(drawn))))
+    ours = np.stack(difference_of_parts(*parts)[1:])
+    places = [METRICS.index(metric) for metric in OF_GROUPS]
+    both = np.stack((percentile(parts[0].drawn - parts[1].drawn), ours))
+    return both[:, :, :-1, places].swapaxes(2, 3)
+
+
 def study(number: int, design: Design, truths: np.ndarray) -> np.ndarray:
     """Simulate a study; return whether each interval covers the true value, and its width.
 
@@ -174,7 +190,9 @@ def study(number: int, design: Design, truths: np.ndarray) -> np.ndarray:
     for model in expit(STEEPNESS * (scores - CUT)):
         scored = Scored(truth, model, np.full(len(AUROC), 0.5), patient)
         estimates.append(estimate(scored, scored.measure(np.stack(drawn_patients))))
-    low, high = np.stack([percentile_intervals(*estimates), our_intervals(*estimates)], axis=1)
+    every = [percentile_intervals(*estimates), our_intervals(*estimates)]
+    intervals = np.concatenate((every, halves(truth, expit(STEEPNESS * (scores[0] - CUT)), patient, drawn_patients)), 2)
+    low, high = intervals.swapaxes(0, 1)
     covers = np.where(np.isnan(low), np.nan, (low <= truths) & (truths <= high))
     return np.stack((covers, high - low))
 
@@ -185,7 +203,7 @@ def true_estimands(design: Design) -> np.ndarray:
     apart = (ours - other)[:, :2]
     averages = [ours.mean(axis=0)[[SINGLE.index(metric) for metric in MACRO]], apart.mean(axis=0)]
     averages = [np.tile(values, (len(AUROC), 1)) for values in averages]
-    return np.concatenate((ours, averages[0], apart, averages[1]), axis=1).T
+    return np.concatenate((ours, averages[0], apart, averages[1], np.zeros((len(AUROC), len(OF_GROUPS)))), axis=1).T
 
 
 def coverage(design: Design, studies: int, pool=None) -> np.ndarray:

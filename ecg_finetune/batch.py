@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import gc
 import multiprocessing.connection
 import os
@@ -216,7 +217,8 @@ def loaded_batches(data, *, pin_memory: bool = False, **options) -> Iterator[tup
     import torch
     from torch.utils.data import DataLoader
 
-    loader = DataLoader(_ErrorsAsItems(data), collate_fn=_collate, **options)
+    ends = functools.partial(_end_with_loader, os.getpid())
+    loader = DataLoader(_ErrorsAsItems(data), collate_fn=_collate, worker_init_fn=ends, **options)
     try:
         batches = iter(loader)
     except OSError as error:
@@ -251,6 +253,11 @@ def _collate(items: list) -> tuple[np.ndarray, ...] | UserError:
     """Return each field of the items as one array, or the first error among the items."""
     error = next((item for item in items if isinstance(item, UserError)), None)
     return tuple(np.stack(field) for field in zip(*items)) if error is None else error
+
+
+def _end_with_loader(parent: int, _: int) -> None:
+    """Make a loader's worker end when its parent was killed: waiting to hand over a batch, it would stay for ever."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:

@@ -177,7 +177,8 @@ def between_commas(parse: Callable[[str], object], least: int = 1, most: int = 1
         if len(set(values)) < len(values):
             raise argparse.ArgumentTypeError(f"{short_repr(text)} has a value twice")
         if not least <= len(values) <= most:
-            raise argparse.ArgumentTypeError(f"{short_repr(text)} has {len(values)} values, not {least} to {most}")
+            wanted = f"{least}" if least == most else f"{least} to {most}"
+            raise argparse.ArgumentTypeError(f"{short_repr(text)}: {len(values)} given between commas, not {wanted}")
         return values
 
     return parse_all

@@ -118,16 +118,37 @@ SLEEPER = """
 """
 
 
+# Its workers wait to hand over what nobody takes, as when the one that trained was killed.
+LOADER = """
+    import sys, time
+    from pathlib import Path
+    import numpy as np
+    from ecg_finetune.batch import loaded_batches
+    class Items:
+        def __len__(self):
+            return 1000
+        def __getitem__(self, i):
+            Path(sys.argv[1], f"working on {i // 40 % 2}").touch()
+            return (np.zeros(100_000),)
+    if __name__ == "__main__":
+        for batch in loaded_batches(Items(), batch_size=40, num_workers=2):
+            time.sleep(60)
+"""
+
+
 def children(pid: int) -> list[Path]:
     """Return the /proc folders of a process's children, which are there as long as those live."""
     return [Path("/proc", child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_no_worker_outlives_its_parent(tmp_path, number, code):
+@pytest.mark.parametrize(
+    ("script_text", "number", "code"),
+    [(SLEEPER, signal.SIGINT, 130), (SLEEPER, signal.SIGKILL, -9), (LOADER, signal.SIGKILL, -9)],
+)
+def test_no_worker_outlives_its_parent(tmp_path, script_text, number, code):
     script = tmp_path / "sleeper.py"
-    script.write_text(textwrap.dedent(SLEEPER))
+    script.write_text(textwrap.dedent(script_text))
     process = subprocess.Popen([sys.executable, script, tmp_path], stderr=subprocess.PIPE, text=True)
     limit = time.monotonic() + 60
     while len(list(tmp_path.glob("working*"))) < 2 and time.monotonic() < limit:

@@ -9,10 +9,14 @@ from ecg_evaluation.calibration_quality import agreement, calibration_tables, qu
 from ecg_evaluation.decision_curves import PROBABILITIES, decision_curves
 from ecg_evaluation.inputs import Labelled
 from ecg_evaluation.results import decide, evaluate
+from ecg_evaluation.sections import calibration_section
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from scipy.special import expit, logit
 from sklearn.calibration import calibration_curve
 
 from ecg_finetune.label_set import LabelSet
+from ecg_finetune.probabilities import logit as ecg_logit
 
 
 def simulated(records: int = 3000, seed: int = 0):
@@ -38,6 +42,20 @@ def results():
     test = Labelled("test", np.flatnonzero(~half), truth[~half], names, None)
     decisions = decide(valid, probabilities[half], "f1", 3)
     return evaluate(test, probabilities[~half], decisions, unit[~half], 300)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(0.001, 0.999), st.integers(3, 60))
+@example(0.5163162323430206, 60)
+def test_equal_probabilities_have_no_slope(probability, records):
+    truth = (np.arange(records) % 3 == 0).astype(float)
+    large, *full = agreement(truth, np.full(records, probability), np.arange(records), records).beta
+    assert np.isnan(full).all() and large == pytest.approx(logit(truth.mean()) - ecg_logit(probability), abs=1e-6)
+
+
+def test_the_report_says_why_a_slope_is_empty(results):
+    told = calibration_section({"calibration": calibration_tables(results)[0]})
+    assert "An empty slope: a threshold separates the classes, or all probabilities are equal" in told
 
 
 def test_intercept_and_slope_equal_those_of_statsmodels(results):

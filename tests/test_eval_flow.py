@@ -65,6 +65,18 @@ def test_every_record_is_somewhere(world):
     assert boxes[1][0] == ["Split", "train: 6 records, 1 excluded", "valid: 4 records", "test: 8 records"]
 
 
+def test_double_and_outdated_rows_of_the_lists_count_once_or_not_at_all(world):
+    files, patient_of, labels = world
+    evaluated = Labelled("test", np.array([113, 114, 115, 116]), np.ones((4, 2)), NAMES, None)
+    arguments = evaluated, evaluated.study_id, "", "test", labels, patient_of, files
+    expected = flow_table(*arguments)
+    with files["split_left_out"].open("a") as file:
+        file.write("118,again\n")
+    with files["left_out"].open("a") as file:
+        file.write("110,test,flat\n113,test,nan\n114,test,nan\n")
+    pd.testing.assert_frame_equal(flow_table(*arguments), expected)
+
+
 def test_what_no_file_tells_is_not_in_the_flow(tmp_path):
     files = {name: tmp_path / name for name in ("meta", "split_left_out", "left_out")}
     evaluated = Labelled("test", np.array([1, 2]), np.ones((2, 2)), NAMES, None)

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 from ecg_evaluation.inputs import Labelled
-from ecg_evaluation.operating_table import operating_tables
+from ecg_evaluation.operating_table import operating_tables, predictive_intervals, predictive_values
 from ecg_evaluation.results import decide, evaluate
 from ecg_evaluation.thresholds import Target
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, recall_score
 from test_eval_calibration import simulated
 
@@ -61,3 +64,21 @@ def test_predictive_values_follow_bayes(results):
     same, own = (one[(one["label"] == "Common") & (one["rule"] == "f1")] for one in (table, own))
     assert own["ppv"].item() == pytest.approx(same["precision"].item())
     assert own["npv"].item() == pytest.approx(same["npv"].item())
+
+
+@given(st.floats(0.001, 0.999), *[st.tuples(*[st.integers(0, 40)] * 2).filter(any) for _ in range(2)])
+def test_predictive_intervals_hold_what_each_end_alone_gives(prevalence, positives, negatives):
+    """Also where all are found, or no alarm is false: the shares vary, whatever the resamples do."""
+    shares = []
+    for right, wrong in (positives, negatives):
+        interval = binomtest(right, right + wrong).proportion_ci()
+        shares.append(np.array([right / (right + wrong), interval.low, interval.high]))
+    (recall, low, high), (specificity, least, most) = shares
+    for place, (value, lower, upper) in enumerate(predictive_intervals(*shares, prevalence)):
+        corners = [predictive_values(*ends, prevalence)[place] for ends in ((low, least), (high, most))]
+        edges = [predictive_values(*ends, prevalence)[place] for ends in ((low, specificity), (recall, most))]
+        if np.isnan(value):  # never predicted
+            continue
+        assert corners[0] - 1e-9 <= lower <= value <= upper <= corners[1] + 1e-9
+        if 0 < value < 1:
+            assert lower < upper and lower <= edges[0] + 1e-9 and upper >= edges[1] - 1e-9

@@ -2,20 +2,25 @@
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from ecg_evaluation.checklist import ITEMS
-from ecg_evaluation.figure_files import COLOURS, Album, standalone
+from ecg_evaluation.figure_files import COLOURS, Album, standalone, write_figures
 from ecg_evaluation.number_text import plain_interval, signed, signed_interval
 from evaluation_world import make_world
 from hypothesis import given
 from hypothesis import strategies as st
-from test_eval_scripts import ANY, FINETUNED, evaluate, outputs
+from test_eval_scripts import ANY, FINETUNED, evaluate, outputs, run
 from test_html_page import Reader
 
+from ecg_finetune.cli import execute
+from ecg_finetune.documents import load_parser
+from ecg_finetune.files import sha256
 from ecg_finetune.html_page import STYLE
 from ecg_finetune.paths import locate
 
@@ -99,6 +104,103 @@ def test_checklist_has_every_item_and_its_gaps(paper):
     assert "Performance by sex,age in subgroups.csv" in by_item["14"] and "AUROC macro 0." in by_item["23a"]
 
 
+def checklist_of(folder) -> dict[str, str]:
+    """Return the last column of the latest checklist in a folder, by item."""
+    text = sorted(folder.glob("tripod_ai_*.md"))[-1].read_text()
+    cells = [re.split(r"(?<!\\)\|", line) for line in text.splitlines() if re.match(r"\| \d", line)]
+    return {row[1].strip(): row[4].strip() for row in cells}
+
+
+def held_fixed(folder) -> str:
+    """Return the paragraph of the latest report in a folder that says what is held fixed."""
+    return sorted(folder.glob("report_*.html"))[-1].read_text().split("What is held fixed.")[1].split("<b>")[0]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Return a base folder whose network has the lead in one channel, and its predictions."""
+    base = make_world(tmp_path_factory.mktemp("small"), 24, 16)
+    model = locate(base, "checkpoint_best")
+    content = torch.load(model, weights_only=True)
+    content["cfg"]["task"] = {"leads_to_load": "[0]", "enable_padding_leads": True}
+    torch.save(content, model)
+    told = {"settings": {"lead": "I", "lr": 1e-5}, "checkpoint_sha256": sha256(model)}
+    (model.parent / "settings.json").write_text(json.dumps(told))
+    leak = {"study_id": pd.read_csv(locate(base, "test_labels"))["idx"], "split": "train"}
+    pd.DataFrame(leak).to_csv(base / "leak.csv", index=False)
+    options = ["--base-dir", str(base), "--bootstrap", "0", "--num-workers", "0"]
+    assert execute(load_parser(FINETUNED), run, options) == 0
+    return base, outputs(locate(base, "eval"), "predictions")[0]
+
+
+def test_what_is_not_known_is_a_gap_and_not_a_claim(small, capsys, tmp_path):
+    base, predictions = small
+    mine = shutil.copy(predictions, tmp_path / "mine.csv")
+    arguments = ["--base-dir", base, "--predictions", mine, "--out", tmp_path, "--bootstrap", 0]
+    evaluate(capsys, ANY, *arguments, "--meta", tmp_path / "none.csv")
+    items = checklist_of(tmp_path)
+    for item in ("7", "20a"):
+        assert "Gap: only the authors can say.** What earlier stages excluded" in items[item]
+    assert "No record of the evaluated split" not in items["7"] + items["20a"]
+    assert "SHA-256" not in items["22"] and "Which checkpoint made mine.csv" in items["22"]
+    assert "PyTorch" not in items["12g"] and "Gap" in items["12g"]
+    assert "without intervals" in items["12e"] and "Gap: only the authors can say.** Intervals" in items["23a"]
+    assert "channels" not in items["9b"] and "chose" not in items["12a"] and "Train fits" not in items["12a"]
+    for item in ("12a", "16"):
+        assert "Whether evaluated patients were trained on was not checked" in items[item]
+    assert "chose" not in held_fixed(tmp_path)
+
+
+def test_what_is_known_of_the_network_is_said(small, capsys, tmp_path):
+    base, predictions = small
+    items = checklist_of(locate(base, "eval"))
+    assert "in the input channel of Lead I with zeros in the other 11" in items["9b"]
+    page = outputs(locate(base, "eval"), "report", ".html")[0].read_text()
+    assert "standardised, in the input channel of Lead I with zeros in the other 11. " in page
+    assert sha256(locate(base, "checkpoint_best")) in items["22"] and f"torch {torch.__version__}" in items["12g"]
+    chose = (
+        "The valid split of the fine-tuning chose the epoch; the valid split chose the thresholds and the calibration."
+    )
+    assert chose in items["12a"] and chose in held_fixed(locate(base, "eval"))
+    assert "No record of the evaluated split was excluded" in items["7"]
+
+    told = json.loads(predictions.with_suffix(".json").read_text())
+    del told["input"]  # as files of earlier versions
+    told["earlier"][0]["settings"]["input"] = "duplicate"
+    shutil.copy(predictions, tmp_path / "earlier.csv")
+    (tmp_path / "earlier.json").write_text(json.dumps(told))
+    arguments = ["--base-dir", base, "--predictions", tmp_path / "earlier.csv", "--out", tmp_path, "--bootstrap", 0]
+    evaluate(capsys, ANY, *arguments)
+    assert "in all 12 input channels" in checklist_of(tmp_path)["9b"]
+
+
+def test_leaks_and_operating_points_are_told_as_they_are(small, capsys, tmp_path):
+    base, predictions = small
+    (metrics,) = outputs(locate(base, "eval"), "metrics")
+    arguments = ["--base-dir", base, "--predictions", predictions, "--bootstrap", 0]
+    leak = ["--trained-on", base / "leak.csv", "--allow-leak", "--threshold-rule", 0.5]
+    evaluate(capsys, ANY, *arguments, "--out", tmp_path / "leak", *leak)
+    items = checklist_of(tmp_path / "leak")
+    for item in ("12a", "16"):
+        assert "24 of the 24 evaluated records are of patients trained on" in items[item]
+    assert "the valid split chose the calibration." in items["12a"] and "is only evaluated" not in items["12a"]
+    assert "the valid split chose the calibration." in held_fixed(tmp_path / "leak")
+
+    (tmp_path / "others.csv").write_text("study_id,split\n7,train\n")
+    frozen = ["--operating-points", metrics, "--trained-on", tmp_path / "others.csv"]
+    evaluate(capsys, ANY, *arguments, "--out", tmp_path / "frozen", *frozen)
+    items = checklist_of(tmp_path / "frozen")
+    assert "fitted on the development's valid split" in items["12f"]
+    chose = "the development's valid split chose the thresholds and the calibration."
+    assert chose in items["12a"].replace("&#39;", "'") and chose in held_fixed(tmp_path / "frozen")
+    assert "None of the evaluated patients was found among those trained on" in items["16"]
+
+    options = ["--base-dir", base, "--set", "valid", "--bootstrap", 0, "--out", tmp_path / "valid"]
+    evaluate(capsys, FINETUNED, *options)
+    page = next((tmp_path / "valid").glob("report_*.html")).read_text()
+    assert "<span>Valid split</span><b>16</b>" in page and "<span>Test set</span>" not in page
+
+
 def test_figures_are_files_that_stand_alone(paper):
     _, _, folder = paper
     drawn = {path.stem for path in folder.glob("*.svg")}
@@ -116,10 +218,36 @@ def test_colours_of_files_are_those_of_the_page_in_daylight():
     assert dict(re.findall(r"--(\w+): (#\w+);", STYLE.split("@media")[0])).items() >= COLOURS.items()
 
 
-def test_a_name_becomes_one_of_a_file():
+def test_a_name_becomes_one_of_a_file(tmp_path):
     album = Album()
-    album.add("roc ST/T \u00e9lev\u00e9", '<svg class="figure" viewBox="0 0 1 1"></svg>', pd.DataFrame())
-    assert list(album.figures) == ["roc_st_t_lev"]
+    names = (
+        "ST/T",
+        "ST-T",
+        "ST/T 2",
+        "\u00e9lev\u00e9",
+        "e\u0301leve\u0301",
+        "\u623f\u98a4",
+        "\u65e9\u640f",
+        "x" * 300,
+        "x" * 301,
+    )
+    for name in names:
+        album.add(f"roc {name}", '<svg class="figure" viewBox="0 0 1 1"></svg>', pd.DataFrame({"number": [1]}))
+    written = [
+        f"roc_{name}"
+        for name in (
+            "st_t",
+            "st_t_2",
+            "st_t_2_2",
+            "\u00e9lev\u00e9",
+            "\u00e9lev\u00e9_2",
+            "\u623f\u98a4",
+            "\u65e9\u640f",
+        )
+    ]
+    assert list(album.figures) == [*written, f"roc_{'x' * 46}", f"roc_{'x' * 46}_2"]
+    write_figures(tmp_path, album)
+    assert len(list(tmp_path.iterdir())) == 18
     assert (
         standalone('<svg xmlns="http://www.w3.org/2000/svg"></svg>') == '<svg xmlns="http://www.w3.org/2000/svg"></svg>'
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ecg_evaluation.options import EvaluationSettings
+from ecg_evaluation.options import EvaluationSettings, refuse_contradictions
 from ecg_evaluation.stage import evaluate_set
 from evaluation_world import NEVER, RARE, make_world, write_checkpoint
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -364,6 +364,23 @@ def test_user_errors_are_one_line(evaluated, capsys, tmp_path, run_script):
 def test_wrong_usage(option, told, capsys):
     with pytest.raises(SystemExit) as stopped:
         load_parser(ANY).parse_args([option])
+    assert stopped.value.code == 2 and told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ("--operating-points m.csv --sensitivity 0.9,0.95", "--sensitivity: not allowed with argument --operating"),
+        ("--operating-points m.csv --specificity 0.5", "--specificity: not allowed with argument --operating"),
+        ("--set valid --valid-predictions v.csv", "--valid-predictions: not allowed with --set valid"),
+    ],
+)
+def test_options_that_would_be_ignored_are_wrong_usage(options, told, capsys):
+    parser = load_parser(ANY)
+    check = refuse_contradictions(parser)
+    check(parser.parse_args(["--operating-points", "m.csv"]))
+    with pytest.raises(SystemExit) as stopped:
+        check(parser.parse_args(options.split()))
     assert stopped.value.code == 2 and told in capsys.readouterr().err
 
 

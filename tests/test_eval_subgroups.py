@@ -9,6 +9,7 @@ from ecg_evaluation.results import decide, evaluate
 from ecg_evaluation.subgroups import NOT_KNOWN, holm, in_order, read_subgroups, subgroup_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest, fisher_exact
 from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
 from statsmodels.stats.multitest import multipletests
 from test_eval_calibration import simulated
@@ -81,6 +82,21 @@ def test_differences_are_paired_to_all_other_records(results, groups):
     np.testing.assert_allclose(table.loc["age"]["recall_p_holm"], adjusted(table.loc["age"]["recall_p"]))
 
 
+def test_a_group_without_a_miss_is_not_taken_for_certain():
+    """12 of 12 found against 540 of 600: the resamples of the 12 do not vary, but 12 patients prove little."""
+    y = np.r_[np.ones(12), np.zeros(200), np.ones(600), np.zeros(600)]
+    p = np.where(y == 1, 0.9, 0.1)
+    p[212:272] = 0.2
+    test = Labelled("test", np.arange(len(y)), y[:, None], LabelSet.of(["x"]), None)
+    found = evaluate(test, p[:, None], decide(None, None, 0.5, 1), np.arange(len(y)), 100)
+    row = subgroup_table(found, {"site": np.repeat(["A", "B"], [212, 1200])}).iloc[0]
+    assert row["recall"] == 1 and row["recall_difference"] == pytest.approx(0.1)
+    # Each interval is that of Clopper and Pearson; the difference's is made of both.
+    low, high = binomtest(12, 12).proportion_ci().low, binomtest(540, 600).proportion_ci().high
+    assert row["recall_difference_low"] == pytest.approx(0.1 - np.hypot(1 - low, high - 0.9), abs=2e-3)
+    assert 0.1 < row["recall_p"] < fisher_exact([[12, 0], [540, 60]])[1]
+
+
 def adjusted(p: pd.Series) -> np.ndarray:
     """Return p values after Holm as statsmodels has them, NaN left out."""
     result = np.full(len(p), np.nan)
@@ -101,7 +117,7 @@ def test_holm_is_that_of_statsmodels(p):
 
 def test_groups_come_from_studies_or_patients(tmp_path):
     path = tmp_path / "subjects.csv"
-    path.write_text("subject_id,sex,age\n1,F,39\n2,M,\n3,,80\n")
+    path.write_text("subject_id,sex,age\n1,F,39\n2,M,-1\n3,,80\n")
     groups = read_subgroups(path, ["sex", "age"], np.array([10, 11, 12, 13]), np.array([3, 2, 1, 9]))
     assert groups["sex"].tolist() == [NOT_KNOWN, "M", "F", NOT_KNOWN]
     assert groups["age"].tolist() == ["75 and over", NOT_KNOWN, "under 40", NOT_KNOWN]
@@ -119,6 +135,7 @@ def test_groups_come_from_studies_or_patients(tmp_path):
         ("patient,sex\n1,F\n", ["sex"], "neither study_id nor subject_id"),
         ("subject_id,sex\n1,F\n", ["sex"], "patients of the records are not known"),
         ("study_id,sex\n1,F\n", ["age"], "column 'age' is missing"),
+        ("study_id,sex\n1,F\n", ["sex", "study_id"], "study_id says whom a row is of"),
         ("study_id,age\n1,old\n", ["age"], "'old', which is not a number"),
         ("study_id,sex\n77,F\n", ["sex"], "has the study_id of none of the 30"),
         ("study_id,sex\n1,F\n1,M\n", ["sex"], "duplicate study_id 1"),

@@ -111,6 +111,11 @@ def test_labels_without_both_kinds_stay_as_they_are():
     assert (parameters[0] == [1, 0]).all() and not (parameters[1] == [1, 0]).all()
 
 
+def test_a_target_is_named_with_all_its_digits():
+    rules = [Target("sensitivity", share).rule for share in (0.9, 0.9999999, 0.99999999, 1e-7)]
+    assert rules == [f"sensitivity {share}" for share in ("0.9", "0.9999999", "0.99999999", "0.0000001")]
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.tuples(st.booleans(), st.integers(0, 12)), min_size=2, max_size=60),

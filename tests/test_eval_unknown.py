@@ -233,6 +233,15 @@ def test_three_labels_of_ones_own_from_the_checkpoint_to_the_report(own_world, c
     assert page.count('class="four"') == 3  # two labels and the micro average
 
 
+def test_a_set_of_which_no_label_is_known_is_refused_before_the_model_runs(tmp_path, capsys, run_script):
+    base = make_world(tmp_path, test_records=8, valid_records=6, labels=OWN, unknown=1.0)
+    told = run_evaluation(capsys, ANY, "--base-dir", base, "--model-path", locate(base, "checkpoint_best"), exit_code=1)
+    noise = run_script("eval/scripts/eval_noise.py", "--base-dir", base, exit_code=1).stderr
+    for text in (told, noise):
+        assert "test_labels.csv: no label is known of any of the 8 records to evaluate" in text
+    assert not locate(base, "eval").exists()
+
+
 def test_segments_combine_as_the_label_set_says():
     segments = np.array([[0.2, 0.2, 0.2], [0.6, 0.6, 0.6]])
     _, combined = combine_segments(np.array([5, 5]), segments, OWN)

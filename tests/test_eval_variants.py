@@ -1,8 +1,11 @@
 """Estimands, definitions and groups of labels, against scikit-learn and plain loops."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
+from ecg_evaluation.background import times
 from ecg_evaluation.bootstrap import draw
 from ecg_evaluation.estimands import FIRST, PER_PATIENT, PER_RECORD, estimands_table, first_records
 from ecg_evaluation.inputs import Labelled
@@ -54,6 +57,16 @@ def test_a_resample_of_weighted_patients_repeats_their_records(results):
     drawn = scored.measure(times[None])[0, 0]
     assert drawn[0] == pytest.approx(roc_auc_score(y, p, sample_weight=weight), abs=1e-9)
     assert drawn[8] == pytest.approx(np.average((p - y) ** 2, weights=weight))
+
+
+def test_times_sort_however_they_are_written(tmp_path):
+    path = tmp_path / "records.csv"
+    path.write_text(
+        "study_id,ecg_time\n1,2180-01-01 09:00\n2,2180-01-01T08:00\n3,2180-01-01 09:00:00\n4,2180-01-01T10:00:59\n"
+    )
+    when = times(SimpleNamespace(record_list=path), np.array([1, 2, 3, 4]))
+    assert when.argsort(kind="stable").tolist() == [1, 0, 2, 3] and when[0] == when[2]
+    assert times(SimpleNamespace(record_list=path), np.array([1, 5])) is None
 
 
 def test_first_record_of_each_patient(results):

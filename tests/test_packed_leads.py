@@ -128,6 +128,13 @@ def reorder_rows(manifests):
     overwrite(files[1], idx=0)
 
 
+def test_a_file_that_is_not_its_own_is_not_replaced(manifests):
+    before = (manifests / "y.npy").read_bytes()
+    with pytest.raises(UserError, match="y.npy: not made by an earlier run"):
+        pack(manifests, manifests / "y.npy")
+    assert (manifests / "y.npy").read_bytes() == before and not list(manifests.glob("y*.lock"))
+
+
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_leads_of_other_segments_are_never_used(manifests, change, read):
     pack(manifests)

@@ -80,6 +80,7 @@ def test_each_layer_has_the_rate_of_the_one_above_times_the_decay():
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert len(rates) == len(list(model.parameters()))
     expected = {"proj": 0.01, "encoder.encoder.layers.1": 0.005, "encoder.encoder.layers.0": 0.0025}
+    expected["encoder.encoder.layer_norm"] = 0.005  # in this network after the last layer
     for name, parameter in model.named_parameters():
         rate = next((rate for start, rate in expected.items() if name.startswith(start)), 0.00125)
         assert rates[id(parameter)] == pytest.approx(rate), name
@@ -246,6 +247,14 @@ def test_several_rates_are_compared_in_a_table_and_finished_ones_are_not_run_aga
     output = main(*tiny_run(manifests, tmp_path / "sweep", "--epochs", 2, "--lr", "1e-4,1e-3,1e-2"))
     assert output.out.count("is finished") == 2 and len(pd.read_csv(tmp_path / "sweep" / "sweep.csv")) == 3
     assert all(path.stat().st_mtime_ns == before for path, before in times.items())
+
+
+def test_a_rate_that_fails_does_not_end_the_comparison(manifests, tmp_path, main):
+    output = main(*tiny_run(manifests, tmp_path / "sweep", "--epochs", 2, "--lr", "1e30,1e-3"))
+    table = pd.read_csv(tmp_path / "sweep" / "sweep.csv")
+    assert table["lr"].tolist() == [1e30, 1e-3] and table["valid_loss"].isna().tolist() == [True, False]
+    assert f"warning: learning rate 1e+30, {tmp_path / 'sweep' / 'lr_1e+30'}: the loss is " in output.err
+    assert "2 learning rates, 1 failed (1e+30) compared on valid, the lowest loss with 0.001:" in output.out
 
 
 @pytest.mark.parametrize("stop_after", [1, 4])

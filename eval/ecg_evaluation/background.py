@@ -109,11 +109,11 @@ def on_published_split(records: Labelled, flow: pd.DataFrame) -> bool:
 
 
 def times(settings: EvaluationSettings, study_id: np.ndarray) -> np.ndarray | None:
-    """Return `ecg_time` of records int64 (records,) as the record list has it, which sorts as time does; None: none."""
+    """Return `ecg_time` of records int64 (records,) in one form, which sorts as time does; None: not known."""
     path = settings.record_list
     if not path.exists() or "ecg_time" not in read_header(path):
         return None
     table = read_table(path, {"study_id": "int64", "ecg_time": "str"}).set_index("study_id")["ecg_time"]
     found = table.reindex(study_id)
     dates = found.fillna("").str.fullmatch(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?")
-    return found.to_numpy(dtype=str) if dates.all() else None
+    return (found.str.replace("T", " ") + ":00").str[:19].to_numpy(dtype=str) if dates.all() else None

@@ -102,7 +102,7 @@ def baselines_table(results: Evaluation, beats: pd.DataFrame) -> pd.DataFrame | 
         A row per rule whose label is evaluated: `label`, `rule`, `n_pos`, `n_neg`, `n_no_beats`; for AUROC and AUPRC:
         `<metric>` (network), `<metric>_rule` with `_low` and `_high`, `<metric>_difference` (network minus rule,
         paired) with `_low` and `_high`; what the rule's cut gives: `recall_rule`, `specificity_rule`,
-        `precision_rule` with `_low` and `_high`. None where there is no such label.
+        `precision_rule` with `_low` and `_high`; `few_patients` as in metrics.csv. None where there is no such label.
     """
     names = results.test.labels.names
     rules = [rule for rule in RULES if rule.label in names]
@@ -129,6 +129,7 @@ def baselines_table(results: Evaluation, beats: pd.DataFrame) -> pd.DataFrame | 
         table = table.assign(**_with_ends(f"{metric}_difference", difference, number))
     for metric in ("recall", "specificity", "precision"):
         table = table.assign(**_with_ends(f"{metric}_rule", estimates[1], METRICS.index(metric)))
+    table["few_patients"] = results.table["few_patients"].array[columns]
     return table
 
 

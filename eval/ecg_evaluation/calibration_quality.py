@@ -35,8 +35,8 @@ class Agreement:
     """What one label's probabilities and truth add up to, per unit.
 
     `beta` is the intercept of the regression with the logit as offset, and intercept and slope of that on the logit;
-    NaN where there is none, as where a threshold separates the classes. `bins` counts the records, positives and
-    probabilities of each quantile bin: (units, bins, 3).
+    NaN where there is none, as where a threshold separates the classes or all probabilities are equal. `bins` counts
+    the records, positives and probabilities of each quantile bin: (units, bins, 3).
     """
 
     beta: np.ndarray  # (3,)
@@ -84,12 +84,14 @@ def regression(truth: np.ndarray, predictors: np.ndarray, offset: np.ndarray | f
     Returns
     -------
     beta : ndarray (k,)
-        The coefficients; NaN where the likelihood has no maximum.
+        The coefficients; NaN where the likelihood has no maximum, or has it in many places.
     fitted : ndarray (n,)
         The probabilities.
     """
     beta, length = np.zeros(predictors.shape[1]), 0.0
     fitted = expit(predictors @ beta + offset)
+    if np.linalg.matrix_rank(predictors) < len(beta):  # rounding may let the steps below find one of many
+        return np.full(len(beta), np.nan), fitted
     for _ in range(STEPS):
         weighted = predictors * (fitted * (1 - fitted))[:, None]
         try:

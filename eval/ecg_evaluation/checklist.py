@@ -11,10 +11,11 @@ from typing import Any
 import pandas as pd
 
 from ecg_evaluation import flow
-from ecg_evaluation.report import Report, model_name
+from ecg_evaluation.provenance import trained_on_sources
+from ecg_evaluation.report import Report, channels, model_name, settled
 from ecg_evaluation.results import MACRO, MICRO, with_interval
 from ecg_finetune.files import replacing
-from ecg_finetune.lineage import software, stage_settings
+from ecg_finetune.lineage import latest, software, stage_settings
 
 # Item, where it belongs, what it asks for.
 ITEMS = (
@@ -102,6 +103,10 @@ def answers(report: Report) -> dict[str, str]:
     """Return what this run knows, by item."""
     results, tables = report.results, report.tables
     size = f"{len(results.unit):,} records of {units_text(report)}"
+    count = len(results.estimates.drawn)
+    intervals = "without intervals (--bootstrap 0)"
+    if count:
+        intervals = f"each with 95 % intervals from {count:,} bootstrap resamples of {results.resampled}"
     known: dict[str, str] = {
         "1": f"{plain(model_name(report))}, Lead {report.lead}, {plain(report.data_set)}. {GAP} The population.",
         "4": "Evaluation of a model that was developed before; the same pipeline develops it (see 12).",
@@ -112,8 +117,8 @@ def answers(report: Report) -> dict[str, str]:
         "8a": outcome(report),
         "8c": "The labels were there before the model was; the model sees the signal alone.",
         "9a": f"No choice: the predictor is the signal of Lead {report.lead}.",
-        "9b": "Two 5 s segments of 10 s at 500 Hz, standardised, in all 12 input channels; their probabilities are "
-        "combined per label."
+        "9b": f"Two 5 s segments of 10 s at 500 Hz, standardised{channels(report)}; their probabilities are combined "
+        "per label."
         if not report.whole_recordings
         else "Whole recordings, predicted by predict_ecg.py.",
         "9c": "None needs judgement.",
@@ -123,14 +128,12 @@ def answers(report: Report) -> dict[str, str]:
         "12a": divided(report),
         "12b": "None: the network reads the signal.",
         "12e": "AUROC, AUPRC, recall, precision, specificity, NPV, F1, accuracy, Brier score, calibration intercept "
-        "and slope, expected / observed, ECE and net benefit, each with 95 % intervals from "
-        f"{len(results.estimates.drawn):,} bootstrap resamples of {results.resampled} (metrics.csv, calibration.csv, "
+        f"and slope, expected / observed, ECE and net benefit, {intervals} (metrics.csv, calibration.csv, "
         "decision_curves.csv).",
-        "12f": "A sigmoid per label, fitted on the valid split; the network is as it was."
+        "12f": f"A sigmoid per label, fitted on {results.decisions.chosen_on}; the network is as it was."
         if results.decisions.calibration is not None
         else "None.",
-        "12g": f"From the checkpoint, in precision and versions as in the predictions' .json; Python "
-        f"{software()['python']}, PyTorch {software()['torch']}.",
+        "12g": made(report),
         "14": "Performance by " + plain(report.settings["by"]) + f" in subgroups.csv. {GAP} Why these groups."
         if "subgroups" in tables
         else f"{GAP} No subgroups were evaluated: --subgroups gives them.",
@@ -142,10 +145,11 @@ def answers(report: Report) -> dict[str, str]:
         "20a": f"flow.csv and its figure. {excluded_text(tables['flow'], report)}",
         "21": f"{size}; positives, negatives and unknown of each label in metrics.csv, and of each further analysis "
         "in its table.",
-        "22": f"Checkpoint {plain(model_name(report))}; SHA-256 in the predictions' .json. {GAP} Where it can be had.",
+        "22": checkpoint(report),
         "23a": headline(results.table)
         + " Each label in metrics.csv"
-        + ("; subgroups in subgroups.csv." if "subgroups" in tables else f". {GAP} Subgroups (--subgroups)."),
+        + ("; subgroups in subgroups.csv." if "subgroups" in tables else f". {GAP} Subgroups (--subgroups).")
+        + ("" if count else f" {GAP} Intervals (--bootstrap)."),
         "24": "Calibration before and after in calibration.csv."
         if results.decisions.calibration is not None
         else "Nothing was updated.",
@@ -160,7 +164,7 @@ def answers(report: Report) -> dict[str, str]:
         known["13"] = (
             "Loss weighted by pos_weight of the train records, (negatives / positives) per label; probabilities are "
         )
-        known["13"] += "calibrated afterwards."
+        known["13"] += "not calibrated." if results.decisions.calibration is None else "calibrated afterwards."
     return known
 
 
@@ -172,11 +176,13 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 
 def excluded_text(table: pd.DataFrame, report: Report) -> str:
     """Say how many records of the evaluated split were excluded, and why."""
-    own = table[(table["outcome"] == flow.EXCLUDED) & (table["split"] == report.settings["set"])]
-    if own.empty:
-        return "No record of the evaluated split was excluded."
+    of_split = table[table["split"] == report.settings["set"]]
+    own = of_split[of_split["outcome"] == flow.EXCLUDED]
     reasons = "; ".join(f"{row['n_records']:,} {plain(row['reason'])}" for row in own.to_dict("records"))
-    return f"Excluded of the evaluated split: {reasons}."
+    told = f"Excluded of the evaluated split: {reasons}." if reasons else ""
+    if not (of_split["stage"] == flow.SPLIT).any():
+        return f"{told} {GAP} What earlier stages excluded: there is no meta_split.csv.".strip()
+    return told or "No record of the evaluated split was excluded."
 
 
 def outcome(report: Report) -> str:
@@ -213,7 +219,8 @@ def missing(report: Report) -> str:
 
 def divided(report: Report) -> str:
     """Say how the data were divided."""
-    told = "Train fits the network; valid chooses epoch, thresholds and calibration; test is only evaluated."
+    fitted = "Train fits the network." if stage_settings(report.origin, "finetune") else f"{GAP} How it was trained."
+    told = " ".join(filter(None, (fitted, settled(report), seen(report))))
     if report.settings["set"] == "valid":
         told += " This evaluation is of the valid split: it is not one of new data."
     split = stage_settings(report.origin, "split")
@@ -229,8 +236,40 @@ def thresholds(report: Report) -> str:
 def frozen(report: Report) -> str:
     """Say how the evaluated data differ from those of the development, as far as it is known."""
     if report.results.decisions.frozen:
-        return f"External: {plain(report.operating_points)}. {GAP} How setting, patients and devices differ."
-    return f"The same source, other patients. {GAP} If not."
+        source = f"External: {plain(report.operating_points)}."
+    else:
+        trained = {one.key for one in trained_on_sources(latest(report.origin, "finetune"))}
+        if not trained or None in trained | {report.source.key}:
+            source = "Whether the network was trained on the same source is not recorded."
+        else:
+            same = report.source.key in trained
+            source = f"The network was trained on {'the same source' if same else 'another source'}."
+    return f"{source} {seen(report)} {GAP} How setting, patients and devices differ."
+
+
+def seen(report: Report) -> str:
+    """Say whether evaluated patients were trained on."""
+    leaked = report.leaked
+    if leaked is None:
+        return "Whether evaluated patients were trained on was not checked (see 26)."
+    if leaked.any():
+        return f"{leaked.sum():,} of the {len(leaked):,} evaluated records are of patients trained on."
+    return "None of the evaluated patients was found among those trained on (see 26 for what could not be checked)."
+
+
+def made(report: Report) -> str:
+    """Say how the predictions were calculated, as the file beside them does."""
+    parts = (report.origin.get(name) for name in ("settings", "versions"))
+    told = "; ".join(settings_text(part) for part in parts if isinstance(part, Mapping))
+    return f"From the checkpoint: {told}." if told else f"{GAP} No file beside the predictions says how."
+
+
+def checkpoint(report: Report) -> str:
+    """Say which checkpoint made the predictions."""
+    digest = report.origin.get("checkpoint_sha256")
+    if not digest:
+        return f"{GAP} Which checkpoint made {plain(report.predictions)}, and where it can be had."
+    return f"{plain(model_name(report))}: the checkpoint of SHA-256 {plain(digest)}. {GAP} Where it can be had."
 
 
 def headline(table: pd.DataFrame) -> str:

@@ -1,6 +1,7 @@
 """The figures of a report as files for a paper: each as SVG, with its numbers as CSV."""
 
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,8 @@ COLOURS = {
     "mark": "#c2410c",
 }
 
+LONGEST = 50  # characters of a name; a file's may have 255 bytes
+
 
 @dataclass
 class Album:
@@ -30,8 +33,13 @@ class Album:
     figures: dict[str, tuple[str, pd.DataFrame]] = field(default_factory=dict)
 
     def add(self, name: str, svg: str, numbers: pd.DataFrame) -> str:
-        """Keep a figure under a name, which becomes that of its files; return its SVG."""
-        self.figures[re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")] = svg, numbers
+        """Keep a figure under a name, which becomes that of its files (numbered where it is taken); return its SVG."""
+        words = re.sub(r"[\W_]+", "_", unicodedata.normalize("NFC", name.lower())).strip("_")
+        name = words = words[:LONGEST]
+        number = 1
+        while name in self.figures:
+            name = f"{words}_{(number := number + 1)}"
+        self.figures[name] = svg, numbers
         return svg
 
 

@@ -139,11 +139,12 @@ def reliability_panel(curves: Sequence[tuple[np.ndarray, np.ndarray, str]], alt:
 
 
 def decision_panel(thresholds: np.ndarray, benefit: np.ndarray, treat_all: np.ndarray, alt: str) -> str:
-    """Return a decision curve: net benefit (n,) as a share of the largest there can be, and that of acting on all."""
+    """Return a decision curve: net benefit (n,) as a share of the largest there can be, and that of acting on all.
+
+    Below 0, where acting on none is better, the line runs along the bottom.
+    """
     content = "".join(
-        path(thresholds[shown], np.clip(values[shown], 0, 1), css)
-        for values, css in ((treat_all, "guide"), (benefit, "curve"))
-        if (shown := values >= 0).any()
+        path(thresholds, np.clip(values, 0, 1), css) for values, css in ((treat_all, "guide"), (benefit, "curve"))
     )
     return panel(content, "threshold", "net benefit", alt)
 

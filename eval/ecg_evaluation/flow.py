@@ -62,14 +62,14 @@ def labels_of_studies(folder: Path) -> StudyLabels | None:
 
 
 def read_excluded(path: Path, columns: list[str]) -> pd.DataFrame:
-    """Return `study_id` (int64) and text columns of a list of excluded records; empty where there is none."""
+    """Return `study_id` (int64) and text columns of a list of excluded records, each once; empty where none is."""
     kinds = {"study_id": "int64", **dict.fromkeys(columns, "str")}
     # A list without rows is that of a run that excluded nothing.
     if not path.is_file() or sum(1 for _ in path.open("rb")) < 2:
         return pd.DataFrame(
             {name: pd.Series(dtype=kind if kind == "int64" else object) for name, kind in kinds.items()}
         )
-    return read_table(path, kinds)
+    return read_table(path, kinds).drop_duplicates("study_id")
 
 
 def flow_table(
@@ -120,6 +120,9 @@ def flow_table(
             flow.add(SPLIT, name, ENTERED, "", given[0][given[1] == code])
         for code, name in enumerate(SPLITS):
             own = told[np.isin(told["study_id"], given[0][given[1] == code])]
+            if name == split:
+                # A list of an earlier run may still have what this one could use.
+                own = own[~np.isin(own["study_id"], test_set)]
             missing = own["study_id"].to_numpy(), own["reason"].to_numpy()
             flow.add_excluded(BUILD, name, *missing)
             if name == split:

@@ -67,6 +67,15 @@ def test_label_set(folder: Path) -> LabelSet:
     return labels
 
 
+def refuse_unlabelled(records: Labelled) -> None:
+    """Refuse records of which no label is known: there is nothing to compare a prediction with."""
+    if np.isnan(records.truth).all():
+        raise UserError(
+            f"{records.source}: no label is known of any of the {len(records.study_id):,} records to evaluate; give "
+            "records with labels"
+        )
+
+
 def test_files(folder: Path, study_ids: np.ndarray) -> list[Path]:
     """Return the 10-second record of each study of the test set; study_ids is int64 (records,).
 

@@ -17,6 +17,7 @@ from ecg_finetune.waveform import RECORD_SAMPLES, SAMPLE_RATE
 
 STRIPS = 12
 ASSUMED_SD = 0.2  # mV; a usual standard deviation of Lead I
+MOST_SD = 100.0  # mV; no heart gives more
 
 
 def rank_misses(
@@ -64,7 +65,8 @@ def worst_misses(
             study = int(results.test.study_id[record])
             truth, taken = results.test.truth[record], predicted[record]
             kind = "missed" if truth[label] == 1 else "wrongly predicted"
-            headline = f"Study {study}: {names[label]} {kind}, probability {probabilities[record, label]:.3f}"
+            probability, threshold = results.probabilities[record, label], results.decisions.thresholds[label]
+            headline = f"Study {study}: {names[label]} {kind}, probability {probability:.3f}, threshold {threshold:.3f}"
             lead = read_record(files[record], RECORD_SAMPLES, study)
             signal = millivolts(lead, study, scale)
             svg = strip_svg(signal, SAMPLE_RATE, headline)
@@ -82,12 +84,16 @@ def worst_misses(
 
 
 def read_scale(signal_report: Path) -> pd.DataFrame | None:
-    """Return `mean_mv` and `std_mv` of each record before it was standardised, by study_id; None where not known."""
+    """Return `mean_mv` and `std_mv` of the records before they were standardised, by study_id; None without a report.
+
+    Records whose values are missing, or none that a signal has, are not among them.
+    """
     if not signal_report.exists():
         return None
     table = read_table(signal_report, {"study_id": "int64", "mean_mv": "float64", "std_mv": "float64"})
     refuse_duplicates(signal_report, table, "study_id")
-    return table.set_index("study_id")
+    sound = np.isfinite(table["mean_mv"]) & table["std_mv"].between(0, MOST_SD, inclusive="right")
+    return table[sound].set_index("study_id")
 
 
 def millivolts(lead: np.ndarray, study: int, scale: pd.DataFrame | None) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ecg_evaluation.bootstrap import replicates
-from ecg_evaluation.inputs import Labelled, read_patients, read_test_set
+from ecg_evaluation.inputs import Labelled, read_patients, read_test_set, refuse_unlabelled
 from ecg_evaluation.intervals import AREAS, Estimates, differences, estimate
 from ecg_evaluation.leaks import Evaluated, check_leaks, check_pretraining, records_of_split, trained_elsewhere
 from ecg_evaluation.metrics import Scored
@@ -120,12 +120,18 @@ def evaluate_under_noise(settings: NoiseSettings, inputs: Inputs) -> str:
     inputs.add(settings.record_list, settings.meta, settings.signal_report)
     inputs.add(*(path for path in (settings.trained_on, settings.pretraining_split) if path is not None))
     records = read_test_set(settings.test_dir, settings.max_samples)
+    refuse_unlabelled(records)
     patient_of = read_patients(settings.record_list) if settings.record_list.exists() else None
     patients, alarms, findings = patients_of(settings, records, patient_of)
     scale = read_scale(settings.signal_report)
     if scale is None:
         assumed = f"clipping and quantisation are of signals with a deviation of {ASSUMED_SD} mV"
         findings.append(f"{settings.signal_report} with the millivolts does not exist: {assumed}")
+    elif unscaled := int((~np.isin(records.study_id, scale.index)).sum()):
+        findings.append(
+            f"{settings.signal_report} does not have the millivolts of {unscaled:,} of the {len(records.study_id):,} "
+            f"records: their clipping and quantisation are of signals with a deviation of {ASSUMED_SD} mV"
+        )
     source = NoiseSource.open(settings.noise_root, "test")
     if settings.noise_root is None:
         findings.append("the noise is synthetic, with the spectra of NSTDB (give that as --noise-root)")

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from ecg_evaluation.bootstrap import resampled_sums
-from ecg_evaluation.intervals import effective_number, share_interval, t_interval
+from ecg_evaluation.intervals import share_interval
 from ecg_evaluation.metrics import rates, ratios, unit_sums
 from ecg_evaluation.results import Evaluation
 
@@ -43,9 +43,8 @@ def counted(results: Evaluation) -> Iterator[tuple[dict, np.ndarray]]:
 def operating_tables(results: Evaluation, prevalences: Sequence[float]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the counts and shares of every operating point, and the predictive values at other prevalences.
 
-    For these, sensitivity and specificity are taken as measured, which a population of other patients may not have;
-    intervals are t intervals of the logit, and where a value is 0 or 1 what the ends of the intervals of sensitivity
-    and specificity give.
+    For these, sensitivity and specificity are taken as measured, which a population of other patients may not have; see
+    `predictive_interval`.
 
     Parameters
     ----------
@@ -58,12 +57,14 @@ def operating_tables(results: Evaluation, prevalences: Sequence[float]) -> tuple
     -------
     operating_points : DataFrame
         A row per label and rule: `label`, `rule` (that of the evaluation, "sensitivity 0.9", ...), `threshold`, `tp`,
-        `fp`, `fn`, `tn`, and recall (sensitivity), specificity, precision (PPV) and NPV with their `_low` and `_high`.
+        `fp`, `fn`, `tn`, and recall (sensitivity), specificity, precision (PPV) and NPV with their `_low` and `_high`,
+        `few_patients` as in metrics.csv.
     predictive : DataFrame
         A row per label, rule and prevalence: `label`, `rule`, `threshold`, `prevalence`, `ppv` and `npv` with their
-        `_low` and `_high`.
+        `_low` and `_high`, `few_patients`.
     """
     rows, lines = [], []
+    few = results.table.set_index("label")["few_patients"]
     for key, sums in counted(results):
         resampled = resampled_sums(sums, len(results.estimates.drawn))
         whole, drawn, denominators = rates(*sums.sum(axis=0)), rates(*resampled.T), ratios(*sums.T)
@@ -71,30 +72,43 @@ def operating_tables(results: Evaluation, prevalences: Sequence[float]) -> tuple
         intervals = {share: share_interval(whole[share], drawn[share], denominators[share][1]) for share in SHARES}
         for share, (low, high) in intervals.items():
             row |= {share: float(whole[share]), f"{share}_low": float(low), f"{share}_high": float(high)}
-        rows.append(row)
-        rarer = min(sums[:, 0] + sums[:, 2], sums[:, 1] + sums[:, 3], key=effective_number)
+        rows.append(row | {"few_patients": few[row["label"]]})
+        measured = [np.array([whole[share], *intervals[share]]) for share in MEASURED]
         for prevalence in prevalences:
-            line = key | {"prevalence": prevalence}
-            value, of_drawn = (
-                predictive_values(*(one[share] for share in MEASURED), prevalence) for one in (whole, drawn)
-            )
-            ends = [predictive_values(*pair, prevalence) for pair in zip(*(intervals[share] for share in MEASURED))]
-            for place, name in enumerate(PREDICTIVE):
-                low, high = t_interval(value[place], of_drawn[place], rarer, logit, expit)
-                if not 0 < value[place] < 1:  # it has no logit
-                    low, high = ends[0][place], ends[1][place]
-                line |= {name: float(value[place]), f"{name}_low": float(low), f"{name}_high": float(high)}
+            line = key | {"prevalence": prevalence, "few_patients": few[row["label"]]}
+            for name, values in zip(PREDICTIVE, predictive_intervals(*measured, prevalence)):
+                line |= dict(zip(with_ends([name]), values.tolist()))
             lines.append(line)
     key = ["label", "rule", "threshold"]
     return (
-        pd.DataFrame(rows, columns=[*key, *COUNTS, *with_ends(SHARES)]),
-        pd.DataFrame(lines, columns=[*key, "prevalence", *with_ends(PREDICTIVE)]),
+        pd.DataFrame(rows, columns=[*key, *COUNTS, *with_ends(SHARES), "few_patients"]),
+        pd.DataFrame(lines, columns=[*key, "prevalence", *with_ends(PREDICTIVE), "few_patients"]),
     )
 
 
 def with_ends(names: Sequence[str]) -> list[str]:
     """Return the columns of values and of the ends of their intervals."""
     return [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+
+
+def predictive_intervals(
+    recall: np.ndarray, specificity: np.ndarray, prevalence: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return PPV and NPV at a prevalence, from recall and specificity; all are (value, low, high).
+
+    The odds of both are a prior times a ratio of two shares of different records, so that the logarithms add up, and
+    the distances to the ends of their intervals as squares (MOVER of Zou and Donner). Where a value is 0 or 1 its ends
+    are what those of recall and specificity give.
+    """
+    values = np.stack(predictive_values(recall, specificity, prevalence))
+    missed, alarms = 1 - recall[[0, 2, 1]], 1 - specificity[[0, 2, 1]]  # low, high
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for result, share, other in zip(values, np.log((recall, specificity)), np.log((alarms, missed))):
+            if 0 < result[0] < 1:
+                below = np.hypot(share[0] - share[1], other[2] - other[0])
+                above = np.hypot(share[2] - share[0], other[0] - other[1])
+                result[1:] = expit(logit(result[0]) + np.array([-below, above]))
+    return values[0], values[1]
 
 
 def predictive_values(recall: np.ndarray, specificity: np.ndarray, prevalence: float) -> tuple[np.ndarray, np.ndarray]:

@@ -137,7 +137,7 @@ def add_statistics(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="FILE",
         help="predictions for the valid split (default: run the model on it; with --predictions: the file that the "
-        "same run wrote beside it, if it is there)",
+        "same run wrote beside it, if it is there); not with --set valid",
     )
 
 
@@ -185,16 +185,16 @@ def add_analyses(parser: argparse.ArgumentParser) -> None:
         type=shares,
         default=(0.9, 0.95),
         metavar="S,S",
-        help="further operating points: the highest thresholds with these sensitivities on the valid split "
-        "(default: 0.9,0.95)",
+        help="further operating points: the highest thresholds with these sensitivities on the valid split; "
+        "not with --operating-points, which has them (default: 0.9,0.95)",
     )
     parser.add_argument(
         "--specificity",
         type=shares,
         default=(0.95, 0.99),
         metavar="S,S",
-        help="further operating points: the lowest thresholds with these specificities on the valid split "
-        "(default: 0.95,0.99)",
+        help="further operating points: the lowest thresholds with these specificities on the valid split; "
+        "not with --operating-points, which has them (default: 0.95,0.99)",
     )
     parser.add_argument(
         "--prevalence",
@@ -239,6 +239,12 @@ def refuse_contradictions(parser: argparse.ArgumentParser) -> Callable[[argparse
     def check(args: argparse.Namespace) -> None:
         if args.operating_points is not None and args.valid_predictions is not None:
             parser.error("argument --valid-predictions: not allowed with argument --operating-points")
+        if args.operating_points is not None:
+            for name in ("sensitivity", "specificity"):  # a default is the same object, a value that was given is not
+                if getattr(args, name) is not parser.get_default(name):
+                    parser.error(f"argument --{name}: not allowed with argument --operating-points")
+        if args.valid_predictions is not None and args.set == "valid":
+            parser.error("argument --valid-predictions: not allowed with --set valid, whose own predictions choose")
         if args.baselines and args.set == "valid":
             parser.error("argument --baselines: not allowed with --set valid, of which there are no 10 s records")
 

@@ -16,6 +16,7 @@ from ecg_evaluation.inputs import (
     read_predictions,
     read_test_set,
     read_valid_set,
+    refuse_unlabelled,
     valid_studies,
 )
 from ecg_evaluation.label_definitions import definition_files
@@ -79,6 +80,7 @@ def prepare(settings: EvaluationSettings, inputs: Inputs) -> Prepared:
     given = read_given(settings, settings.predictions, records)
     if given is not None and given.without is not None:
         records, findings = predicted_alone(records, given)
+    refuse_unlabelled(records)
     points = None
     if settings.operating_points is not None:
         points = read_operating_points(settings.operating_points, records.labels.names)

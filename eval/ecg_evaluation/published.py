@@ -16,6 +16,7 @@ TABLE = Path(__file__).with_name("published_lead1.csv")
 RECORDS = 78_370
 LEAST_EVALUATED = 0.99  # of the split's records: some have a Lead I that is not usable
 ABOVE, WITHIN, BELOW, OTHER_DATA = "above", "within", "below", "other data"
+OTHER_LABELS = "a mean over other labels"
 SOURCE = "another Lead-I fine-tuning of ECG-FM, on ECG-FM's own test split (78,370 records)"
 
 
@@ -38,8 +39,9 @@ def published_table(results: Evaluation, same_split: bool) -> pd.DataFrame | Non
     DataFrame or None
         A row per label that both have, and for the averages where the label sets are the same: `label`, `n_pos`,
         `n_pos_published`, and for AUROC and AUPRC the value with `_low` and `_high`, `_published` and `_relation`: our
-        interval lies "above" the published value, has it "within", or lies "below"; "other data" on other records.
-        None where no label is among the published ones.
+        interval lies "above" the published value, has it "within", or lies "below"; "other data" on other records, and
+        "a mean over other labels" where our macro average is without some of them; `few_patients`. None where no label
+        is among the published ones.
     """
     published = published_results()
     averages = {MACRO, MICRO} if set(published.index) - {MACRO, MICRO} == set(results.test.labels.names) else set()
@@ -55,5 +57,9 @@ def published_table(results: Evaluation, same_split: bool) -> pd.DataFrame | Non
         relation = np.select([other < low, other > high, np.isnan(low) | np.isnan(other)], [ABOVE, BELOW, ""], WITHIN)
         table[metric], table[f"{metric}_low"], table[f"{metric}_high"] = value, low, high
         table[f"{metric}_published"] = other
+        of_labels = results.table[~results.table["label"].isin((MACRO, MICRO))]
+        if (of_labels["few_patients"].ne(0) | of_labels[metric].isna()).any():
+            relation = np.where(shown["label"] == MACRO, OTHER_LABELS, relation)
         table[f"{metric}_relation"] = relation if same_split else np.where(np.isnan(other), "", OTHER_DATA)
+    table["few_patients"] = shown["few_patients"].array
     return table

@@ -13,6 +13,7 @@ from ecg_evaluation import figures, sections
 from ecg_evaluation.calibration_quality import AS_PREDICTED, CALIBRATED
 from ecg_evaluation.figure_files import Album
 from ecg_evaluation.misses import worst_misses
+from ecg_evaluation.number_text import capital
 from ecg_evaluation.provenance import chain
 from ecg_evaluation.published import OTHER_DATA
 from ecg_evaluation.results import (
@@ -43,6 +44,7 @@ class Report:
     results: Evaluation
     tables: Mapping[str, pd.DataFrame]  # of the further analyses, see `analyse`
     comparison: Comparison | None
+    leaked: np.ndarray | None  # bool (records,): of a patient trained on; None: not known
     alarms: list[str]  # shown in red: leaks, or that it was not possible to look for them
     caveats: list[str]  # what a reader of the whole must know
     sources: list[tuple[str, str, str]]  # what, file, SHA-256
@@ -142,8 +144,9 @@ def headline(report: Report) -> str:
             name += " *" if any_marked([row]) else ""
             cards.append(f'<div class="card"><span>{name}</span><b>{value}</b><span>{interval}</span></div>')
     units = f"{results.unit.max() + 1:,} patients" if results.resampled == "patients" else "patients not known"
+    of_set = "Valid split" if report.settings["set"] == "valid" else "Test set"
     cards.append(
-        f'<div class="card"><span>Test set</span><b>{len(results.unit):,}</b><span>records, {units}</span></div>'
+        f'<div class="card"><span>{of_set}</span><b>{len(results.unit):,}</b><span>records, {units}</span></div>'
     )
     alarms = "".join(f"<li>{escape(alarm)}</li>" for alarm in report.alarms)
     notes = "".join(f"<li>{escape(caveat)}</li>" for caveat in report.caveats)
@@ -160,7 +163,7 @@ def methods(report: Report) -> str:
     sentences = [
         "Each recording was predicted whole, by predict_ecg.py, which takes its windows together."
         if report.whole_recordings
-        else f"Each record is 10 s of Lead {escape(report.lead)} at 500 Hz, standardised, in all 12 input channels. "
+        else f"Each record is 10 s of Lead {escape(report.lead)} at 500 Hz, standardised{escape(channels(report))}. "
         f"The network sees its two 5 s segments; {combined(results.test.labels)}.",
         "AUPRC is average precision. Micro averages pool the decisions on all labels of every record; macro averages "
         f"are means over the labels with at least {results.min_patients} positive and {results.min_patients} negative "
@@ -198,6 +201,16 @@ def methods(report: Report) -> str:
     return f"<p>{' '.join(sentences)}</p><p>{' '.join(limits(report))}</p>"
 
 
+def channels(report: Report) -> str:
+    """Say which input channels of the network the lead goes into; empty where it is not known."""
+    where = {
+        "duplicate": ", in all 12 input channels",
+        "zero": f", in the input channel of Lead {report.lead} with zeros in the other 11",
+    }
+    how = report.origin.get("input", stage_settings(report.origin, "finetune").get("input"))
+    return where.get(str(how), "")
+
+
 def combined(labels: LabelSet) -> str:
     """Say how the probabilities of a record's segments combine."""
     of_max = [name for name, how in zip(labels.names, labels.combine) if how == MAX]
@@ -224,15 +237,27 @@ def threshold_words(decisions: Decisions) -> str:
 
 def limits(report: Report) -> list[str]:
     """Return what is held fixed, what the labels are, and who is not among the records."""
+    fixed = "Thresholds are" if report.results.decisions.calibration is None else "Thresholds and calibration are"
+    chosen = settled(report)
+    optimistic = " Metrics on the records of such a choice are optimistic." if chosen else ""
     return [
         "<b>What is held fixed.</b> The intervals are for new patients of the same source. They do not cover another "
-        "training run: there is one checkpoint, of one seed. Thresholds and calibration are taken as they are. The "
-        "valid split chose the epoch, the thresholds and the calibration, so metrics on it (the F1 behind a threshold, "
-        "say) are optimistic.",
+        f"training run: there is one checkpoint, of one seed. {fixed} taken as they are. {chosen}{optimistic}",
         f"<b>Reference standard.</b> {reference(report)}; findings that one lead does not show may be among them.",
         "<b>Excluded</b> are records that preprocess could not use and records without labels; each is listed with its "
         "reason in the report of preprocess and in the build stage's list of excluded records.",
     ]
+
+
+def settled(report: Report) -> str:
+    """Say what valid splits have chosen, as far as it is known; empty where nothing is."""
+    decisions, told = report.results.decisions, []
+    if stage_settings(report.origin, "finetune"):
+        told.append("the valid split of the fine-tuning chose the epoch")
+    if decisions.calibration is not None:
+        thresholds = "" if isinstance(decisions.rule, float) else "the thresholds and "
+        told.append(f"{decisions.chosen_on} chose {thresholds}the calibration")
+    return f"{capital('; '.join(told))}." if told else ""
 
 
 def reference(report: Report) -> str:
@@ -393,9 +418,12 @@ def decision_panel(name: str, table: pd.DataFrame, album: Album) -> str:
     """Return the decision curve of a label, from decision_curves.csv, as a share of its prevalence."""
     own = table[table["label"] == name]
     prevalence = own["prevalence"].iloc[0]
-    better = own[(own["net_benefit"] > 0) & (own["net_benefit"] > own["treat_all"])]["threshold"]
-    told = f"better than acting on all or none at thresholds from {better.min():g} to {better.max():g}"
-    alt = f"Decision curve of {name}: {told if len(better) else 'nowhere better than acting on all or none'}"
+    better = ((own["net_benefit"] > 0) & (own["net_benefit"] > own["treat_all"])).to_numpy()
+    runs = [run for run in np.split(np.arange(len(own)), np.flatnonzero(np.diff(better)) + 1) if better[run[0]]]
+    at = own["threshold"].to_numpy()
+    ranges = ", ".join(f"{at[run[0]]:g} to {at[run[-1]]:g}" if len(run) > 1 else f"{at[run[0]]:g}" for run in runs)
+    told = f"better than acting on all or none at thresholds {ranges}" if runs else "nowhere better than all or none"
+    alt = f"Decision curve of {name}: {told}"
     thresholds, benefit, treat_all = (own[column].to_numpy() for column in ("threshold", "net_benefit", "treat_all"))
     svg = figures.decision_panel(thresholds, benefit / prevalence, treat_all / prevalence, alt)
     return album.add(f"decision {name}", svg, own)

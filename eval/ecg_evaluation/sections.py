@@ -76,13 +76,27 @@ def calibration_section(tables: Mapping[str, pd.DataFrame]) -> str:
         "logit; 1 is right, and below 1 the probabilities are too extreme. Expected / observed: the sum of the "
         "probabilities over the number of positive records; 1 is right. ECE: the mean distance of probability and "
         "frequency, in ten bins of equally many records. It is never below 0, and chance alone makes it more than 0. "
-        f"An empty slope: the classes are separated, so there is none.</p>{''.join(parts)}"
+        "An empty slope: a threshold separates the classes, or all probabilities are equal, so there is none."
+        f"</p>{''.join(parts)}"
     )
+
+
+FEW = " * Too few patients for reliable intervals."
 
 
 def starred(row: dict) -> str:
     """Return the label of a row, with an asterisk where it rests on few patients."""
-    return shown(row["label"]) + (" *" if row["few_patients"] == 1 else "")
+    return shown(row["label"]) + (" *" if is_few(row["few_patients"]) else "")
+
+
+def is_few(value) -> bool:
+    """Tell whether a cell of `few_patients` says so; averages have empty ones."""
+    return not pd.isna(value) and value == 1
+
+
+def few_told(table: pd.DataFrame) -> str:
+    """Return what an asterisk means, where a row of a table has one."""
+    return FEW if table["few_patients"].map(is_few).any() else ""
 
 
 def operating_section(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -93,7 +107,7 @@ def operating_section(tables: Mapping[str, pd.DataFrame]) -> str:
         rows = table[table["rule"] == rule].to_dict("records")
         lines = [
             [
-                row["label"],
+                starred(row),
                 f"{row['threshold']:#.3g}",
                 f"{row['tp'] + row['fp']:,}",
                 *(cell(row, share) for share in shares),
@@ -106,7 +120,7 @@ def operating_section(tables: Mapping[str, pd.DataFrame]) -> str:
         "Highest F1 is a usual rule, and no more: F1 ignores true negatives, changes with the prevalence, is no "
         "proper score, and weighs the harms of no decision. The others state what a use may ask for, a sensitivity "
         "(recall) or a specificity; what they give here differs from that by chance, and where patients differ. A "
-        "label is not in a table where no threshold gave that on the valid split."
+        f"label is not in a table where no threshold gave that on the valid split.{few_told(table)}"
     )
     return f"<h2>Operating points</h2><p>{told}</p>{''.join(parts)}{prevalence_part(tables)}"
 
@@ -137,12 +151,13 @@ def prevalence_part(tables: Mapping[str, pd.DataFrame]) -> str:
                 (cell(rows[rule], "ppv"), cell(rows[rule], "npv", 4)) if rule in rows else (None, None)
                 for rule in rules
             )
-            lines.append([label, *itertools.chain.from_iterable(cells)])
+            few = any(is_few(row["few_patients"]) for row in rows.values())
+            lines.append([f"{label} *" if few else label, *itertools.chain.from_iterable(cells)])
         heads = ["Label", *(f"{value}, {short_rule(rule)}" for rule in rules for value in ("PPV", "NPV"))]
         parts.append(html_table(heads, lines, f"Prevalence {prevalence:.4g}"))
     return (
         '<h3>At other prevalences</h3><p class="note">Sensitivity and specificity are taken as measured here, which '
-        f"other people need not have.</p>{''.join(parts)}"
+        f"other people need not have.{few_told(tables['prevalence'])}</p>{''.join(parts)}"
     )
 
 
@@ -164,11 +179,11 @@ def subgroups_section(tables: Mapping[str, pd.DataFrame], min_patients: int) -> 
         heads += [f"{NAMES[metric]}{what}" for metric in OF_GROUPS for what in ("", ", difference")]
         parts.append(f"<h3>By {escape(by)}</h3>{html_table(heads, sorted(lines, key=lambda line: line[0]))}")
     return (
-        "<h2>Subgroups</h2><p>Differences are to all other records, from a bootstrap in which both meet the same "
-        "resamples of the patients; p is adjusted by Holm's method over all labels and groups of a column, for each "
-        "metric apart. Recall and specificity are at the one threshold of the label. AUPRC rises with the "
-        f"prevalence, so it differs between groups where that does. Too small: fewer than {min_patients} patients "
-        f"with, or without, the label.</p>{''.join(parts)}"
+        "<h2>Subgroups</h2><p>Differences are to all other records, their intervals from those of both parts and "
+        "from how these vary together over the same resamples of the patients; p is adjusted by Holm\u2019s method "
+        "over all labels and groups of a column, for each metric apart. Recall and specificity are at the one "
+        "threshold of the label. AUPRC rises with the prevalence, so it differs between groups where that does. Too "
+        f"small: fewer than {min_patients} patients with, or without, the label.</p>{''.join(parts)}"
     )
 
 
@@ -199,14 +214,15 @@ def estimands_section(tables: Mapping[str, pd.DataFrame], by_time: bool) -> str:
     labels = table[~table["label"].isin(ROW_NAMES)]
     for label in labels["label"].unique():
         rows = labels[labels["label"] == label].set_index("estimand").to_dict("index")
-        lines.append([f"AUROC, {label}", *(cell(rows[name], "auroc") for name in names)])
+        few = any(is_few(row["few_patients"]) for row in rows.values())
+        lines.append([f"AUROC, {label}{' *' if few else ''}", *(cell(rows[name], "auroc") for name in names)])
     count = table["n_labels"].dropna()
     first = "earliest by ecg_time" if by_time else "the smallest study_id, as times are not known"
     return (
         "<h2>Estimands</h2><p>Per record: how the model does on the next ECG, which is most often that of a patient "
         f"with many. First ECG per patient: only the first here ({first}). Patient-weighted: every record, and every "
         f"patient the same weight. Macro averages here are over the {int(count.iloc[0]) if len(count) else 0} labels "
-        "that have enough patients in all three.</p>"
+        f"that have enough patients in all three.{few_told(labels)}</p>"
         f"{html_table(['', *(capital(name) for name in names)], lines)}"
     )
 
@@ -228,7 +244,7 @@ def definitions_section(tables: Mapping[str, pd.DataFrame], remark: str) -> str:
             counts = [f"{rows[name]['n_pos']:,}" for name in names] if label not in ROW_NAMES else [None] * len(names)
             lines.append(
                 [
-                    shown(label),
+                    shown(label) + (" *" if any(is_few(row["few_patients"]) for row in rows.values()) else ""),
                     *(part for name, count in zip(names, counts) for part in (count, cell(rows[name], metric))),
                 ]
             )
@@ -239,7 +255,7 @@ def definitions_section(tables: Mapping[str, pd.DataFrame], remark: str) -> str:
         "in other ways. Policy ecg-fm: any mention is positive. Policy asserted: each statement on its own, without "
         "negated findings; \u201cpossible\u201d is positive. Definite only: \u201cpossible\u201d and "
         "\u201cprobable\u201d are negative. Uncertain excluded: records whose label is merely possible or probable "
-        f"are not counted for that label.</p>{''.join(parts)}"
+        f"are not counted for that label.{few_told(table)}</p>{''.join(parts)}"
     )
 
 
@@ -272,7 +288,7 @@ def published_section(tables: Mapping[str, pd.DataFrame]) -> str:
     table, lines = tables["published"], []
     same = not (table["auroc_relation"] == OTHER_DATA).any()
     for row in table.to_dict("records"):
-        line = [shown(row["label"]), None if pd.isna(row["n_pos"]) else f"{row['n_pos']:,}"]
+        line = [starred(row), None if pd.isna(row["n_pos"]) else f"{row['n_pos']:,}"]
         line.append(None if pd.isna(row["n_pos_published"]) else f"{row['n_pos_published']:,}")
         for metric in ("auroc", "auprc"):
             published = row[f"{metric}_published"]
@@ -288,7 +304,7 @@ def published_section(tables: Mapping[str, pd.DataFrame]) -> str:
     )
     averages = int(table["label"].isin(ROW_NAMES).sum())  # the last rows
     shown_table = html_table(heads, lines[: len(lines) - averages], footer=lines[len(lines) - averages :])
-    return f"<h2>Published results</h2><p>Published for {SOURCE}. {told}</p>{shown_table}"
+    return f"<h2>Published results</h2><p>Published for {SOURCE}. {told}{few_told(table)}</p>{shown_table}"
 
 
 def relations(table: pd.DataFrame, metric: str) -> str:
@@ -307,9 +323,13 @@ def baselines_section(tables: Mapping[str, pd.DataFrame]) -> str:
         return ""
     lines = []
     for row in tables["baselines"].to_dict("records"):
-        line = [row["label"], row["rule"], f"{row['n_pos']:,}", f"{row['n_no_beats']:,}"]
+        line = [starred(row), row["rule"], f"{row['n_pos']:,}", f"{row['n_no_beats']:,}"]
         for metric in ("auroc", "auprc"):
-            line += [f"{row[metric]:.3f}", cell(row, f"{metric}_rule"), signed_cell(row, f"{metric}_difference")]
+            line += [
+                None if np.isnan(row[metric]) else f"{row[metric]:.3f}",
+                cell(row, f"{metric}_rule"),
+                signed_cell(row, f"{metric}_difference"),
+            ]
         lines.append([*line, *(cell(row, f"{metric}_rule") for metric in ("recall", "specificity", "precision"))])
     heads = ["Label", "Rule", "Positive", "Too few beats", "AUROC, network", "rule", "difference"]
     heads += ["AUPRC, network", "rule", "difference", "Recall, rule", "Specificity, rule", "Precision, rule"]
@@ -317,7 +337,8 @@ def baselines_section(tables: Mapping[str, pd.DataFrame]) -> str:
         "<h2>Rules on Lead I</h2><p>What heart rate and irregularity of the beats tell of the same 10 s, a reference "
         "that a network has to beat. Beats are those of sleepecg\u2019s detector. RR irregularity: the median "
         "difference of successive RR distances over the median distance. A record with fewer than three beats "
-        "counts as the least likely to have the label. Differences are network minus rule, paired.</p>"
+        "counts as the least likely to have the label. Differences are network minus rule, paired."
+        f"{few_told(tables['baselines'])}</p>"
         f"{html_table(heads, lines)}"
     )
 

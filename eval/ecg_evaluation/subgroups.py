@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.stats import t
 
 from ecg_evaluation.bootstrap import replicates
-from ecg_evaluation.intervals import Estimates, correction, effective_number, estimate, margins, standard_error
+from ecg_evaluation.intervals import Estimates, difference_of_parts, effective_number, estimate, t_quantile
 from ecg_evaluation.metrics import METRICS, Scored
 from ecg_evaluation.results import Evaluation
 from ecg_finetune.files import UserError, shown
@@ -60,6 +60,8 @@ def read_subgroups(
         raise UserError(
             f"{path}: goes by subject_id, and the patients of the records are not known; give --record-list"
         )
+    if key in columns:
+        raise UserError(f"{path}: {key} says whom a row is of, and groups nobody; give other columns as --by")
     table = read_table(path, {key: "int64"} | {name: "float64" if name == AGE else "str" for name in columns})
     refuse_duplicates(path, table, key)
     row, found = find_rows(table[key].to_numpy(), study_id if key == "study_id" else patients)
@@ -79,15 +81,15 @@ def read_subgroups(
 
 
 def age_bands(years: np.ndarray) -> np.ndarray:
-    """Return the band of each age (n,) as text, "" where it is NaN.
+    """Return the band of each age (n,) as text, "" where it is NaN or below 0.
 
-    >>> age_bands(np.array([39.5, 40, 91, np.nan])).tolist()
-    ['under 40', '40 to 59', '75 and over', '']
+    >>> age_bands(np.array([39.5, 40, 91, np.nan, -1])).tolist()
+    ['under 40', '40 to 59', '75 and over', '', '']
     """
     names = [f"under {BANDS[0]}"]
     names += [f"{low} to {high - 1}" for low, high in zip(BANDS, BANDS[1:])]
     names += [f"{BANDS[-1]} and over", ""]
-    return np.array(names)[np.where(np.isnan(years), len(names) - 1, np.digitize(years, BANDS))]
+    return np.array(names)[np.where(~(years >= 0), len(names) - 1, np.digitize(years, BANDS))]
 
 
 def in_order(groups: np.ndarray) -> list[str]:
@@ -182,14 +184,9 @@ class Part:
 
     def differences(self, part: "Part") -> dict[str, np.ndarray]:
         """Return the columns of the differences of another part to this one, the rest."""
-        theirs, ours = part.estimates, self.estimates
-        value = theirs.point - ours.point
-        drawn = theirs.drawn - ours.drawn
-        effective = np.minimum(effective_number(theirs.weights), effective_number(ours.weights))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            margin = margins(drawn, effective) if len(drawn) > 1 else np.full(value.shape, np.nan)
-            p = two_sided(value, drawn, effective) if len(drawn) > 1 else np.full(value.shape, np.nan)
-        low, high = np.clip(value - margin, -1, 1), np.clip(value + margin, -1, 1)
+        value, low, high = difference_of_parts(part.estimates, self.estimates)
+        effective = np.minimum(*(effective_number(one.estimates.weights) for one in (part, self)))
+        p = two_sided(value, low, high, effective)
         too_small, columns = part.too_small | self.too_small, {}
         for metric, place in zip(SHOWN, PLACES):
             for end, values in zip(ENDS[3:7], (value, low, high, p)):
@@ -197,14 +194,15 @@ class Part:
         return columns
 
 
-def two_sided(value: np.ndarray, drawn: np.ndarray, effective: np.ndarray) -> np.ndarray:
-    """Return p values of values (...) being 0, from their resamples (resamples, ...) and effective numbers (...).
+def two_sided(value: np.ndarray, low: np.ndarray, high: np.ndarray, effective: np.ndarray) -> np.ndarray:
+    """Return p values of values being 0, from their 95 % intervals and effective numbers of patients, all (...).
 
-    The t test that goes with `intervals.margins`; NaN where resamples do not vary.
+    Of the t test whose interval reaches as far towards 0: below 0.05 where the interval excludes 0.
     """
-    error = correction(effective) * standard_error(drawn)
-    p = 2 * t.sf(np.abs(value) / error, np.maximum(effective - 1, 1e-6))
-    return np.where((error > 0) & (effective > 1), p, np.nan)
+    margin, freedom = np.where(value > 0, value - low, high - value), effective - 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = 2 * t.sf(np.abs(value) / margin * t_quantile(freedom), np.maximum(freedom, 1e-6))
+    return np.where((margin > 0) & (freedom > 1e-6), p, np.nan)
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -59,7 +59,8 @@ class Target:
     @property
     def rule(self) -> str:
         """Its name in tables."""
-        return f"{self.measure} {self.share:g}"
+        # As many digits as tell it from every other number.
+        return f"{self.measure} {np.format_float_positional(self.share)}"
 
     def threshold(self, truth: np.ndarray, scores: np.ndarray) -> float:
         """Return the threshold that reaches it and costs least of the other measure.

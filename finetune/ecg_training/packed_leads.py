@@ -96,7 +96,7 @@ def packed_leads(
     ------
     UserError
         A segment cannot be used, as `segments.read_segment` and `segments.refuse_other_study`; or the file cannot be
-        written or has no room on its disk.
+        written, is one that was not made here, or has no room on its disk.
     """
     listed = Listed(manifests, studies)
     wanted = listed.description()
@@ -105,6 +105,8 @@ def packed_leads(
     found = _usable(path, listed, wanted)
     if found is not None:
         return found
+    if path.exists() and not (beside(path, RUN).exists() or _idx_file(path).exists()):
+        raise UserError(f"{path}: not made by an earlier run, and would be replaced; give another file as --leads")
     refuse_outputs(files=[path])
     with _lock(path):
         # Another run may have made it while this one waited.
@@ -209,7 +211,7 @@ def _pack(path: Path, listed: Listed, wanted: dict[str, object], workers: int) -
         write_json(beside(path, RUN), {**wanted, "packed": packed})
 
     if not packed:
-        for old in (beside(path, RUN), path):
+        for old in (path, beside(path, RUN)):
             old.unlink(missing_ok=True)
     jobs = workers if len(files) - packed > WORTH_PROCESSES else 1
     read = functools.partial(read_segments, samples=listed.samples, studies=listed.studies)

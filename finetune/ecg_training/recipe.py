@@ -44,8 +44,10 @@ def set_drop_path(model: EcgClassifier, rate: float) -> None:
         layer.drop_path = rate * number / max(1, len(layers) - 1)
 
 
-def depth_of(name: str, layers: int) -> int:
+def depth_of(name: str, layers: int, norm_first: bool = False) -> int:
     """Return how far below the head a parameter is: 0 the head, 1 the last of `layers`, ..., `layers` + 1 all before.
+
+    The norm outside the layers is before them, but with `norm_first` after the last.
 
     >>> depth_of("proj.weight", 2), depth_of("encoder.encoder.layers.1.fc1.bias", 2), depth_of("encoder.conv_pos.x", 2)
     (0, 1, 3)
@@ -55,7 +57,7 @@ def depth_of(name: str, layers: int) -> int:
         return 0
     if parts[:3] == ["encoder", "encoder", "layers"]:
         return layers - int(parts[3])
-    return layers + 1
+    return 1 if norm_first and parts[:3] == ["encoder", "encoder", "layer_norm"] else layers + 1
 
 
 def optimizer_of(model: EcgClassifier, settings: FinetuneSettings, device: torch.device) -> torch.optim.Adam:
@@ -63,11 +65,12 @@ def optimizer_of(model: EcgClassifier, settings: FinetuneSettings, device: torch
 
     With `layer_decay` below 1 each depth is a group of its own, with its share of the learning rate as `share`.
     """
-    layers = len(model.encoder.encoder.layers)
+    layers, norm_first = len(model.encoder.encoder.layers), model.encoder.encoder.norm_first
     groups: dict[int, list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault(depth_of(name, layers) if settings.layer_decay < 1 else 0, []).append(parameter)
+            depth = depth_of(name, layers, norm_first) if settings.layer_decay < 1 else 0
+            groups.setdefault(depth, []).append(parameter)
     described = [
         {"params": parameters, "share": settings.layer_decay**depth, "lr": settings.lr * settings.layer_decay**depth}
         for depth, parameters in groups.items()

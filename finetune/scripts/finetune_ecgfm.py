@@ -343,7 +343,12 @@ def share_below_1(text: str) -> float:
 
 def layers(text: str) -> int | str:
     """Parse `--freeze-layers` for argparse."""
-    return ALL if text == ALL else integer_from(0, 1024)(text)
+    if text == ALL:
+        return ALL
+    try:
+        return integer_from(0, 1024)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor {ALL}") from None
 
 
 def decibel_range(text: str) -> tuple[float, ...]:
@@ -456,6 +461,7 @@ def options_for_torch(args: argparse.Namespace) -> list[str]:
         "--freeze-layers": args.freeze_layers != 0,
         "--drop-path": args.drop_path > 0,
         "--tensorboard": args.tensorboard,
+        "--leads": args.leads != inside(args.manifests, "leads"),
         "more than one --lr": len(args.lr) > 1,
         "torchrun": os.environ.get("WORLD_SIZE", "1") != "1",
     }
