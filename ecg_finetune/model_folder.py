@@ -90,6 +90,8 @@ class ModelConfig:
         SHA-256 of each further file of the folder.
     lineage : mapping
         Where the model comes from.
+    notes : mapping
+        Label to why its threshold or calibration is not what the valid split chose; without labels where it is.
     """
 
     name: str
@@ -102,18 +104,20 @@ class ModelConfig:
     input_channel: int | None
     files: Mapping[str, str]
     lineage: Mapping[str, Any]
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of config.json."""
         labels = zip(self.label_set.names, self.label_set.combine, self.thresholds.tolist(), self.calibration.tolist())
-        keys = ("name", "combine", "threshold", "calibration_slope", "calibration_intercept")
+        keys = ("name", "combine", "threshold", "calibration_slope", "calibration_intercept", "note")
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "name": self.name,
             "architecture": dict(self.architecture),
             "labels": [
-                dict(zip(keys, (name, how, None if math.isnan(at) else at, *line))) for name, how, at, line in labels
+                dict(zip(keys, (name, how, None if math.isnan(at) else at, *line, self.notes.get(name, ""))))
+                for name, how, at, line in labels
             ],
             "threshold_rule": self.threshold_rule,
             "lead": self.lead,
@@ -180,7 +184,7 @@ def read_config(folder: Path) -> ModelConfig:
     for name, kind in {"name": str, "architecture": dict, "labels": list, "files": dict, "lineage": dict}.items():
         if not isinstance(content.get(name), kind):
             raise UserError(f"{path}: {name} is missing or damaged; {AGAIN}")
-    label_set, numbers = _read_labels(path, content["labels"])
+    label_set, numbers, notes = _read_labels(path, content["labels"])
     return ModelConfig(
         name=content["name"],
         architecture=content["architecture"],
@@ -192,13 +196,14 @@ def read_config(folder: Path) -> ModelConfig:
         input_channel=channel,
         files=content["files"],
         lineage=content["lineage"],
+        notes=notes,
     )
 
 
-def _read_labels(path: Path, labels: list) -> tuple[LabelSet, np.ndarray]:
-    """Return the label set and threshold, slope and intercept of each label: float64 (labels, 3)."""
+def _read_labels(path: Path, labels: list) -> tuple[LabelSet, np.ndarray, dict[str, str]]:
+    """Return the label set; threshold, slope and intercept of each label, float64 (labels, 3); and the notes."""
     keys = ("threshold", "calibration_slope", "calibration_intercept")
-    names, combine, numbers = [], [], []
+    names, combine, numbers, notes = [], [], [], {}
     for place, label in enumerate(labels, start=1):
         found = [label.get(key) for key in ("name", "combine", *keys)] if isinstance(label, dict) else [None] * 5
         if "threshold" in label and label["threshold"] is None:
@@ -210,8 +215,12 @@ def _read_labels(path: Path, labels: list) -> tuple[LabelSet, np.ndarray]:
         names.append(found[0])
         combine.append(found[1])
         numbers.append(found[2:])
+        if note := label.get("note"):  # folders of earlier versions have none
+            if not isinstance(note, str):
+                raise UserError(f"{path}: the note of label {place} is no text; {AGAIN}")
+            notes[found[0]] = note
     check_names(path, names)
-    return LabelSet(tuple(names), tuple(combine)), np.array(numbers, dtype=float)
+    return LabelSet(tuple(names), tuple(combine)), np.array(numbers, dtype=float), notes
 
 
 def load_model(
@@ -583,7 +592,7 @@ class Prediction:
     ----------
     table : DataFrame
         A row per label, under its name: `probability` (calibrated), `threshold` (on the same scale), `found` (the
-        decision). Not calibrated are labels of slope 1 and intercept 0, `probabilities.is_calibrated` of
+        decision). Not calibrated are labels of slope 1 and intercept 0, `probabilities.can_calibrate` of
         `model.config.calibration`: of their probabilities only the order among recordings means something.
     windows : DataFrame
         A row per window of 10 s: `start_s`, `status`, `detail`, then the calibrated probability of each label, NaN

@@ -26,6 +26,15 @@ def logit(probabilities: np.ndarray) -> np.ndarray:
     return np.log(clipped) - np.log1p(-clipped)
 
 
+def can_calibrate(parameters: np.ndarray) -> np.ndarray:
+    """Return which of the slopes and intercepts (labels, 2) calibrate: bool (labels,).
+
+    Slope 1 and intercept 0 leave a label as it is. A slope that is not positive would turn the order of the scores
+    round, so it is not used.
+    """
+    return np.isfinite(parameters).all(axis=1) & (parameters[:, 0] > 0) & (parameters != [1.0, 0.0]).any(axis=1)
+
+
 def calibrate(probabilities: np.ndarray, parameters: np.ndarray) -> np.ndarray:
     """Return the calibrated probabilities, float64 (records, labels).
 
@@ -34,15 +43,10 @@ def calibrate(probabilities: np.ndarray, parameters: np.ndarray) -> np.ndarray:
     probabilities : ndarray (records, labels)
         As predicted.
     parameters : ndarray (labels, 2)
-        Slope and intercept in the logit; a label with slope 1 and intercept 0 is left as it is.
+        Slope and intercept in the logit; a label where they cannot, see `can_calibrate`, is left as it is.
     """
-    changed = sigmoid(parameters[:, 0] * logit(probabilities) + parameters[:, 1])
-    return np.where(is_calibrated(parameters), changed, probabilities)
-
-
-def is_calibrated(parameters: np.ndarray) -> np.ndarray:
-    """Return of each label whether calibration changes its probabilities: bool (labels,) of slope, intercept."""
-    return (parameters != [1.0, 0.0]).any(axis=1)
+    changed = can_calibrate(parameters)
+    return np.where(changed, sigmoid(parameters[:, 0] * logit(probabilities) + parameters[:, 1]), probabilities)
 
 
 def combine(probabilities: np.ndarray, label_set: LabelSet) -> np.ndarray:

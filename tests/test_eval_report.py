@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from ecg_evaluation import figures
+from ecg_evaluation.calibration_quality import calibration_tables
 from ecg_evaluation.inputs import Labelled, read_predictions, write_predictions
 from ecg_evaluation.misses import ASSUMED_SD, millivolts, rank_misses
 from ecg_evaluation.results import decide, evaluate
@@ -94,6 +95,9 @@ def test_predictions_file_keeps_every_bit(tmp_path_factory, row):
     np.testing.assert_array_equal(again.of(np.array([3, 5])), values[::-1])
 
 
+HALVES = {"valid": slice(1000), "test": slice(1000, None)}
+
+
 def test_calibration_lowers_the_brier_score_and_leaves_ranking_alone():
     rng = np.random.default_rng(0)
     honest = 1 / (1 + np.exp(-rng.normal(-2, 1.5, size=(4000, 17))))
@@ -106,6 +110,24 @@ def test_calibration_lowers_the_brier_score_and_leaves_ranking_alone():
     assert result.calibrated.mean() == pytest.approx(truth.mean(), abs=0.01)
     order = np.argsort(shifted[2000:, 0])
     assert (np.diff(result.calibrated[order, 0]) >= 0).all()
+
+
+def test_scores_that_rank_the_wrong_way_are_not_calibrated():
+    rng = np.random.default_rng(1)
+    honest = rng.uniform(0.05, 0.95, size=(2000, 17))
+    truth = rng.random(honest.shape) < honest
+    scores = honest.copy()
+    scores[:, 3] = 1 - honest[:, 3]
+    sets = [Labelled(name, np.arange(1000), truth[rows], ECG_FM, None) for name, rows in HALVES.items()]
+    decisions = decide(sets[0], scores[:1000], "f1", 17)
+    result = evaluate(sets[1], scores[1000:], decisions, None, 0)
+    row = result.table.loc[3]
+    assert row["calibration_slope"] < 0 and row["brier_calibrated"] == row["brier"]
+    assert row["note"] == "not calibrated, slope not positive (on the valid split the scores rank the wrong way)"
+    np.testing.assert_array_equal(result.calibrated[:, 3], scores[1000:, 3])
+    table, _ = calibration_tables(result)
+    both = table[table["label"] == LABELS[3]].drop(columns=["label", "probabilities"])
+    np.testing.assert_array_equal(both.iloc[0], both.iloc[1])
 
 
 def test_report_of_a_run(tmp_path):

@@ -194,9 +194,8 @@ def test_calibration_is_taken_back():
     probabilities = np.array([[0.001, 0.5, 0.2], [0.7, 0.25, 0.9]])
     parameters = np.array([[0.5, -2.0], [1.0, 0.0], [0.0, 1.0]])
     again = uncalibrate(calibrate(probabilities, parameters), parameters)
-    np.testing.assert_allclose(again[:, :2], probabilities[:, :2], rtol=1e-12)
-    np.testing.assert_array_equal(again[:, 1], probabilities[:, 1])
-    assert np.isfinite(again).all()
+    np.testing.assert_allclose(again[:, 0], probabilities[:, 0], rtol=1e-12)
+    np.testing.assert_array_equal(again[:, 1:], probabilities[:, 1:])
 
 
 OWN = LabelSet(("Tachycardia", "Gout, left", "Ünwell & <b>"), ("max", "mean", "mean"))

@@ -1,6 +1,7 @@
 """The model folder that export writes: against the checkpoint, eval's own files, and readers of other hands."""
 
 import json
+import re
 import shutil
 import zipfile
 from dataclasses import asdict
@@ -12,6 +13,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from ecg_evaluation.metrics import METRICS
+from ecg_export.checks import means_over_labels
 from ecg_export.folder import write_config, write_networks
 from evaluation_world import write_checkpoint
 from exported_model import make_model_folder, metrics_file
@@ -168,10 +171,22 @@ def test_checks_repeat_evals_metrics(base, folder):
     assert max(checks["largest_logit_difference"][name] for name in ("model.safetensors", "model.onnx")) < 1e-5
     metrics = pd.read_csv(metrics_file(base), index_col="label")
     for label in LABELS:
-        for name in ("auroc", "auprc", "recall", "precision", "f1", "specificity"):
+        for name in METRICS:
             found = checks["int8"]["metrics"][label][name][0]
             np.testing.assert_allclose(np.nan if found is None else found, metrics.at[label, name], atol=1e-6)
     assert checks["int8"]["records"] == 60
+
+
+def test_means_of_the_checks_are_over_labels_that_both_define(folder):
+    """And are not called as the macro average of metrics.csv, which is over labels with enough patients."""
+    int8 = json.loads((folder / "checks.json").read_text())["int8"]
+    assert set(int8["metrics"]) == set(LABELS) and set(int8["means"]) == set(METRICS)
+    for name, (before, after, change, number) in int8["means"].items():
+        rows = np.array([row[name] for row in int8["metrics"].values() if None not in row[name]])
+        assert number == len(rows)
+        np.testing.assert_allclose(rows.mean(axis=0), [before, after, change], atol=1e-12)
+    assert int8["means"]["auroc"][3] < 17 == int8["means"]["brier"][3]
+    assert means_over_labels({"A": {"f1": [0.5, None, None]}}) == {"f1": [None, None, None, 0]}
 
 
 def test_int8_answers_nearly_the_same(base, folder):
@@ -197,19 +212,99 @@ def test_the_card_has_the_metrics_in_the_hubs_form(base, folder):
     for words in ("Not a medical device", "PhysioNet", "One lead shows", *LABELS):
         assert words in text
     assert "nan" not in text
+    note = metrics.at["__macro__", "note"]
+    assert note.startswith("mean over ") and f"\nMacro average: {note}.\n" in text
 
 
-def test_further_tables_are_on_the_card(call_script, base, tmp_path):
-    noise = tmp_path / "noise_test_lead1_duplicated_20260101_000000.csv"
-    rows = ["kind,snr,label,n_pos,auroc,auroc_low,auroc_high", "muscle,12,Tachycardia,9,0.9,0.8,0.95"]
-    noise.write_text("\n".join([*rows, "muscle,12,__macro__,90,0.87654,0.81,0.93", "clean,,__macro__,90,0.9,,"]) + "\n")
-    groups = tmp_path / "groups.csv"
-    groups.write_text("group,n,recall\nwomen | all,31,0.5\n")
-    command = ["--base-dir", base, "--metrics", metrics_file(base), "--name", "more", "--out", tmp_path / "more"]
+def test_what_the_valid_split_could_not_choose_is_told_with_its_reason(call_script, base, folder, tmp_path):
+    """Against the note column of metrics.csv, in config.json, on the card, at the terminal and on the page."""
+    told = {
+        "rank the wrong way": "not calibrated, and not even its order is reliable (the scores rank the wrong way on "
+        "the valid split)",
+        "threshold not chosen": "threshold not chosen but 0.5, not calibrated (not both present and absent on the "
+        "valid split)",
+    }
+    metrics = pd.read_csv(metrics_file(base), index_col="label").loc[list(LABELS)]
+    labels = {words: list(metrics.index[metrics["note"].str.contains(words, na=False)]) for words in told}
+    assert all(labels.values()) and (metrics.loc[labels["rank the wrong way"], "valid_n_pos"] > 0).all()
+    notes = {label: told[words] for words, names in labels.items() for label in names}
+    content = json.loads((folder / "config.json").read_text())["labels"]
+    assert {label["name"]: label["note"] for label in content} == {name: notes.get(name, "") for name in LABELS}
+    assert read_config(folder).notes == notes
+
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    command = ["--base-dir", base, "--metrics", metrics_file(base), "--name", "x", "--out", tmp_path / "x"]
+    printed = call_script(SCRIPT, *command).out
+    for words, note in told.items():
+        line = f"{note}: {', '.join(labels[words])}\n"
+        assert f"- {line}" in card and f"note: {line}" in printed
+    np.save(tmp_path / "lead.npy", np.random.default_rng(0).normal(size=5000))
+    arguments = [tmp_path / "lead.npy", "--rate", 500, "--model", folder, "--out", tmp_path / "out"]
+    call_script("predict/scripts/predict_ecg.py", *arguments)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for label, note in notes.items():
+        assert f"{label}: {note}." in page
+    assert page.count("The probability is no frequency: ") == len(notes) and "only its order" not in page
+
+
+def test_folders_of_earlier_versions_have_no_notes(copied):
+    change_config(copied, lambda config: [label.pop("note") for label in config["labels"]])
+    assert read_config(copied).notes == {}
+
+
+@pytest.fixture(scope="module")
+def further(base, run_script, tmp_path_factory):
+    """Return metrics, groups and noise of a second evaluation of the same checkpoint."""
+    people = pd.read_csv(locate(base, "record_list"))[["subject_id"]].drop_duplicates()
+    people.assign(sex=np.resize(["women | all", "men"], len(people))).to_csv(base / "people.csv", index=False)
+    out = tmp_path_factory.mktemp("further")
+    common = ("--base-dir", base, "--out", out, "--num-workers", 0)
+    groups = ("--subgroups", base / "people.csv", "--by", "sex", "--bootstrap", 10)
+    run_script("eval/scripts/eval_finetuned.py", *common, *groups)
+    run_script("eval/scripts/eval_noise.py", *common, "--bootstrap", 20, "--kinds", "muscle", "--snr", "12")
+    return [next(out.glob(f"{name}_test_*.csv")) for name in ("metrics", "subgroups", "noise")]
+
+
+def test_further_tables_are_on_the_card(call_script, base, further, tmp_path):
+    metrics, groups, noise = further
+    command = ["--base-dir", base, "--metrics", metrics, "--name", "more", "--out", tmp_path / "more"]
     call_script(SCRIPT, *command, "--noise", noise, "--subgroups", groups)
     card = (tmp_path / "more" / "README.md").read_text(encoding="utf-8")
-    assert "## Under noise" in card and "| muscle | 12 | 90 | 0.877 (0.810 to 0.930) |" in card
-    assert "| clean |  | 90 | 0.900 |" in card and "| women \\| all | 31 | 0.500 |" in card
+    table = pd.read_csv(noise).set_index(["kind", "label"]).loc[("muscle", "__macro__")]
+    auroc = "{:.3f} ({:.3f} to {:.3f})".format(*table[["auroc", "auroc_low", "auroc_high"]])
+    assert "## Under noise" in card and re.search(rf"\| muscle \| 12(\.0)? \| .*{re.escape(auroc)}", card)
+    assert "## In groups of patients" in card and "| women \\| all |" in card
+
+
+def test_further_tables_of_something_else_are_refused(call_script, base, further, tmp_path):
+    metrics, groups, noise = further
+    by_hand = tmp_path / "noise.csv"
+    by_hand.write_text("kind,snr,label,n_pos,auroc\nmuscle,0,__macro__,90,0.999\n")
+    changed, unvouched = tmp_path / noise.name, tmp_path / "alone.csv"
+    changed.write_text(noise.read_text() + "muscle,0" + "," * (noise.read_text().split("\n")[0].count(",") - 1) + "\n")
+    shutil.copy(noise.with_suffix(".json"), tmp_path)
+    shutil.copy(noise, unvouched)
+    lineage = json.loads(noise.with_suffix(".json").read_text())
+    checkpoints = dict.fromkeys(lineage["settings"]["checkpoints"], "0" * 64)
+    other, elsewhere = tmp_path / "other.csv", tmp_path / "elsewhere.csv"
+    for path, change in (
+        (other, {"settings": {**lineage["settings"], "checkpoints": checkpoints}}),
+        (elsewhere, {"earlier": [*lineage["earlier"][:-1], {"stage": "build", "version": "of another test set"}]}),
+    ):
+        shutil.copy(noise, path)
+        write_json(path.with_suffix(".json"), {**lineage, **change, "outputs": {path.name: sha256(path)}})
+    for table, told in (
+        (by_hand, "no table that eval, together with"),
+        (changed, "not the file that the eval_noise stage wrote"),
+        (unvouched, "no table that eval, together with"),
+        (other, "no table that eval, together with"),
+        (elsewhere, "no table that eval, together with"),
+        (groups, "column 'kind' is missing"),
+    ):
+        error = refused(call_script, base, tmp_path, "--noise", table, metrics=metrics)
+        assert f"{table}: {told}" in error and error.count("\n") == 1
+    # The metrics of another run do not vouch for these groups.
+    assert "no table that eval, together" in refused(call_script, base, tmp_path, "--subgroups", groups)
 
 
 def test_nothing_of_the_valid_split_goes_along(base, folder):
@@ -297,6 +392,10 @@ def test_a_folder_that_is_there_is_kept(call_script, base, folder, tmp_path):
     (tmp_path / "notes").write_text("mine")
     error = call_script(SCRIPT, *command, "--name", "x", "--out", tmp_path, "--overwrite", exit_code=1).err
     assert "holds files, but no model" in error and (tmp_path / "notes").read_text() == "mine"
+    for inner in (folder / "sub", folder / "a" / "b"):
+        error = call_script(SCRIPT, *command, "--name", "x", "--out", inner, exit_code=1).err
+        assert f"lies in the model folder {folder}" in error and not inner.parent.joinpath("sub").exists()
+    assert not (folder / "a").exists()
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "a b", "-a", "a..b", "ä", "x" * 97])
@@ -318,6 +417,7 @@ def test_a_label_that_the_data_do_not_know_is_never_found(call_script, tmp_path,
     assert (label["calibration_slope"], label["calibration_intercept"]) == (1, 0)
     lead = np.random.default_rng(0).normal(size=5000)
     answer = load_model(folder).predict(lead, rate=500)
+    assert "Evaluated on 60 records of the test split" in (folder / "README.md").read_text(encoding="utf-8")
     assert name not in answer.found and np.isnan(answer.table.loc[name, "threshold"])
     assert answer.table.drop(index=name)["threshold"].notna().all()
     np.save(tmp_path / "lead.npy", lead)
@@ -460,6 +560,7 @@ def test_another_number_of_labels_is_refused(copied, runtime):
         (lambda config: config["labels"][3].pop("threshold"), "label 4 lacks"),
         (lambda config: config["labels"][0].update(threshold=2), "label 1 lacks"),
         (lambda config: config["labels"][0].update(combine="median"), "label 1 lacks"),
+        (lambda config: config["labels"][2].update(note=["x"]), "the note of label 3 is no text"),
         (lambda config: config["labels"][1].update(name=config["labels"][0]["name"]), "two labels are called"),
         (lambda config: config.update(files={}), "was exported without model.onnx"),
         (lambda config: config["files"].update({"../x": "0" * 64}), "files names ../x"),

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from ecg_evaluation.thresholds import has_both, known_cells
-from ecg_finetune.probabilities import logit
+from ecg_finetune.probabilities import can_calibrate, logit
 
 
 def fit_sigmoid(truth: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
@@ -55,10 +55,7 @@ def fit_calibration(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def uncalibrate(probabilities: np.ndarray, parameters: np.ndarray) -> np.ndarray:
-    """Return the probabilities (records, labels) that a model folder's, calibrated, come from.
-
-    Where the slope is not positive, as the scores rank the wrong way on the valid split, it has not calibrated.
-    """
-    changed = (parameters != [1.0, 0.0]).any(axis=1) & (parameters[:, 0] > 0)
+    """Return the probabilities (records, labels) that calibrated ones come from, see `calibrate`."""
+    changed = can_calibrate(parameters)
     slope = np.where(changed, parameters[:, 0], 1)
     return np.where(changed, expit((logit(probabilities) - parameters[:, 1]) / slope), probabilities)

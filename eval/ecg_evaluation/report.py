@@ -194,7 +194,8 @@ def methods(report: Report) -> str:
     else:
         sentences.append(
             f"A label's threshold {threshold_words(decisions)}. For the calibrated probabilities a sigmoid was fitted "
-            f"to the logits of each label on {decisions.chosen_on} (Platt's method)"
+            f"to the logits of each label on {decisions.chosen_on} (Platt's method; not used where its slope is not "
+            "positive)"
             + (". Nothing was chosen or fitted on the evaluated records." if report.settings["set"] == "test" else ".")
         )
     return f"<p>{' '.join(sentences)}</p><p>{' '.join(limits(report))}</p>"

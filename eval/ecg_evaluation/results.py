@@ -321,7 +321,7 @@ def valid_notes(decisions: Decisions, label: int) -> list[str]:
     elif decisions.positives[label] < FEW_VALID_POSITIVES:
         parts.append(f"{what} on fewer than {FEW_VALID_POSITIVES} positive records of {where}")
     if decisions.calibration[label, 0] <= 0:
-        parts.append(f"calibration slope not positive (on {where} the scores rank the wrong way)")
+        parts.append(f"not calibrated, slope not positive (on {where} the scores rank the wrong way)")
     return parts
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from ecg_finetune.batch import chunked
 from ecg_finetune.ecg_fm import EcgClassifier
 from ecg_finetune.files import UserError
-from ecg_finetune.label_set import ROW_NAMES, LabelSet
+from ecg_finetune.label_set import LabelSet
 from ecg_finetune.model_folder import BATCH_SIZE, Model
 from ecg_finetune.paths import inside
 from ecg_finetune.probabilities import combine
@@ -95,9 +95,9 @@ def refuse_differences(differences: dict[str, float], limit: float = GREATEST_DI
 
 
 def compare_metrics(reference: Model, other: Model, records: CheckRecords) -> dict[str, dict[str, list[float | None]]]:
-    """Return each metric of each label, and the means over labels, for two models: [reference, other, change].
+    """Return each metric of each label for two models: [reference, other, change].
 
-    Both decide with the thresholds of the folder. None: undefined.
+    Both decide with the thresholds of the folder, and are calibrated as it says. None: undefined.
     """
     probabilities = [[], []]
     with progress_bar(len(records), "records") as advance:
@@ -107,29 +107,40 @@ def compare_metrics(reference: Model, other: Model, records: CheckRecords) -> di
                 of_records = model.probabilities(segments).reshape(len(rows), SEGMENTS, -1)
                 found += [combine(parts, model.config.label_set) for parts in of_records]
             advance(len(rows))
-    names, thresholds = reference.config.label_set.names, reference.config.thresholds
-    tables = [
-        {
-            name: label_metrics(records.labels[:, k], np.array(found)[:, k], thresholds[k])
-            for k, name in enumerate(names)
+    config = reference.config
+    columns = [(found, config.calibrated(found)) for found in map(np.array, probabilities)]
+    result = {}
+    for k, name in enumerate(config.label_set.names):
+        before, after = (
+            label_metrics(records.labels[:, k], found[:, k], calibrated[:, k], config.thresholds[k])
+            for found, calibrated in columns
+        )
+        result[name] = {
+            metric: [value, after[metric], change(value, after[metric])] for metric, value in before.items()
         }
-        for found in probabilities
-    ]
-    for table in tables:
-        values = {metric: [row[metric] for row in table.values()] for metric in table[names[0]]}
-        table[ROW_NAMES[0]] = {metric: mean_of(found) for metric, found in values.items()}
-    return {
-        name: {metric: [value, new := tables[1][name][metric], change(value, new)] for metric, value in row.items()}
-        for name, row in tables[0].items()
-    }
+    return result
 
 
-def label_metrics(truth: np.ndarray, probability: np.ndarray, threshold: float) -> dict[str, float | None]:
+def means_over_labels(metrics: Mapping[str, Mapping[str, Sequence[float | None]]]) -> dict[str, list[float | None]]:
+    """Return of each metric the means of `compare_metrics` over the labels for which both models define it.
+
+    [reference, other, change, number of these labels]; None and 0 where there is none.
+    """
+    means = {}
+    for metric in next(iter(metrics.values())):
+        defined = [row[metric] for row in metrics.values() if row[metric][2] is not None]
+        means[metric] = [*(np.mean(defined, axis=0).tolist() if defined else [None] * 3), len(defined)]
+    return means
+
+
+def label_metrics(
+    truth: np.ndarray, probability: np.ndarray, calibrated: np.ndarray, threshold: float
+) -> dict[str, float | None]:
     """Return the metrics of one label over the records (n,) that know it; None where one is undefined."""
     from sklearn import metrics
 
     known = ~np.isnan(truth)
-    truth, probability = truth[known] > 0.5, probability[known]
+    truth, probability, calibrated = truth[known] > 0.5, probability[known], calibrated[known]
     decided = probability >= threshold
     both = truth.any() and not truth.all()
     rate = {"zero_division": np.nan}
@@ -142,14 +153,10 @@ def label_metrics(truth: np.ndarray, probability: np.ndarray, threshold: float) 
         "f1": metrics.f1_score(truth, decided, **rate),
         "specificity": metrics.recall_score(~truth, ~decided, **rate),
         "npv": metrics.precision_score(~truth, ~decided, **rate),
+        "brier": ((probability - truth) ** 2).mean() if len(truth) else np.nan,
+        "brier_calibrated": ((calibrated - truth) ** 2).mean() if len(truth) else np.nan,
     }
     return {name: None if np.isnan(value) else float(value) for name, value in values.items()}
-
-
-def mean_of(values: list[float | None]) -> float | None:
-    """Return the mean of the defined values; None where there is none."""
-    defined = [value for value in values if value is not None]
-    return float(np.mean(defined)) if defined else None
 
 
 def change(before: float | None, after: float | None) -> float | None:

@@ -12,6 +12,7 @@ from ecg_export.checks import (
     CheckRecords,
     compare_logits,
     compare_metrics,
+    means_over_labels,
     refuse_differences,
 )
 from ecg_export.evaluation import EvaluatedModel, Extra, to_give_away
@@ -55,6 +56,7 @@ def configuration(
         input_channel=model.input_channel,
         files={},
         lineage=to_give_away(lineage),
+        notes=evaluation.notes,
     )
 
 
@@ -92,10 +94,14 @@ def compare(
         quantised = load_model(folder, "onnx", precision="int8")
         differences |= compare_logits(model, {"model_int8.onnx": quantised}, compared)
         chosen = records.spread(most_records)
+        metrics = compare_metrics(onnx, quantised, chosen)
+        columns = ["float32", "int8", "change"]
         checks["int8"] = {
             "records": len(chosen),
-            "columns": ["float32", "int8", "change"],
-            "metrics": compare_metrics(onnx, quantised, chosen),
+            "columns": columns,
+            "metrics": metrics,
+            "columns_of_means": [*columns, "labels"],
+            "means": means_over_labels(metrics),
         }
     return checks
 

@@ -46,7 +46,8 @@ def model_card(
     extras : iterable of Extra
         Subgroups, noise, where evaluated.
     """
-    records = int(evaluation.table.loc[list(evaluation.names), ["n_pos", "n_neg"]].sum(axis=1).max())
+    counts = evaluation.table.loc[list(evaluation.names), ["n_pos", "n_neg", "n_unknown"]]
+    records = int(counts.sum(axis=1).max())
     parts = [
         "---",
         *yaml_lines(front_matter(config, evaluation, evaluated_on, licence)),
@@ -207,9 +208,14 @@ def _results(config: ModelConfig, evaluation: EvaluatedModel, records: int) -> l
         *_table(heads, rows),
         "",
     ]
-    if evaluation.uncalibrated:
+    averaged = evaluation.table["note"].get(MACRO)
+    if isinstance(averaged, str):
+        lines += [f"{SHOWN[MACRO]}: {averaged or f'mean over all {len(evaluation.names)} labels'}.", ""]
+    if evaluation.told:
         lines += [
-            f"Not calibrated, for want of positives on the valid split: {', '.join(evaluation.uncalibrated)}.",
+            "Labels whose threshold or calibration the valid split could not choose:",
+            "",
+            *(f"- {note}" for note in evaluation.told),
             "",
         ]
     return lines
@@ -239,7 +245,7 @@ def _limits(config: ModelConfig, evaluation: EvaluatedModel) -> list[str]:
         "- The labels are those of the data, errors included: the numbers say how far one lead agrees with them.",
         "- Made from recordings in hospitals. On a watch or a patch there is other noise and other contact; without an "
         "evaluation on such recordings nobody knows how much worse it is there.",
-        "- Probabilities are calibrated for the frequencies of the valid split, and for recordings of "
+        "- Calibrated probabilities hold for the frequencies of the valid split, and for recordings of "
         f"{RECORD_SECONDS} s: labels that combine by maximum are found more easily the longer a recording is.",
         "- How it does in groups of patients is known only where a table above says so.",
     ]
@@ -275,9 +281,12 @@ def _files(config: ModelConfig, checks: Mapping[str, Any]) -> list[str]:
         f"{told}.",
     ]
     if "int8" in checks:
-        changes = checks["int8"]["metrics"][MACRO]
-        told = ", ".join(f"{name} {row[2]:+.4f}" for name, row in changes.items() if row[2] is not None)
-        lines.append(f"Change of the means over labels in int8, on {checks['int8']['records']:,} records: {told}.")
+        means = checks["int8"]["means"]
+        told = ", ".join(f"{name} {row[2]:+.4f} ({row[3]})" for name, row in means.items() if row[3])
+        lines.append(
+            f"Change in int8, on {checks['int8']['records']:,} records, of the mean over all labels that have a metric "
+            f"(in brackets how many): {told}."
+        )
     return lines
 
 

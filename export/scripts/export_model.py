@@ -22,7 +22,6 @@ and the test set. Writes export/data/<name>/:
 
 import argparse
 import contextlib
-import math
 import re
 import shutil
 import sys
@@ -32,7 +31,6 @@ from pathlib import Path
 
 from ecg_finetune.cli import add_lead, add_path, add_trust, execute, positive_int, stage_parser
 from ecg_finetune.files import UserError, existing_file, refuse_outputs, short_repr
-from ecg_finetune.label_set import ROW_NAMES
 from ecg_finetune.lineage import Inputs, lineage
 from ecg_finetune.paths import LOCK, beside, inside, locate
 from ecg_finetune.run_folder import locked
@@ -86,13 +84,16 @@ def get_parser() -> argparse.ArgumentParser:
         help="for the card: what the model was fine-tuned and evaluated on (default: the data set that its lineage "
         "names; MIMIC-IV-ECG 1.0 where the labels are of machine statements)",
     )
-    for flag, kind in (("--noise", "under noise (noise_<set>_<time>.csv)"), ("--subgroups", "in groups of patients")):
+    for flag, kind in (
+        ("--noise", "under noise (noise_<set>_<time>.csv)"),
+        ("--subgroups", "in groups of patients (subgroups_<set>_<time>.csv)"),
+    ):
         parser.add_argument(
             flag,
             type=Path,
             default=None,
             metavar="CSV",
-            help=f"for the card: a table of the model's metrics {kind} (default: the card has none)",
+            help=f"for the card: a table of the model's metrics {kind}, as eval wrote it (default: the card has none)",
         )
     parser.add_argument(
         "--license",
@@ -133,6 +134,7 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     existing_file(args.model_path, "the finetune stage")
     existing_file(args.metrics, "the eval stage")
     inputs.add(args.model_path, args.metrics, args.metrics.with_suffix(".json"))
+    inputs.add(*(path for path in (args.noise, args.subgroups) if path is not None))
     # Here and not above: PyTorch takes seconds to import.
     from ecg_export.checks import read_test_records
     from ecg_export.evaluation import evaluated_labels, read_evaluation, read_extra
@@ -141,8 +143,8 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     from ecg_finetune.ecg_fm import load_classifier
 
     evaluation = read_evaluation(args.metrics, args.model_path)
-    tables = {"In groups of patients": args.subgroups, "Under noise": args.noise}
-    extras = [read_extra(path, heading) for heading, path in tables.items() if path is not None]
+    tables = {("In groups of patients", "group"): args.subgroups, ("Under noise", "kind"): args.noise}
+    extras = [read_extra(path, *told, evaluation) for told, path in tables.items() if path is not None]
     if evaluation.trained_on_lead not in (None, args.lead):
         raise UserError(f"{args.model_path}: fine-tuned on lead {evaluation.trained_on_lead}; give that as --lead")
     model = load_classifier(args.model_path, trust=args.trust_checkpoint)
@@ -170,11 +172,8 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
         print(f"{name}: {size / 1e6:,.1f} MB, logits within {difference:.2g} of the checkpoint's")
     if int8:
         print_changes(checks["int8"])
-    undecided = [name for name, at in zip(label_set.names, config.thresholds.tolist()) if math.isnan(at)]
-    if undecided:
-        print(f"note: no threshold, so never found, as the evaluation could choose none: {', '.join(undecided)}")
-    if evaluation.uncalibrated:
-        print(f"note: not calibrated, for want of positives on the valid split: {', '.join(evaluation.uncalibrated)}")
+    for note in evaluation.told:
+        print(f"note: {note}")
     return f"{len(label_set)} labels from lead {config.lead}, model folder {out}"
 
 
@@ -191,15 +190,20 @@ def unseen_folder(out: Path) -> Iterator[Path]:
 
 def print_changes(int8: dict) -> None:
     """Print how the metrics of the network in 8 bits differ from those in float32."""
-    print(f"int8 on {int8['records']:,} records of the test set, change of the means over labels:")
-    for metric, (before, after, change) in int8["metrics"][ROW_NAMES[0]].items():
-        if change is not None:
-            print(f"  {metric:<12} {before:.4f} to {after:.4f} ({change:+.4f})")
+    print(
+        f"int8 on {int8['records']:,} records of the test set, change of the means over all labels that have a metric:"
+    )
+    for metric, (before, after, change, labels) in int8["means"].items():
+        if labels:
+            print(f"  {metric:<16} {before:.4f} to {after:.4f} ({change:+.4f}), {labels} labels")
 
 
 def refuse_folder(folder: Path, overwrite: bool) -> None:
     """Refuse a folder that is there, unless it is a model folder that may be replaced."""
     refuse_outputs(folders=[folder])
+    for above in folder.resolve().parents:
+        if all(inside(above, name).is_file() for name in ("model_config", "model_weights")):
+            raise UserError(f"{folder}: lies in the model folder {above}; choose another --out")
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not inside(folder, "model_config").is_file():

@@ -14,6 +14,7 @@ from ecg_finetune.html_page import html_page, html_table
 from ecg_finetune.label_set import ROW_NAMES
 from ecg_finetune.model_folder import ONE_LEAD, ModelConfig
 from ecg_finetune.paths import inside
+from ecg_finetune.probabilities import can_calibrate
 from ecg_finetune.tables import iterate_rows, read_header
 from ecg_finetune.waveform import RECORD_SECONDS, LeadSignal
 from ecg_prediction.answering import INVERTED, INVERTED_BY_US, Result
@@ -26,6 +27,7 @@ NOT_A_DEVICE = (
     "Not a medical device: the answers of a research model, which no physician has checked. Do not treat anybody, or "
     "leave anybody untreated, because of them. Who feels ill should see a physician whatever this page says."
 )
+CAPTION = "Probabilities, calibrated unless the words say otherwise; the line in each bar is the label's threshold"
 STYLE = """
 .bar { position: relative; display: inline-block; width: 6rem; height: .7rem; background: var(--band);
   border: 1px solid var(--line); vertical-align: middle; print-color-adjust: exact; }
@@ -141,19 +143,21 @@ def _threshold(value: float) -> str:
     return "none" if math.isnan(value) else f"{value:.3g}"
 
 
-def sentence(probability: float, found: bool, calibrated: bool, *, decided: bool = True) -> str:
-    """Say in plain words what an answer means; `decided`: the label has a threshold.
+def sentence(probability: float, found: bool, calibrated: bool, *, decided: bool = True, note: str = "") -> str:
+    """Say in plain words what an answer means; `decided`: the label has a threshold; `note`: of the label.
 
     >>> sentence(0.873, True, True)
     'Found. About 87 in 100 recordings with this answer have it.'
     >>> sentence(0.002, False, True)
     'Not found. Fewer than 1 in 100 recordings with this answer have it.'
+    >>> sentence(0.4, True, False, note="not calibrated (no valid split)")
+    'Found. The probability is no frequency: not calibrated (no valid split).'
     """
     if not decided:
         return "No answer: the recordings that the model was made with do not tell who has it."
     verdict = "Found." if found else "Not found."
     if not calibrated:
-        return f"{verdict} The probability is not calibrated: only its order among recordings means something."
+        return f"{verdict} The probability is no frequency: {note or 'not calibrated'}."
     share = 100 * probability
     amount = "Fewer than 1" if share < 1 else "More than 99" if share > 99 else f"About {share:.0f}"
     return f"{verdict} {amount} in 100 recordings with this answer have it."
@@ -220,7 +224,7 @@ def _probabilities(config: ModelConfig, result: Result, quality: Mapping[str, Ma
     probabilities = config.calibrated(result.answer.combined[None])[0].tolist()
     thresholds = config.calibrated_thresholds.tolist()
     found = config.found(result.answer.combined).tolist()
-    calibrated = (config.calibration != [1.0, 0.0]).any(axis=1).tolist()
+    calibrated = can_calibrate(config.calibration).tolist()
     rows = []
     for k in config.order(np.array(found), np.array(probabilities)):
         name, decided = config.label_set.names[k], not math.isnan(thresholds[k])
@@ -230,11 +234,11 @@ def _probabilities(config: ModelConfig, result: Result, quality: Mapping[str, Ma
         )
         auroc = quality.get(name, {}).get("auroc", math.nan)
         known = "" if math.isnan(auroc) else f"{auroc:.2f}"
-        said = sentence(probabilities[k], found[k], calibrated[k], decided=decided)
+        said = sentence(probabilities[k], found[k], calibrated[k], decided=decided, note=config.notes.get(name, ""))
         probability, threshold = with_threshold(probabilities[k], thresholds[k], found=found[k])
         rows.append([name, probability, bar, threshold, said, known])
     heads = ["label", "probability", "", "threshold", "in words", "AUROC on the test set"]
-    return html_table(heads, rows, caption="Calibrated probabilities; the line in each bar is the label's threshold")
+    return html_table(heads, rows, caption=CAPTION)
 
 
 def _strips(result: Result, signal_of: Callable[[Result], LeadSignal]) -> list[str]:
@@ -274,7 +278,7 @@ def _cannot(lead: str) -> str:
         "A label that is not in the table was not looked for, so its absence says nothing.",
         "A finding that comes and goes is missed where it does not show in the recording; a normal strip does not "
         "exclude it.",
-        f"Probabilities are calibrated for recordings of {RECORD_SECONDS} s like those of the model's data; in longer "
+        f"Calibrated probabilities hold for recordings of {RECORD_SECONDS} s like those of the model's data; in longer "
         "ones, labels that combine by maximum are found more easily.",
     ]
     listed = "".join(f"<li>{escape(text)}</li>" for text in items)
@@ -288,16 +292,17 @@ def _model(config: ModelConfig, model: Path, quality: Mapping[str, Mapping[str, 
         auroc = f"{macro['auroc']:.3f}"
         if not math.isnan(macro.get("auroc_low", math.nan)):
             auroc += f" ({macro['auroc_low']:.3f} to {macro['auroc_high']:.3f})"
+    notes = "".join(f"<p class=note>{escape(name)}: {escape(note)}.</p>" for name, note in config.notes.items())
     rows = [
         ["name", config.name],
         ["labels", str(len(config.label_set))],
         ["made for", f"lead {config.lead}, windows of {RECORD_SECONDS} s"],
-        ["thresholds chosen by", str(config.threshold_rule)],
+        ["thresholds chosen by", str(config.threshold_rule) + (", see the notes below" if notes else "")],
         ["mean AUROC over its labels, on its test set", auroc or "not stated"],
         ["made with ecg-finetune", str(config.lineage.get("version", "not recorded"))],
         ["folder", str(model)],
     ]
     return (
-        f"<h2>The model</h2>{html_table(['', 'what it is'], rows)}"
+        f"<h2>The model</h2>{html_table(['', 'what it is'], rows)}{notes}"
         "<p>Its card, README.md in that folder, says what it was trained and evaluated on, and its limits.</p>"
     )

@@ -294,14 +294,14 @@ def print_labels(result, config, lead: str) -> None:
     """Print all labels of a recording: those found first, then by how near their thresholds they come."""
     from ecg_prediction.tables import duration, with_threshold
 
-    from ecg_finetune.probabilities import is_calibrated
+    from ecg_finetune.probabilities import can_calibrate
 
     used, name = len(result.answer.windows) - result.answer.excluded, printable(result.recording)
     print(f"{name}: {duration(result.seconds)} of lead {lead} at {result.rate:.6g} Hz, {used:,} windows used")
     names, thresholds = config.label_set.names, config.calibrated_thresholds
     probabilities = config.calibrated(result.answer.combined[None])[0]
     found = config.found(result.answer.combined)
-    calibrated = is_calibrated(config.calibration)
+    calibrated = can_calibrate(config.calibration)
     width = max(map(len, names))
     print(f"{'label':<{width}}  probability   threshold  found")
     for k in config.order(found, probabilities):
