@@ -1,6 +1,7 @@
 """build_test_and_finetune_data.py as a user runs it."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from synthetic_records import digital_ecg, make_base, make_tables, record_path, 
 
 from ecg_finetune.label_set import LABELS
 from ecg_finetune.matfile import read_mat, write_mat
-from ecg_finetune.paths import locate
+from ecg_finetune.paths import RUN, beside, locate
 from ecg_finetune.studies import save_file_name
 
 PREPROCESS = "preprocess/scripts/preprocess_ecgfm.py"
@@ -247,6 +248,19 @@ def test_other_records_are_refused_and_overwritten_on_demand(built, tmp_path, ru
         found = scipy.io.loadmat(path)
         assert studies[found["idx"].item()] == found["original_idx"].item()
     assert 2 * len(set(studies.tolist())) == len(list(locate(tmp_path, "segments").iterdir())) == len(studies)
+
+
+def test_records_of_another_lead_are_refused(built, tmp_path, run_script):
+    """Also where the user was told to run with --overwrite: they would be built under the name of this lead."""
+    shutil.copytree(built[0], tmp_path, symlinks=True, dirs_exist_ok=True)
+    run = beside(locate(tmp_path, "lead"), RUN)
+    told = json.loads(run.read_text())
+    assert told["settings"]["--lead"] == "I"
+    run.write_text(json.dumps({**told, "settings": {**told["settings"], "--lead": "II"}}))
+    before = contents(tmp_path)
+    refused = run_script(SCRIPT, "--base-dir", tmp_path, "--overwrite", exit_code=1)
+    assert f"{locate(tmp_path, 'lead')}: of lead II (by what the preprocess stage has written)" in refused.stderr
+    assert contents(tmp_path) == before
 
 
 def swap_splits(base) -> None:

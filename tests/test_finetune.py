@@ -431,6 +431,14 @@ def test_a_run_does_not_replace_the_checkpoint_it_starts_from(manifests, tmp_pat
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_the_folder_of_another_stage_is_left_alone(manifests, main, more):
+    before = {path: path.read_bytes() for path in manifests.iterdir() if path.suffix in (".csv", ".npy", ".txt")}
+    told = main(*tiny_run(manifests, manifests, "--epochs", 1, *more), exit_code=1).err
+    assert f"error: {manifests}: holds y.npy of another stage" in told
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
 def test_the_script_refuses_a_folder_with_a_run(uninterrupted, manifests, main):
     before = (uninterrupted[0] / "checkpoint_best.pt").read_bytes()
     told = main(*tiny_run(manifests, uninterrupted[0], "--epochs", 4), exit_code=1).err
