@@ -188,6 +188,17 @@ def test_bad_input(base, run_script, content, arguments, message):
     assert not (base / "labels/computed_labels").exists()
 
 
+def test_a_refused_run_makes_no_folder_and_takes_no_other_stages(tmp_path, base, run_script):
+    run_script(SCRIPT, "--base-dir", tmp_path / "new", "--machine-measurements", tmp_path / "no.csv", exit_code=1)
+    assert not (tmp_path / "new").exists()
+    manifests = tmp_path / "manifests"
+    manifests.mkdir()
+    (manifests / "train.tsv").touch()
+    process = run_script(SCRIPT, "--base-dir", base, "--out-dir", manifests, exit_code=1)
+    assert f"error: {manifests}: holds train.tsv of the build stage" in process.stderr
+    assert [path.name for path in manifests.iterdir()] == ["train.tsv"]
+
+
 def test_missing_table_and_split_without_rows(base, run_script):
     write_splits(base)
     process = run_script(SCRIPT, "--base-dir", base, "--split", "valid", "--workers", 1, exit_code=1)

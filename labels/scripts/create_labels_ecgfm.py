@@ -32,12 +32,13 @@ from ecg_fm_labeler.reports import read_reports
 from ecg_fm_labeler.splits import split_of
 
 from ecg_finetune.cli import add_batch, add_path, execute, positive_int, stage_parser
-from ecg_finetune.files import shown
+from ecg_finetune.files import UserError, shown
 from ecg_finetune.label_set import LABELS
 from ecg_finetune.lineage import Inputs
 from ecg_finetune.paths import LOCK, beside, locate
 from ecg_finetune.run_folder import locked
 from ecg_finetune.studies import SPLITS
+from ecg_finetune.tables import read_header
 
 MOST_UNREAD = 0.05  # of the reports, before a warning
 
@@ -82,6 +83,10 @@ def run(args: argparse.Namespace, inputs: Inputs) -> str:
     print(f"labeler configuration: {config}")
     inputs.add(args.machine_measurements, args.meta, *sorted(config.glob("*.*")))
     Labeler.from_config(config, args.policy)  # a wrong configuration is reported before the long read
+    read_header(args.machine_measurements)  # and a missing table before a folder is made
+    for name in ("train.tsv", "test_labels.csv"):
+        if (args.out_dir / name).exists():
+            raise UserError(f"{args.out_dir}: holds {name} of the build stage; choose another --out-dir")
     with locked(args.out_dir, beside(args.out_dir, LOCK)):
         reports = read_reports(args.machine_measurements, args.max_rows)
         split = split_of(args.meta, reports.study_id, args.split)
