@@ -272,7 +272,7 @@ def _on_dask(function, chunks, address):
         from distributed import Client
         from distributed.scheduler import KilledWorker
     except ImportError:
-        raise UserError('--dask needs the extra "cluster": pip install -e ".[cluster]" in the clone') from None
+        raise UserError('--dask needs the extra "cluster": pip install "ecg-finetune[cluster]"') from None
     try:
         client = Client(address)
     except (OSError, ValueError) as error:

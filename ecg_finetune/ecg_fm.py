@@ -605,6 +605,8 @@ def _architecture(path: Path, config: dict, weights: dict, **changes: Any) -> Ar
 
 def _model_of(path: Path, checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return `cfg["model"]` and the state dict under today's names, checked for kind and for non-finite numbers."""
+    if checkpoint.keys() >= {"model", "optimizer", "position", "random"}:
+        raise UserError(f"{path}: what a run is resumed from, not a network; give the checkpoint_best.pt of that run")
     config, weights = checkpoint.get("cfg"), checkpoint.get("model")
     if config is None and hasattr(checkpoint.get("args"), "__dict__"):  # older files: one argparse.Namespace
         config = {"model": vars(checkpoint["args"])}

@@ -69,7 +69,7 @@ def read_vendor_file(path: Path, family: str, head: bytes) -> Recording:
         raise RecordError("unreadable", f"{family} of {path.stat().st_size:,} bytes, more than {MOST_TEXT_BYTES:,}")
     if family == "DICOM" and DEFLATED in head:
         raise RecordError("unreadable", "a deflated DICOM file; save it with another transfer syntax")
-    needed = f'{path}: {family} files need the extra "formats": pip install -e ".[formats]" in the clone'
+    needed = f'{path}: {family} files need the extra "formats": pip install "ecg-finetune[formats]"'
     try:
         from ecgdatakit.exceptions import ChecksumWarning, ECGDataKitError
         from ecgdatakit.parsing.parser import FileParser

@@ -343,6 +343,11 @@ def test_the_labels_of_a_checkpoint_are_found_in_it_or_beside_it(uninterrupted, 
     assert label_set_of(narrow) is None
 
 
+def test_what_a_run_is_resumed_from_is_no_network(uninterrupted):
+    with pytest.raises(UserError, match="what a run is resumed from, not a network; give the checkpoint_best.pt"):
+        load_classifier(uninterrupted[0] / "checkpoint_last.pt")
+
+
 def test_a_head_that_is_not_there_is_not_kept(manifests, tmp_path, main):
     path = write_pretrained(tmp_path / "p.pt")
     for pretrained, told in ((path, "not fine-tuned, so it has no head"), ("none", "--pretrained none has no head")):

@@ -195,8 +195,9 @@ def read_given(settings: EvaluationSettings, path: Path | None, records: Labelle
     """Read a predictions file that the user has named, of the labels of these records; None where none is."""
     if path is None:
         return None
+    predictions = read_predictions(path, records.labels.names, settings.record_list)
     refuse_changed_predictions(path)
-    return read_predictions(path, records.labels.names, settings.record_list)
+    return predictions
 
 
 def predicted_alone(records: Labelled, given: Predictions) -> tuple[Labelled, list[str]]:

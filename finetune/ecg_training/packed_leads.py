@@ -105,9 +105,9 @@ def packed_leads(
     found = _usable(path, listed, wanted)
     if found is not None:
         return found
+    refuse_outputs(files=[path])
     if path.exists() and not (beside(path, RUN).exists() or _idx_file(path).exists()):
         raise UserError(f"{path}: not made by an earlier run, and would be replaced; give another file as --leads")
-    refuse_outputs(files=[path])
     with _lock(path):
         # Another run may have made it while this one waited.
         return _usable(path, listed, wanted) or _pack(path, listed, wanted, workers)

@@ -488,7 +488,7 @@ def run_torch(args: argparse.Namespace) -> str:
     if not is_random_start(args) and not args.pretrained.is_file():
         raise UserError(f"{args.pretrained}: no such file; download ECG-FM's checkpoint, or use --pretrained none")
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UserError('--tensorboard needs the extra "tensorboard": pip install -e ".[tensorboard]" in the clone')
+        raise UserError('--tensorboard needs the extra "tensorboard": pip install "ecg-finetune[tensorboard]"')
     from ecg_training import torch_engine
     from ecg_training.processes import join_processes, leave_processes
 
