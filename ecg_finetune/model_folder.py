@@ -314,14 +314,15 @@ def _check_rest(folder: Path, config: ModelConfig) -> None:
             raise UserError(
                 f"{inside(folder, 'model_config')}: calibration_slope {slope:g} of {name}, not above 0; {AGAIN}"
             )
-    networks = {inside(folder, artefact).name for artefact in (*NETWORKS.values(), "model_weights")}
+    # Of the networks only the one that is used need be there; the card is there to be edited, and the Hub does.
+    passed = {inside(folder, artefact).name for artefact in (*NETWORKS.values(), "model_weights", "model_card")}
     for name, stated in config.files.items():
         path = folder / name
         if path.parent != folder or name == "..":
             raise UserError(
                 f"{inside(folder, 'model_config')}: files names {shown(name)}, which is no file of the folder"
             )
-        if name in networks:  # only the one that is used need be there
+        if name in passed:
             continue
         if not path.is_file():
             raise UserError(f"{path}: no such file; {AGAIN}")
