@@ -461,7 +461,7 @@ def test_without_ecgdatakit_one_line_says_how_to_install_it(tmp_path, monkeypatc
     with pytest.raises(UserError) as error:
         read_recording(tmp_path / "x.xml")
     assert not isinstance(error.value, RecordError)
-    assert "x.xml" in str(error.value) and 'pip install -e ".[formats]"' in str(error.value)
+    assert "x.xml" in str(error.value) and 'pip install "ecg-finetune[formats]"' in str(error.value)
     assert len(read_recording(tmp_path / "x.npy", rate=100).leads) == 1
 
 
