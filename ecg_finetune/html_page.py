@@ -14,9 +14,9 @@ STYLE = """
   --soft: #9fb0bf; --line: #34424f; --band: #1b242d; --accent: #6cb6f0; --faint: #6f8091; --mark: #fb923c;
   --warn: #d9a441; --warned: #2c2414; --alarm: #f2786f; --alarmed: #331a19; --alarm-ink: #ffb4ac; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.2rem 1rem 4rem; max-width: 70rem; background: var(--page); color: var(--ink);
+body { margin: 0 auto; padding: 1.2rem 1rem 4rem; max-width: 78rem; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", Arial, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: .4rem 0 .6rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: .4rem 0 .6rem; overflow-wrap: anywhere; text-wrap: balance; }
 h2 { font-size: 1.2rem; margin: 2.4rem 0 .5rem; padding-bottom: .2rem; border-bottom: 2px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
 p { max-width: 48rem; margin: .4rem 0 .8rem; }
