@@ -177,8 +177,11 @@ def test_another_network_meets_the_same_noise(world, call_script):
 
 
 def test_damaged_predictions_and_noise_are_one_line(world, call_script, tmp_path):
-    np.save(predictions(world) / "clean.npy", np.zeros((3, 17)))
-    assert "clean.npy: not 60 x 17" in call_script(SCRIPT, "--base-dir", world, *FEW, exit_code=1).err
+    file = predictions(world) / "clean.npy"
+    for content in (np.zeros((3, 17)), np.load(file)[::-1]):  # of another shape, and in another order
+        np.save(file, content)
+        told = call_script(SCRIPT, "--base-dir", world, *FEW, exit_code=1)
+        assert f"error: {file}: changed since it was written" in told.err
     told = call_script(SCRIPT, "--base-dir", world, *FEW, "--noise-root", tmp_path / "none", exit_code=1)
     assert "no such folder" in told.err
 

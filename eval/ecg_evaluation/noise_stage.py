@@ -28,7 +28,16 @@ from ecg_evaluation.stage import claimed_stamp, tell
 from ecg_finetune import __version__
 from ecg_finetune.data_sets import source_of
 from ecg_finetune.ecg_fm import EcgClassifier
-from ecg_finetune.files import UserError, read_array, refuse_outputs, remove_leftovers, sha256, write_array, write_json
+from ecg_finetune.files import (
+    UserError,
+    read_array,
+    read_json,
+    refuse_outputs,
+    remove_leftovers,
+    sha256,
+    write_array,
+    write_json,
+)
 from ecg_finetune.label_set import ROW_NAMES, LabelSet
 from ecg_finetune.lineage import Inputs, finetuning_of, lineage, refuse_other_lead, software, stage_settings
 from ecg_finetune.noise import KINDS, NOISES, NoiseSource, disturbed
@@ -106,11 +115,21 @@ class Predictor:
     model: EcgClassifier
     made_by: str
     folder: Path
-    decided_by: dict[str, Any]  # all that decides the predictions, settings.json in the folder
+    decided_by: dict[str, Any]  # all that decides the predictions
 
     def file(self, condition: Condition) -> Path:
         """Return the file of the probabilities under a condition."""
         return self.folder / f"{condition.name.replace(' ', '_')}.npy"
+
+    @property
+    def settings(self) -> Path:
+        """The file that says what decided the predictions, and the SHA-256 of each file of them as `outputs`."""
+        return self.folder / "settings.json"
+
+    def outputs(self) -> dict[str, str]:
+        """Return the SHA-256 of the files of finished predictions, by name, as they were written."""
+        found = read_json(self.settings, dict).get("outputs") if self.settings.is_file() else None
+        return found if isinstance(found, dict) else {}
 
 
 def evaluate_under_noise(settings: NoiseSettings, inputs: Inputs) -> str:
@@ -245,8 +264,12 @@ def predict_all(
     """Write the predictions under each condition that the predictor's folder does not have yet."""
     with locked(predictor.folder, beside(predictor.folder, LOCK)):
         predictor.folder.mkdir(parents=True, exist_ok=True)
-        write_json(predictor.folder / "settings.json", predictor.decided_by)
-        left = [condition for condition in datasets if not predictor.file(condition).exists()]
+        outputs = predictor.outputs()
+        left = [
+            condition
+            for condition in datasets
+            if predictor.file(condition).name not in outputs or not predictor.file(condition).exists()
+        ]
         if len(left) < len(datasets):
             print(f"{predictor.folder}: {len(datasets) - len(left)} of {len(datasets)} conditions are there already")
         began = time.monotonic()
@@ -259,7 +282,10 @@ def predict_all(
                 num_workers=settings.num_workers,
                 unit=f"records, {condition.name}",
             )
-            write_array(predictor.file(condition), probabilities)
+            file = predictor.file(condition)
+            write_array(file, probabilities)
+            outputs[file.name] = sha256(file)
+            write_json(predictor.settings, {**predictor.decided_by, "outputs": outputs})
             remaining = (time.monotonic() - began) / number * (len(left) - number)
             print(f"{condition.name}: predicted, {number} of {len(left)}, {duration(remaining)} left", flush=True)
 
@@ -322,9 +348,11 @@ def put(part: pd.DataFrame, ending: str, values: np.ndarray) -> None:
 def read_predictions_of(predictor: Predictor, condition: Condition, shape: tuple[int, int]) -> np.ndarray:
     """Read the probabilities under a condition: float64 (records, labels)."""
     path = predictor.file(condition)
+    if path.is_file() and sha256(path) != predictor.outputs().get(path.name):
+        raise UserError(f"{path}: changed since it was written; delete it and run the command again")
     found = read_array(path)
     if found.shape != shape or found.dtype != np.float64 or not ((found >= 0) & (found <= 1)).all():
-        raise UserError(f"{path}: not {shape[0]:,} x {shape[1]} probabilities; delete it and run the command again")
+        raise UserError(f"{path}: not {shape[0]:,} x {shape[1]} probabilities from 0 to 1; the network gives others")
     return found
 
 
