@@ -2,8 +2,8 @@
 
 import collections
 import contextlib
-import functools
 import gc
+import multiprocessing
 import multiprocessing.connection
 import os
 import signal
@@ -216,8 +216,7 @@ def loaded_batches(data, *, pin_memory: bool = False, **options) -> Iterator[tup
     import torch
     from torch.utils.data import DataLoader
 
-    ends = functools.partial(_end_with_loader, os.getpid())
-    loader = DataLoader(_ErrorsAsItems(data), collate_fn=_collate, worker_init_fn=ends, **options)
+    loader = DataLoader(_ErrorsAsItems(data), collate_fn=_collate, worker_init_fn=_end_with_loader, **options)
     try:
         batches = iter(loader)
     except OSError as error:
@@ -254,14 +253,15 @@ def _collate(items: list) -> tuple[np.ndarray, ...] | UserError:
     return tuple(np.stack(field) for field in zip(*items)) if error is None else error
 
 
-def _end_with_loader(parent: int, _: int) -> None:
-    """Make a loader's worker end when its parent was killed: waiting to hand over a batch, it would stay for ever."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+def _end_with_loader(_: int) -> None:
+    """Make a loader's worker end when the loader was killed: waiting to hand over a batch, it would stay for ever."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    """End when the parent is gone: killed, it cannot end its workers."""
-    while os.getppid() == parent:
+    """End when the parent is gone, or who asked it, a fork server, for this process: killed, they cannot end it."""
+    asked_by = multiprocessing.parent_process()
+    while os.getppid() == parent and asked_by.is_alive():
         time.sleep(0.3)
     os._exit(1)
 

@@ -1,6 +1,7 @@
 """--augment wearable: decided by (seed, epoch, segment) alone, on train segments alone, and recorded."""
 
 import json
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -48,6 +49,18 @@ def test_segments_are_the_same_for_any_number_of_workers_batches_and_orders(lead
     (other_order,) = epoch_of(leads, source, rows=[(7, 5, 39, 2, 1, 0)])
     assert torch.equal(torch.cat([batch[0] for batch in one])[[5, 4, 3, 2, 1, 0]], other_order[0])
     assert torch.equal(one[0][1], leads[:3, :2])  # targets as they were
+
+
+def test_workers_that_are_not_forked_map_the_leads_anew(leads, source, tmp_path):
+    np.save(tmp_path / "leads.npy", np.concatenate((leads, -leads)))
+    segments = AugmentedSegments(leads, leads[:, :2], Augmenter(ALWAYS, source), 1, 0, tmp_path / "leads.npy")
+    content = pickle.dumps(segments)
+    plain = len(pickle.dumps(AugmentedSegments(leads, leads[:, :2], Augmenter(ALWAYS, source), 1, 0)))
+    assert plain - len(content) > 0.99 * leads.numpy().nbytes
+    there = pickle.loads(content)
+    assert len(there) == len(leads)
+    for i in (0, 39):
+        np.testing.assert_array_equal(there[i][0], segments[i][0])
 
 
 def test_seed_epoch_and_segment_decide(leads, source):

@@ -41,6 +41,22 @@ def test_batches_are_those_of_pytorch(workers):
         assert torch.equal(values, other_values) and torch.equal(numbers, other_numbers)
 
 
+def test_workers_of_a_fork_server_live_as_long_as_they_are_needed(tmp_path):
+    """Their parent is not the loader's process. Python 3.14 starts workers so, and macOS in a like way."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import time\nfrom test_loaded_batches import Numbers, loaded_batches\nif __name__ == '__main__':\n"
+        "    for _, numbers in loaded_batches(Numbers(), batch_size=3, num_workers=1, "
+        "multiprocessing_context='forkserver'):\n"
+        "        print(*numbers.tolist(), flush=True)\n        time.sleep(0.7)\n"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    process = subprocess.run(
+        [sys.executable, script], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
+    )
+    assert process.stdout == "0 1 2\n3 4 5\n6\n", process.stderr
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_error_comes_as_it_was_raised_after_the_batches_before_it(workers):
     seen = []

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,11 +70,25 @@ class Augmenter:
 
 
 class AugmentedSegments:
-    """The segments of an epoch for a `DataLoader`: item `i` is (lead, target), float32 (samples,) and (labels,)."""
+    """The segments of an epoch for a `DataLoader`: item `i` is (lead, target), float32 (samples,) and (labels,).
 
-    def __init__(self, leads: Tensor, targets: Tensor, augmenter: Augmenter, seed: int, epoch: int):
+    Arguments as for `AugmentedData`.
+    """
+
+    def __init__(
+        self, leads: Tensor, targets: Tensor, augmenter: Augmenter, seed: int, epoch: int, file: Path | None = None
+    ):
         self.leads, self.targets, self.augmenter = leads.numpy(), targets.numpy(), augmenter
-        self.seed, self.epoch = seed, epoch
+        self.seed, self.epoch, self.file = seed, epoch, file
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers that are not forked get all this through a pipe: they map the leads anew, which can be gigabytes.
+        return self.__dict__ | ({} if self.file is None else {"leads": len(self.leads)})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.file is not None:
+            self.leads = np.load(self.file, mmap_mode="r", allow_pickle=False)[: self.leads]
 
     def __len__(self) -> int:
         return len(self.leads)
@@ -96,18 +111,28 @@ class AugmentedData(TrainingData):
         Of the run.
     workers : int
         Processes that augment; 0: this one does.
+    file : Path, optional
+        The NPY file that the leads are mapped from, its first rows.
     """
 
     def __init__(
-        self, leads: Tensor, targets: Tensor, device: torch.device | str, augmenter: Augmenter, seed: int, workers: int
+        self,
+        leads: Tensor,
+        targets: Tensor,
+        device: torch.device | str,
+        augmenter: Augmenter,
+        seed: int,
+        workers: int,
+        file: Path | None = None,
     ):
         super().__init__(leads, targets)
+        self.file = file
         self.device = torch.device(device)
         self.augmenter, self.seed, self.workers = augmenter, seed, workers
 
     def batches(self, rows: Sequence[np.ndarray], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of an epoch; to be looped over within `batch.loader_workers`."""
-        segments = AugmentedSegments(self.leads, self.targets, self.augmenter, self.seed, epoch)
+        segments = AugmentedSegments(self.leads, self.targets, self.augmenter, self.seed, epoch, self.file)
         loaded = loaded_batches(
             segments,
             batch_sampler=rows,

@@ -333,5 +333,5 @@ def _training_data(
     if settings.augment is None:
         return [TrainingData(*train, device), TrainingData(*valid, device)]
     augmenter = Augmenter(settings.augment, NoiseSource.open(settings.augment.noise_root, "train"))
-    augmented = AugmentedData(*train, device, augmenter, seed=settings.seed, workers=settings.workers)
+    augmented = AugmentedData(*train, device, augmenter, seed=settings.seed, workers=settings.workers, file=path)
     return [augmented, TrainingData(*valid, device)]
