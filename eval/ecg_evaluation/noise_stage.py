@@ -206,7 +206,9 @@ def evaluate_under_noise(settings: NoiseSettings, inputs: Inputs) -> str:
     tell(alarms, findings)
     print(f"metrics: {table_file}")
     warned = f", {len(alarms)} warning{'s' if len(alarms) > 1 else ''} above" if alarms else ""
-    return f"{len(records.study_id):,} records evaluated under {len(conditions) - 1} conditions{warned}, page {page}"
+    number = len(conditions) - 1
+    told = f"{number} condition{'s' if number > 1 else ''}"
+    return f"{len(records.study_id):,} records evaluated under {told}{warned}, page {page}"
 
 
 def conditions_of(kinds: Sequence[str], ratios: Sequence[float]) -> list[Condition]:

@@ -44,7 +44,7 @@ def operating_tables(results: Evaluation, prevalences: Sequence[float]) -> tuple
     """Return the counts and shares of every operating point, and the predictive values at other prevalences.
 
     For these, sensitivity and specificity are taken as measured, which a population of other patients may not have; see
-    `predictive_interval`.
+    `predictive_intervals`.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Sections of the report, each from the table of an analysis, so that every number in it is in a CSV file."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -86,7 +86,12 @@ FEW = " * Too few patients for reliable intervals."
 
 def starred(row: dict) -> str:
     """Return the label of a row, with an asterisk where it rests on few patients."""
-    return shown(row["label"]) + (" *" if is_few(row["few_patients"]) else "")
+    return shown(row["label"]) + star([row])
+
+
+def star(rows: Iterable[dict]) -> str:
+    """Return an asterisk where one of the rows of a label rests on few patients."""
+    return " *" if any(is_few(row["few_patients"]) for row in rows) else ""
 
 
 def is_few(value) -> bool:
@@ -151,8 +156,7 @@ def prevalence_part(tables: Mapping[str, pd.DataFrame]) -> str:
                 (cell(rows[rule], "ppv"), cell(rows[rule], "npv", 4)) if rule in rows else (None, None)
                 for rule in rules
             )
-            few = any(is_few(row["few_patients"]) for row in rows.values())
-            lines.append([f"{label} *" if few else label, *itertools.chain.from_iterable(cells)])
+            lines.append([label + star(rows.values()), *itertools.chain.from_iterable(cells)])
         heads = ["Label", *(f"{value}, {short_rule(rule)}" for rule in rules for value in ("PPV", "NPV"))]
         parts.append(html_table(heads, lines, f"Prevalence {prevalence:.4g}"))
     return (
@@ -214,8 +218,7 @@ def estimands_section(tables: Mapping[str, pd.DataFrame], by_time: bool) -> str:
     labels = table[~table["label"].isin(ROW_NAMES)]
     for label in labels["label"].unique():
         rows = labels[labels["label"] == label].set_index("estimand").to_dict("index")
-        few = any(is_few(row["few_patients"]) for row in rows.values())
-        lines.append([f"AUROC, {label}{' *' if few else ''}", *(cell(rows[name], "auroc") for name in names)])
+        lines.append([f"AUROC, {label}{star(rows.values())}", *(cell(rows[name], "auroc") for name in names)])
     count = table["n_labels"].dropna()
     first = "earliest by ecg_time" if by_time else "the smallest study_id, as times are not known"
     return (
@@ -244,7 +247,7 @@ def definitions_section(tables: Mapping[str, pd.DataFrame], remark: str) -> str:
             counts = [f"{rows[name]['n_pos']:,}" for name in names] if label not in ROW_NAMES else [None] * len(names)
             lines.append(
                 [
-                    shown(label) + (" *" if any(is_few(row["few_patients"]) for row in rows.values()) else ""),
+                    shown(label) + star(rows.values()),
                     *(part for name, count in zip(names, counts) for part in (count, cell(rows[name], metric))),
                 ]
             )
